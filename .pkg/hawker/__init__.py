@@ -1,0 +1,1 @@
+"""Hawker: files, container images and models, distributed to many machines at once."""

@@ -1,0 +1,6 @@
+"""`python -m hawker` is the `hawker` command."""
+
+from hawker.apps.cli import main
+
+if __name__ == "__main__":
+    main()

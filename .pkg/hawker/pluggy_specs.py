@@ -1,0 +1,1 @@
+../../pluggy_specs.py

@@ -1,0 +1,1 @@
+"""The roles, their composition into one ASGI app, serving, and the command line."""

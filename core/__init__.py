@@ -1,0 +1,1 @@
+"""The domain: values and contracts, scheduling, transfer, storage, clients. No web framework."""

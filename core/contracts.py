@@ -1,0 +1,331 @@
+"""What plugins return: one protocol for each group of entry points.
+
+A hook (`pluggy_specs`) is synchronous and returns one of these objects; their methods are async
+where they may wait. An object serves many tasks at once and lives until `close()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import msgspec
+
+from hawker.core.ranges import ByteRange
+from hawker.core.settings import Settings
+
+# ---------------------------------------------------------------------------- sources
+
+
+class SourceRequest(msgspec.Struct, frozen=True):
+    """What to read: the URL as the user wrote it, header fields for the origin only."""
+
+    url: str
+    headers: Mapping[str, str] = {}
+
+
+class Reading(Protocol):
+    """An opened representation: what is known of it, and its bytes.
+
+    Attributes:
+        total: bytes of the whole representation, None where the origin does not say.
+        validator: a STRONG validator (it changes whenever the bytes do), None where there is none.
+        ranges: whether `Source.read` can fetch parts of it.
+        span: the bytes that `stream` gives, None where the whole is streamed.
+    """
+
+    total: int | None
+    validator: str | None
+    ranges: bool
+    span: ByteRange | None
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """The bytes, in order, in chunks of the origin's choice; may be called once.
+
+        Raises:
+            OriginFailed: the body ended early or the connection broke.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give the connection back, whether or not all was read."""
+        ...
+
+
+class SourceItem(msgspec.Struct, frozen=True):
+    """An entry of a listing."""
+
+    url: str
+    size: int | None = None
+    directory: bool = False
+
+
+class Source(Protocol):
+    """Reads origins of one scheme (group `hawker.sources`, name = scheme)."""
+
+    async def open(self, request: SourceRequest, span: ByteRange | None = None) -> Reading:
+        """Open and stat in one request.
+
+        `span` is a wish: where the origin has ranges only that part is streamed, and the reading's
+        `span` says so.
+
+        Raises:
+            NotFound: the origin has no such object.
+            OriginRefused: the origin wants other credentials.
+            OriginFailed: anything else.
+        """
+        ...
+
+    async def read(
+        self, request: SourceRequest, span: ByteRange, validator: str, total: int | None
+    ) -> Reading:
+        """Exactly `span`, on the condition that the validator still holds.
+
+        Raises:
+            OriginChanged: the representation is another one now.
+            OriginFailed: also where the answer is not the range that was asked.
+        """
+        ...
+
+    def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
+        """The entries below a URL; raises BadRequest where the scheme cannot list."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Credentials(Protocol):
+    """Signs in at origins (group `hawker.credentials`)."""
+
+    async def headers(self, url: str) -> Mapping[str, str]:
+        """Header fields for a request to exactly this origin; empty where it has none for it."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------------------- scheduling
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A possible parent as an evaluator sees it; rates are bytes per second."""
+
+    host: str
+    seed: bool
+    have: int
+    wanted: int
+    upload_slots: int
+    uploads: int
+    served: int
+    failed: int
+    serving_rate: float
+    idc: str
+    location: str
+    same_zone: bool
+    depth: int
+
+
+class Child(msgspec.Struct, frozen=True):
+    """The peer that a parent is wanted for."""
+
+    host: str
+    idc: str
+    location: str
+
+
+class Evaluator(Protocol):
+    """Ranks possible parents (group `hawker.evaluators`, name = algorithm).
+
+    Pure and quick: called inside the scheduler's decision, without I/O or clock.
+    """
+
+    def score(self, child: Child, candidate: Candidate) -> float:
+        """Higher is better; a negative score excludes the candidate."""
+        ...
+
+
+class HostView(msgspec.Struct, frozen=True):
+    """A host as a searcher sees it."""
+
+    hostname: str
+    address: str
+    idc: str
+    location: str
+
+
+class ClusterView(msgspec.Struct, frozen=True):
+    """A cluster with the scopes it is meant for."""
+
+    name: str
+    default: bool
+    idcs: Sequence[str]
+    locations: Sequence[str]
+    cidrs: Sequence[str]
+    hostnames: Sequence[str]
+
+
+class Searcher(Protocol):
+    """Which cluster a host belongs to (group `hawker.searchers`)."""
+
+    def search(self, host: HostView, clusters: Sequence[ClusterView]) -> Sequence[ClusterView]:
+        """The clusters that fit, best first."""
+        ...
+
+
+# ---------------------------------------------------------------------------- transfer
+
+
+class ContentDecoder(Protocol):
+    """Decodes one coded body as it arrives."""
+
+    def feed(self, data: bytes | memoryview) -> bytes:
+        """Decoded bytes so far; raises ValueError where the data is not in this coding."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """The end of the coded body was seen."""
+        ...
+
+
+class Codec(Protocol):
+    """A content coding for pieces (group `hawker.compression`, name = the coding's token)."""
+
+    def worthwhile(self, sample: bytes | memoryview) -> bool:
+        """A quick probe: does coding data like this sample save enough?"""
+        ...
+
+    def encode(self, data: bytes | memoryview) -> bytes:
+        """One complete coded body. Called in a thread; should release the GIL."""
+        ...
+
+    def decoder(self) -> ContentDecoder: ...
+
+
+class Sink(Protocol):
+    """Where a transport puts the decoded bytes of a body, in order.
+
+    Called from the transport's own thread or task; it hashes and stores before it returns. It
+    raises where more bytes come than it expects, or where storing fails.
+    """
+
+    def write(self, data: memoryview) -> None: ...
+
+
+class PieceRequest(msgspec.Struct, frozen=True):
+    """One GET of a run of pieces.
+
+    `length` is the number of decoded bytes that must come. `stall` is the longest time in seconds
+    without any byte.
+    """
+
+    base_url: str
+    path: str
+    headers: Mapping[str, str]
+    length: int
+    stall: float
+    codecs: Mapping[str, Codec] = {}
+
+
+class Transport(Protocol):
+    """Moves the bodies of pieces between peers (group `hawker.transports`)."""
+
+    async def fetch(self, request: PieceRequest, sink: Sink) -> None:
+        """All `length` bytes into the sink. Cancelling ends it within 500 ms.
+
+        Raises:
+            Busy: the parent has no free slot; `retry_after` says when to ask again.
+            NotFound, GenerationGone, Forbidden, Unauthenticated: as the parent says.
+            Unavailable: no connection, a broken one, a stall, a body of the wrong length.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------------------- callers
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who calls us: a subject, its tenant and the verbs it may use ("*" all)."""
+
+    subject: str
+    tenant: str = "default"
+    verbs: frozenset[str] = frozenset()
+    task: str = ""
+    host: str = ""
+
+    def may(self, verb: str, task: str = "") -> bool:
+        """Whether this caller may do `verb`, on `task` where one is named."""
+        if self.task and task and self.task != task:
+            return False
+        return "*" in self.verbs or verb in self.verbs
+
+
+class Authenticator(Protocol):
+    """Tells who calls us (group `hawker.auth`)."""
+
+    async def authenticate(self, headers: Mapping[str, str]) -> Caller | None:
+        """The caller, None where the request carries nothing this plugin understands.
+
+        Raises:
+            Unauthenticated: the credentials are of this plugin's kind, and wrong.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------------------- roles, jobs
+
+ASGIScope = dict[str, Any]
+ASGIReceive = Callable[[], Awaitable[dict[str, Any]]]
+ASGISend = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class RoleApp(Protocol):
+    """A role: a plain ASGI app with a lifespan of its own."""
+
+    name: str
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """Start and stop the role; counted, so entering twice starts once."""
+        ...
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class Plugins(Protocol):
+    """The plugin host, as a role sees it."""
+
+    def get(self, group: str, name: str) -> Any:
+        """The object that the plugin's hook returned; raises UnknownPlugin."""
+        ...
+
+    def names(self, group: str) -> list[str]:
+        """Names of the entry points of a group, sorted; nothing is loaded."""
+        ...
+
+
+class RoleContext(msgspec.Struct, frozen=True):
+    """What a role is made of.
+
+    `advertise` is the base URL of this process as others reach it, `open` whether every listener
+    is loopback or a unix socket. `endpoints` are the base URLs of other roles by name.
+    """
+
+    settings: Settings
+    plugins: Plugins
+    advertise: Callable[[], str]
+    open: bool
+    local_socket: str = ""
+
+
+class JobBroker(Protocol):
+    """A durable queue for jobs (group `hawker.jobs`)."""
+
+    async def submit(self, kind: str, payload: bytes) -> str: ...
+    def claim(self, kinds: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]: ...
+    async def finish(self, job: str, problem: bytes | None = None) -> None: ...
+    async def close(self) -> None: ...

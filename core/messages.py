@@ -1,0 +1,418 @@
+"""Every message between roles, as JSON by msgspec; unknown fields are ignored.
+
+Bytes travel as base64. Tagged kinds that a receiver does not know are skipped and counted by
+`decode_known`, so that a newer sender does no harm. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from hawker.core.digests import DigestRun, Reader
+from hawker.core.errors import BadRequest, Problem
+from hawker.core.ids import TaskSpec
+from hawker.core.pieces import Layout, Run
+from hawker.core.ranges import ByteRange
+
+T = TypeVar("T")
+
+
+class Load(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How busy a host is, as it announces it."""
+
+    uploads: int = 0
+    sent_bytes_per_second: float = 0.0
+    free_bytes: int = 0
+
+
+class HostAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """PUT /scheduler/v1/hosts/{host}: a host, as others reach it.
+
+    `url` is the base URL of its peer role. `boot` changes with each start of the process: reports
+    are ordered within a boot. `transports` and `codings` are what it can serve.
+    """
+
+    url: str
+    key: bytes
+    boot: str
+    seed: bool = False
+    hostname: str = ""
+    idc: str = ""
+    location: str = ""
+    upload_slots: int = 4
+    transports: list[str] = []
+    codings: list[str] = []
+    version: str = ""
+    load: Load = Load()
+
+
+class Announced(msgspec.Struct, frozen=True):
+    """The scheduler's answer to an announcement.
+
+    A new `epoch` means that the scheduler started anew: register again.
+    """
+
+    epoch: str
+    announce_after: float
+    report_after_ms: int
+
+
+# ---------------------------------------------------------------------------- decisions
+
+
+class ParentRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A host to take pieces from. `spine` edges are acyclic, the others are neighbours."""
+
+    host: str
+    url: str
+    spine: bool = False
+    seed: bool = False
+    transports: list[str] = []
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What the scheduler decided for one host and task; `revision` grows within the task."""
+
+    task: str
+    revision: int = 0
+
+
+class Parents(Decision, frozen=True, kw_only=True, tag="parents", omit_defaults=True):
+    """Whom to take pieces from. Replaces the previous record of the task.
+
+    Empty `generation` means that nobody knows the content yet: wait for the next record.
+    """
+
+    generation: str = ""
+    layout: Layout | None = None
+    parents: list[ParentRef] = []
+    readers: list[Reader] = []
+
+
+class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
+    """A lease on the origin: read these ranges (all of it where `ranges` is None).
+
+    Where `generation` is given the content must still be that one, judged by `validator`.
+    """
+
+    lease: str
+    spec: TaskSpec
+    ranges: list[ByteRange] | None = None
+    generation: str = ""
+    validator: str = ""
+    layout: Layout | None = None
+
+
+class Stop(Decision, frozen=True, kw_only=True, tag="stop"):
+    """The task cannot be had: every waiting request ends with this problem."""
+
+    problem: Problem
+
+
+class Withdrawn(Decision, frozen=True, kw_only=True, tag="withdrawn"):
+    """The generation proved wrong or old: drop its bytes, serve none of them."""
+
+    generation: str
+    reason: str = ""
+
+
+class Done(Decision, frozen=True, kw_only=True, tag="done"):
+    """Nothing more will be decided for this task."""
+
+
+class WhoHas(Decision, frozen=True, kw_only=True, tag="who-has"):
+    """Register this task if you store any of it."""
+
+
+class Reset(Decision, frozen=True, kw_only=True, tag="reset"):
+    """The scheduler does not know you: announce and register everything again."""
+
+
+class Goaway(Decision, frozen=True, kw_only=True, tag="goaway"):
+    """The scheduler is about to stop: use another one, or come back."""
+
+
+AnyDecision = Parents | Read | Stop | Withdrawn | Done | WhoHas | Reset | Goaway
+
+
+# ---------------------------------------------------------------------------- reports
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Something that happened at a host; `seq` counts up within the host's boot."""
+
+    task: str
+    seq: int = 0
+
+
+class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=True):
+    """This host takes part in a task, or has some of it stored.
+
+    `want` None means all of it; an empty list nothing (it only serves what it has). `private`
+    means that only this host can read the origin (its URL carries a signature, say).
+    `readable` False forbids that anybody reads the origin for this request. `lease` is the one
+    under which its stored content was read; for content that was imported it is empty.
+    """
+
+    spec: TaskSpec
+    want: list[ByteRange] | None = None
+    private: bool = False
+    readable: bool = True
+    priority: int = 6
+    generation: str = ""
+    layout: Layout | None = None
+    have: list[Run] = []
+    readers: list[Reader] = []
+
+
+class Have(Report, frozen=True, kw_only=True, tag="have"):
+    """Pieces that became valid in this host's store."""
+
+    generation: str
+    pieces: list[Run]
+
+
+class ParentFailed(Report, frozen=True, kw_only=True, tag="parent-failed"):
+    """A parent did not keep its promise; `reason` is a problem suffix or `stalled`."""
+
+    parent: str
+    reason: str = ""
+
+
+class PieceCorrupt(Report, frozen=True, kw_only=True, tag="piece-corrupt"):
+    """A parent sent bytes that do not have their digest."""
+
+    generation: str
+    piece: int
+    parent: str
+
+
+class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omit_defaults=True):
+    """A reader at work: the first names generation and layout; `done` gives the lease back."""
+
+    lease: str
+    generation: str
+    layout: Layout
+    validator: str = ""
+    read_bytes: int = 0
+    done: bool = False
+
+
+class Changed(Report, frozen=True, kw_only=True, tag="changed", omit_defaults=True):
+    """The origin's content is no longer this generation."""
+
+    generation: str
+    lease: str = ""
+
+
+class Length(Report, frozen=True, kw_only=True, tag="length"):
+    """The total of a generation whose length was unknown, from its reader."""
+
+    generation: str
+    total: int
+
+
+class Finished(Report, frozen=True, kw_only=True, tag="finished", omit_defaults=True):
+    """Everything this host wanted is valid in its store."""
+
+    generation: str
+    digest: str = ""
+
+
+class Failed(Report, frozen=True, kw_only=True, tag="failed", omit_defaults=True):
+    """This host gave up on the task; a reader names its lease."""
+
+    problem: Problem
+    lease: str = ""
+
+
+class Left(Report, frozen=True, kw_only=True, tag="left"):
+    """This host no longer takes part and stores nothing of the task."""
+
+
+AnyReport = (
+    Register
+    | Have
+    | ParentFailed
+    | PieceCorrupt
+    | LeaseProgress
+    | Changed
+    | Length
+    | Finished
+    | Failed
+    | Left
+)
+
+
+class ReportBatch(msgspec.Struct, frozen=True):
+    """POST /scheduler/v1/hosts/{host}/reports; `events` are of kind `AnyReport`."""
+
+    boot: str
+    events: list[msgspec.Raw]
+
+
+class ReportAnswer(msgspec.Struct, frozen=True):
+    """`accepted` is the last sequence number the scheduler has; decisions may come with it."""
+
+    epoch: str
+    accepted: int
+    report_after_ms: int
+    decisions: list[msgspec.Raw] = []
+
+
+# ---------------------------------------------------------------------------- peers
+
+
+class Availability(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One event of a peer's availability stream; every field may be missing.
+
+    `have` are pieces that may be asked for, `free` the upload slots now, `waiting_upstream` says
+    that the peer itself waits for bytes, so that silence is not its fault.
+    """
+
+    total: int = -1
+    piece_length: int = 0
+    runs: list[DigestRun] = []
+    have: list[Run] = []
+    free: int | None = None
+    waiting_upstream: bool = False
+
+
+class DownloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """POST /peer/v1/downloads: make content valid in this peer's store.
+
+    `digest` is checked over the whole. `timeout` is in seconds. `pin` keeps the stream open after
+    `done` until the client leaves, so that the stored file cannot be evicted meanwhile;
+    `hard_link` prepares the stored file for a hard link (it becomes read-only).
+    """
+
+    url: str
+    tag: str = ""
+    application: str = ""
+    tenant: str = "default"
+    revision: str = ""
+    digest: str = ""
+    priority: int = 6
+    filtered_query_params: list[str] = []
+    disable_back_to_source: bool = False
+    range: ByteRange | None = None
+    timeout: float = 7200.0
+    pin: bool = False
+    hard_link: bool = False
+    trace: bool = False
+
+
+class Arrival(msgspec.Struct, frozen=True, array_like=True):
+    """A run of pieces that became valid: who sent it (empty: the origin), when (seconds since the
+    download began)."""
+
+    first: int
+    last: int
+    source: str
+    at: float
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a download's progress stream.
+
+    `done` and `problem` end it. `path` (of the stored file) is given only over the unix socket.
+    `arrivals` only where the request asked for a trace.
+    """
+
+    task: str
+    generation: str = ""
+    total: int | None = None
+    piece_length: int = 0
+    valid_bytes: int = 0
+    from_origin: int = 0
+    from_seeds: int = 0
+    from_peers: int = 0
+    seconds: float = 0.0
+    done: bool = False
+    path: str = ""
+    problem: Problem | None = None
+    arrivals: list[Arrival] = []
+
+
+class TaskStat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A task as a peer stores it."""
+
+    task: str
+    generation: str
+    spec: TaskSpec
+    total: int | None
+    piece_length: int
+    valid_pieces: int
+    valid_bytes: int
+    complete: bool
+    in_use: bool
+    created: float
+    used: float
+
+
+# ---------------------------------------------------------------------------- coding
+
+_encoder = msgspec.json.Encoder()
+encode: Callable[[object], bytes] = _encoder.encode
+
+
+class Decoder(Generic[T]):
+    """Decodes one type; what cannot be decoded is a BadRequest that says where."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
+
+    def __call__(self, raw: bytes | memoryview | str) -> T:
+        try:
+            return self._decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise BadRequest(f"the message cannot be understood: {exc}") from exc
+
+
+class _Kind(msgspec.Struct):
+    kind: str = ""
+
+
+class KnownKinds(Generic[T]):
+    """Decodes a tagged union and counts what it skips because its kind is unknown."""
+
+    def __init__(self, union: Any, kinds: frozenset[str]) -> None:
+        self._decode: Decoder[T] = Decoder(union)
+        self._peek: Decoder[_Kind] = Decoder(_Kind)
+        self._kinds = kinds
+        self.skipped = 0
+
+    def __call__(self, raw: bytes | msgspec.Raw) -> T | None:
+        """The message, None for an unknown kind; raises BadRequest for a malformed one."""
+        data = bytes(raw)
+        if self._peek(data).kind not in self._kinds:
+            self.skipped += 1
+            return None
+        return self._decode(data)
+
+
+def _tags(union: Any) -> frozenset[str]:
+    return frozenset(member.__struct_config__.tag for member in union.__args__)
+
+
+def decision_decoder() -> KnownKinds[AnyDecision]:
+    return KnownKinds(AnyDecision, _tags(AnyDecision))
+
+
+def report_decoder() -> KnownKinds[AnyReport]:
+    return KnownKinds(AnyReport, _tags(AnyReport))
+
+
+decode_announcement: Decoder[HostAnnouncement] = Decoder(HostAnnouncement)
+decode_announced: Decoder[Announced] = Decoder(Announced)
+decode_batch: Decoder[ReportBatch] = Decoder(ReportBatch)
+decode_answer: Decoder[ReportAnswer] = Decoder(ReportAnswer)
+decode_availability: Decoder[Availability] = Decoder(Availability)
+decode_download: Decoder[DownloadRequest] = Decoder(DownloadRequest)
+decode_progress: Decoder[Progress] = Decoder(Progress)
+decode_problem: Decoder[Problem] = Decoder(Problem)
+decode_stats: Decoder[list[TaskStat]] = Decoder(list[TaskStat])
+decode_stat: Decoder[TaskStat] = Decoder(TaskStat)

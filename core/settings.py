@@ -1,0 +1,299 @@
+"""Configuration: one TOML file, `HAWKER_SECTION__KEY` variables and flags, in rising priority.
+
+Every value remembers where it came from. Unknown keys are errors that name the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hawker.core.errors import ConfigError
+
+ENV_PREFIX = "HAWKER_"
+CONFIG_VARIABLE = "HAWKER_CONFIG"
+
+
+def default_data_directory() -> str:
+    """The user's own data directory (XDG base directory specification)."""
+    base = os.environ.get("XDG_DATA_HOME") or os.path.join(
+        os.environ.get("HOME", "/"), ".local", "share"
+    )
+    return os.path.join(base, "hawker")
+
+
+class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The hosts that work together."""
+
+    key_file: str = ""
+    """File with the cluster key; empty: `cluster.key` in the data directory."""
+
+
+class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where this process is reached."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 4000
+    """TCP port; 0 takes a free one and prints it."""
+    unix_socket: str = ""
+    """Path of the unix socket; empty: `hawker.sock` in the data directory."""
+
+
+class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may use the client-facing sides."""
+
+    mode: str = ""
+    """`open` or `required`; empty: open where every listener is loopback or a unix socket."""
+    plugins: list[str] = msgspec.field(default_factory=lambda: ["cluster"])
+    """Authenticators, asked in this order."""
+    token: str = ""
+    """Token that the command line sends to a daemon."""
+
+
+class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The peer role."""
+
+    seed: bool = False
+    """Read origins for the cluster."""
+    schedulers: list[str] = []
+    """Base URLs of schedulers; empty: the one in this process, or none."""
+    advertise: str = ""
+    """Base URL of this process as others reach it; empty: from the listener."""
+    hostname: str = ""
+    """Name of this host; empty: the operating system's."""
+    idc: str = ""
+    """Data centre of this host."""
+    location: str = ""
+    """Place of this host, general to particular, separated by `|`."""
+    upload_slots: int = 4
+    """Requests for pieces answered at once; more are told to come back."""
+    transport: str = "http1"
+    """Transport plugin for pieces."""
+    compression: str = "auto"
+    """Codings accepted from parents: `never`, `always`, or `auto` (from slow ones)."""
+    scheduler_wait: float = 10.0
+    """Seconds to wait for an absent scheduler before the origin is read without one."""
+
+
+class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The scheduler role."""
+
+    evaluator: str = "default"
+    """Evaluator plugin that ranks parents."""
+    lease_timeout: float = 2.0
+    """Seconds without progress after which a lease on an origin ends."""
+
+
+class FileSourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `file` source."""
+
+    roots: list[str] = []
+    """Directories whose files any caller may ask for; others only over the unix socket."""
+
+
+class SourcesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where bytes come from when no peer has them."""
+
+    file: FileSourceSettings = FileSourceSettings()
+
+
+class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What this process keeps on disk."""
+
+    data: str = ""
+    """Data directory; empty: `hawker` in the user's data directory."""
+    quota: int = 0
+    """Most bytes of content to keep; 0: nine tenths of the filesystem."""
+    max_age: float = 30 * 86400.0
+    """Seconds after its last use at which content may be evicted though there is room."""
+
+
+class PluginSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Plugins."""
+
+    disable: list[str] = []
+    """`group:name` of plugins not to load."""
+    choose: dict[str, str] = {}
+    """`group:name` = distribution, where two distributions offer one name."""
+    options: dict[str, dict[str, Any]] = {}
+    """Options of plugins by plugin name; handed through unread."""
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Logs."""
+
+    log_level: str = "info"
+    """debug, info, warning or error."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of a process."""
+
+    cluster: ClusterSettings = ClusterSettings()
+    listen: ListenSettings = ListenSettings()
+    auth: AuthSettings = AuthSettings()
+    peer: PeerSettings = PeerSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    sources: SourcesSettings = SourcesSettings()
+    storage: StorageSettings = StorageSettings()
+    plugins: PluginSettings = PluginSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return Path(self.storage.data or default_data_directory())
+
+    @property
+    def unix_socket(self) -> Path:
+        return Path(self.listen.unix_socket or self.data / "hawker.sock")
+
+    @property
+    def cluster_key_file(self) -> Path:
+        return Path(self.cluster.key_file or self.data / "cluster.key")
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings and, for each dotted key, where its value came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """(dotted key, value, origin) of every setting, in order."""
+        for key, _, value in _leaves(self.settings, ""):
+            yield key, value, self.origins.get(key, "default")
+
+
+def _leaves(struct: msgspec.Struct, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, type, value) of every setting below a section."""
+    for field in msgspec.structs.fields(struct):
+        value = getattr(struct, field.name)
+        if isinstance(value, msgspec.Struct):
+            yield from _leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field.type, value
+
+
+KNOWN: dict[str, Any] = {key: kind for key, kind, _ in _leaves(Settings(), "")}
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config_file: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """The settings from file, environment and flags (dotted key -> value; None means not given).
+
+    Raises:
+        ConfigError: an unknown key or a wrong value; names the place and the nearest known key.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    file = config_file or environ.get(CONFIG_VARIABLE)
+    if file:
+        for key, value in _file_values(Path(file)):
+            values[key], origins[key] = value, file
+    for key, value, variable in _environment_values(environ):
+        values[key], origins[key] = value, variable
+    for key, value in (flags or {}).items():
+        if value is not None:
+            known = _known(key, "flag")
+            values[known], origins[known] = value, "flag"
+    return Loaded(_build(values, origins), origins)
+
+
+def _file_values(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        document = tomllib.loads(file.read_text())
+    except OSError as exc:
+        raise ConfigError(f"the configuration file {file} cannot be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{file} is not TOML: {exc}") from exc
+
+    def walk(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in table.items():
+            key = f"{prefix}{name}"
+            inner = isinstance(value, dict) and key not in KNOWN
+            if inner and any(known.startswith(f"{key}.") for known in KNOWN):
+                yield from walk(value, f"{key}.")
+            else:
+                yield _known(key, str(file)), value
+
+    yield from walk(document, "")
+
+
+def _environment_values(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(ENV_PREFIX) or "__" not in variable:
+            continue
+        key = _known(variable.removeprefix(ENV_PREFIX).lower().replace("__", "."), variable)
+        yield key, _from_text(text, KNOWN[key], variable), variable
+
+
+def _from_text(text: str, kind: Any, where: str) -> Any:
+    """A variable's value: lists are comma-separated, tables JSON, the rest as in TOML."""
+    origin = getattr(kind, "__origin__", None)
+    if origin is list:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if origin is dict:
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError as exc:
+            raise ConfigError(f"{where}: {exc}", hint="write a JSON object") from exc
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ConfigError(f"{where}: {text!r} is not true or false")
+        return text.lower() in ("true", "1")
+    return text
+
+
+def _known(key: str, where: str) -> str:
+    if key in KNOWN:
+        return key
+    nearest = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.5)
+    raise ConfigError(
+        f"{where}: there is no setting {key!r}",
+        hint=f"did you mean {nearest[0]!r}?" if nearest else "see `hawker config show`",
+    )
+
+
+def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
+    for key, value in values.items():
+        try:
+            msgspec.convert(value, KNOWN[key], strict=False)
+        except msgspec.ValidationError as exc:
+            raise ConfigError(f"{origins[key]}: {key}: {exc}") from exc
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[name] = value
+    settings = msgspec.convert(tree, Settings, strict=False)
+    for key, allowed in CHOICES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(settings, section), name)
+        if value not in allowed:
+            names = ", ".join(repr(choice) for choice in allowed)
+            raise ConfigError(
+                f"{origins.get(key, 'default')}: {key} is {value!r}", hint=f"choose one of {names}"
+            )
+    return settings
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "auth.mode": ("", "open", "required"),
+    "peer.compression": ("auto", "always", "never"),
+    "telemetry.log_level": ("debug", "info", "warning", "error"),
+}

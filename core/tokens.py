@@ -1,0 +1,134 @@
+"""The cluster key, and the short-lived tokens that roles show each other.
+
+Hosts that hold one key are a cluster without a manager. A token (JWT, HS256) names its subject, its
+host, tenant, task and verbs; every holder of the key can mint and check it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OctKey
+
+from hawker.core.contracts import Caller
+from hawker.core.errors import ConfigError, Unauthenticated
+
+KEY_BYTES = 32
+LIFETIME = 600.0
+LEEWAY = 30.0
+ISSUER = "hawker-cluster"
+_ALGORITHMS = ["HS256"]
+_MAX_REMEMBERED = 4096
+
+
+def create_key_file(path: Path) -> None:
+    """Write a new cluster key for its owner only; raises ConfigError where the file exists."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as exc:
+        raise ConfigError(
+            f"{path} exists already", hint="remove it first if its cluster needs no key any more"
+        ) from exc
+    except OSError as exc:
+        raise ConfigError(f"the cluster key {path} cannot be written: {exc.strerror}") from exc
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(KEY_BYTES) + "\n")
+
+
+def read_key_file(path: Path) -> bytes:
+    """The cluster key; raises ConfigError where the file is missing, readable by others or bad."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text().strip()
+    except OSError as exc:
+        raise ConfigError(
+            f"the cluster key {path} cannot be read: {exc.strerror}",
+            hint=f"make one with `hawker cluster key {path}`",
+        ) from exc
+    if mode & 0o077:
+        raise ConfigError(f"others may read the cluster key {path}", hint=f"chmod 600 {path}")
+    try:
+        key = bytes.fromhex(text)
+    except ValueError as exc:
+        raise ConfigError(f"{path} is not a cluster key: not hex digits") from exc
+    if len(key) != KEY_BYTES:
+        raise ConfigError(f"{path} is not a cluster key: {len(key)} bytes, not {KEY_BYTES}")
+    return key
+
+
+class ClusterKey:
+    """Mints and checks tokens with one shared key; remembers both while they are valid."""
+
+    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._key = OctKey.import_key(key)
+        self._clock = clock
+        self._minted: dict[tuple[str, tuple[str, ...], str, str], tuple[str, float]] = {}
+        self._checked: dict[str, tuple[Caller, float]] = {}
+
+    def mint(
+        self,
+        host: str,
+        verbs: Iterable[str],
+        *,
+        task: str = "",
+        tenant: str = "default",
+        subject: str = "",
+    ) -> str:
+        """A token for these verbs; the same one again until half its life is over."""
+        now = self._clock()
+        wanted = (host, tuple(sorted(verbs)), task, tenant)
+        known = self._minted.get(wanted)
+        if known is not None and known[1] - now > LIFETIME / 2:
+            return known[0]
+        expires = now + LIFETIME
+        claims = {
+            "iss": ISSUER,
+            "sub": subject or f"host:{host}",
+            "host": host,
+            "verbs": list(wanted[1]),
+            "task": task,
+            "tenant": tenant,
+            "exp": int(expires),
+        }
+        token = jwt.encode({"alg": "HS256"}, claims, self._key, algorithms=_ALGORITHMS)
+        _make_room(self._minted)
+        self._minted[wanted] = (token, expires)
+        return token
+
+    def check(self, token: str) -> Caller:
+        """Who shows this token; raises Unauthenticated where it is forged, foreign or expired."""
+        now = self._clock()
+        known = self._checked.get(token)
+        if known is not None and known[1] + LEEWAY > now:
+            return known[0]
+        try:
+            claims = jwt.decode(token, self._key, algorithms=_ALGORITHMS).claims
+            expires = float(claims["exp"])
+            caller = Caller(
+                subject=str(claims["sub"]),
+                tenant=str(claims["tenant"]),
+                verbs=frozenset(str(verb) for verb in claims["verbs"]),
+                task=str(claims["task"]),
+                host=str(claims["host"]),
+            )
+            issuer = claims["iss"]
+        except (JoseError, KeyError, TypeError, ValueError) as exc:
+            raise Unauthenticated("the token is not one of this cluster") from exc
+        if issuer != ISSUER or expires + LEEWAY <= now:
+            raise Unauthenticated("the token has expired", hint="check the clocks of both hosts")
+        _make_room(self._checked)
+        self._checked[token] = (caller, expires)
+        return caller
+
+
+def _make_room(remembered: dict[Any, Any]) -> None:
+    if len(remembered) >= _MAX_REMEMBERED:
+        remembered.clear()
