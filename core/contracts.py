@@ -311,15 +311,16 @@ class Plugins(Protocol):
 class RoleContext(msgspec.Struct, frozen=True):
     """What a role is made of.
 
-    `advertise` is the base URL of this process as others reach it, `open` whether every listener
-    is loopback or a unix socket. `endpoints` are the base URLs of other roles by name.
+    `advertise` waits for the listener and returns the base URL of this process as others reach it
+    (`http://host:port`; a role adds the path it is mounted at). `open` says whether every listener
+    is loopback or a unix socket. `beside` names the roles of the same process.
     """
 
     settings: Settings
     plugins: Plugins
-    advertise: Callable[[], str]
+    advertise: Callable[[], Awaitable[str]]
     open: bool
-    local_socket: str = ""
+    beside: Sequence[str] = ()
 
 
 class JobBroker(Protocol):

@@ -1,0 +1,181 @@
+"""Flags shared by commands. A flag for a setting is kept aside until the settings are loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import click
+
+from hawker.core.settings import Loaded, Settings, load
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+TERMINATED = 143
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h|d)?$")
+_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Session:
+    """One run of the command line: the flags given for settings, and what they led to."""
+
+    def __init__(self) -> None:
+        self.flags: dict[str, Any] = {}
+        self.config_file: str | None = None
+        self.debug = False
+
+    def load(self) -> Loaded:
+        """The settings from file, environment and flags; raises ConfigError."""
+        loaded = load(self.flags, config_file=self.config_file)
+        self.debug = loaded.settings.telemetry.log_level == "debug"
+        return loaded
+
+    @property
+    def settings(self) -> Settings:
+        return self.load().settings
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def seconds(text: str) -> float:
+    """Seconds, or a number with a unit: 90, 90s, 15m, 2h, 1d."""
+    match = _DURATION.match(text)
+    value = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if value <= 0:
+        raise click.BadParameter(f"{text!r} is not a time: write 90, 90s, 15m, 2h or 1d")
+    return value
+
+
+def scheduler_url(text: str) -> str:
+    """The base URL of a process with a scheduler, such as http://host:4000."""
+    url = text.rstrip("/")
+    if not re.match(r"^https?://[^/\s]+", url):
+        raise click.BadParameter(f"{text!r} is not a URL such as http://host:4000")
+    # The role is mounted there; its own base URL is taken as well.
+    return url.removesuffix("/scheduler")
+
+
+def _setting(*names: str, key: str, **attributes: Any) -> Callable[[Command], Command]:
+    """A flag for the setting `key`."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value is not None and value != ():
+            ctx.ensure_object(Session).flags[key] = list(value) if param.multiple else value
+
+    return click.option(*names, expose_value=False, callback=keep, **attributes)
+
+
+def _keep_config_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.ensure_object(Session).config_file = value
+
+
+_COMMON = (
+    click.option(
+        "--config",
+        type=click.Path(),
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep_config_file,
+        help="Configuration file (TOML).",
+    ),
+    _setting("--data", key="storage.data", metavar="DIR", help="Data directory."),
+    _setting("--cluster-key", key="cluster.key_file", metavar="FILE", help="The cluster's key."),
+    _setting("--token", key="auth.token", metavar="TOKEN", help="Token to show to a daemon."),
+)
+_SERVING = (
+    _setting("--host", key="listen.host", metavar="ADDRESS", help="Address to listen on."),
+    _setting(
+        "--port", key="listen.port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one."
+    ),
+    _setting(
+        "--scheduler",
+        key="peer.schedulers",
+        type=scheduler_url,
+        multiple=True,
+        metavar="URL",
+        help="Process with a scheduler, such as http://host:4000; may be repeated.",
+    ),
+    _setting(
+        "--advertise", key="peer.advertise", metavar="URL", help="This process as others reach it."
+    ),
+    _setting("--seed/--no-seed", key="peer.seed", default=None, help="Read origins for all."),
+    _setting("--idc", key="peer.idc", metavar="NAME", help="Data centre of this host."),
+    _setting(
+        "--location",
+        key="peer.location",
+        metavar="A|B|…",
+        help="Place of this host, general first.",
+    ),
+)
+
+
+def _all(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+common_options = _all(*_COMMON)
+serving_options = _all(*_SERVING, *_COMMON)
+endpoint_option = click.option(
+    "-e", "--endpoint", metavar="SOCKET|URL", help="Daemon to use instead of the local one."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+naming_options = _all(
+    click.option("--tag", default="", metavar="TEXT", help="Part of the task's name."),
+    click.option("--application", default="", metavar="TEXT", help="Part of the task's name."),
+)
+filter_option = click.option(
+    "--filtered-query-param",
+    "filtered",
+    multiple=True,
+    metavar="NAME",
+    help="Query parameter that does not name content; may be repeated.",
+)
+
+output_options = _all(
+    click.option("--overwrite", is_flag=True, help="Replace the output where it exists."),
+    click.option(
+        "--force-hard-link", is_flag=True, help="Link to the stored file; fail instead of copying."
+    ),
+    click.option("--digest", default="", metavar="sha256:HEX", help="What the content must have."),
+)
+
+
+def refuse_file_options(*, force_hard_link: bool, as_json: bool) -> None:
+    """Raises UsageError for what makes no sense where the content goes to standard output."""
+    if force_hard_link or as_json:
+        raise click.UsageError("-O - takes neither --force-hard-link nor --json")
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine. SIGTERM ends it like Ctrl-C does: nothing is left behind."""
+
+    async def supervised() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        terminated = False
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if terminated:
+                sys.exit(TERMINATED)
+            raise
+
+    return asyncio.run(supervised())

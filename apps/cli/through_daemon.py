@@ -1,0 +1,69 @@
+"""Downloads through a daemon: it fetches and stores, the command line writes the user's file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from hawker.apps.cli.fetch import Saved, Show, deadline, last_step, saved
+from hawker.apps.cli.output import Output
+from hawker.apps.cli.writing import print_checked, write_file
+from hawker.core.clients.daemon import DaemonClient
+from hawker.core.errors import OutputFailed
+from hawker.core.messages import DownloadRequest, Progress
+from hawker.core.storage.delivery import deliver
+
+
+async def save(daemon: DaemonClient, request: DownloadRequest, output: Output, show: Show) -> Saved:
+    """Download into the daemon's store, and from there to the output."""
+    began = time.monotonic()
+    wanted = msgspec.structs.replace(request, pin=True, hard_link=output.hard_link)
+    async with deadline(request.timeout, request.url) as limit, daemon.download(wanted) as steps:
+        step = await last_step(steps, show)
+        # The stored file stays while the steps are open; a copy once begun is finished.
+        if step.path and os.access(step.path, os.R_OK):
+            limit.reschedule(None)
+            how = await asyncio.to_thread(
+                deliver,
+                Path(step.path),
+                output.path,
+                overwrite=output.overwrite,
+                hard_link=output.hard_link,
+            )
+        else:
+            how = await _transfer(daemon, step, output)
+    return saved(step, output, began=began, how=how, through="daemon")
+
+
+async def _transfer(daemon: DaemonClient, step: Progress, output: Output) -> str:
+    if output.hard_link:
+        raise OutputFailed(
+            f"{output.path} cannot be a hard link: the daemon's files are not within reach",
+            hint="leave out --force-hard-link",
+        )
+    async with daemon.content(step.task, step.generation) as content:
+        await write_file(content.chunks, output, step.total)
+    return "stream"
+
+
+async def stream(daemon: DaemonClient, request: DownloadRequest) -> None:
+    """Pass content on to standard output while it arrives.
+
+    The digest is checked here, at the end: a daemon could only cut the stream short.
+    """
+    plain = msgspec.structs.replace(request, digest="")
+    async with deadline(request.timeout, request.url), daemon.content_of(plain) as content:
+        await print_checked(content.chunks, request.digest, request.url)
+
+
+async def print_stored(daemon: DaemonClient, request: DownloadRequest) -> None:
+    """Pass content on to standard output once the daemon has all of it."""
+    wanted = msgspec.structs.replace(request, pin=True)
+    async with deadline(request.timeout, request.url), daemon.download(wanted) as steps:
+        step = await last_step(steps, lambda step: None)
+        async with daemon.content(step.task, step.generation) as content:
+            await print_checked(content.chunks, "", request.url)

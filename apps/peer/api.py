@@ -1,0 +1,180 @@
+"""The routes of the peer role, and what stands behind each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from hawker.apps.peer.availability import availability
+from hawker.apps.peer.content import send_content, send_stored
+from hawker.apps.peer.downloads import progress_lines, receive_import
+from hawker.apps.peer.endpoints import Endpoint
+from hawker.apps.peer.pieces import PieceServer, UploadSlots
+from hawker.apps.peer.policy import check_origin
+from hawker.apps.web.access import Access, is_local
+from hawker.apps.web.events import event_stream, ndjson_stream
+from hawker.core.errors import BadRequest, NotFound
+from hawker.core.ids import GENERATION_ID, TASK_ID
+from hawker.core.messages import DownloadRequest, decode_download, encode
+from hawker.core.settings import Settings
+from hawker.core.transfer.conductor import Conductor
+
+MAX_BODY = 1024 * 1024
+
+
+class Daemon(Protocol):
+    """The started peer role, as its routes see it."""
+
+    settings: Settings
+    access: Access
+    slots: UploadSlots
+
+    @property
+    def conductor(self) -> Conductor: ...
+
+    @property
+    def ready(self) -> bool: ...
+
+    async def url(self) -> str: ...
+
+
+class Api:
+    """Checks who calls and what they name, then hands over."""
+
+    def __init__(self, role: Daemon, pieces: PieceServer) -> None:
+        self._role = role
+        self._pieces = pieces
+
+    def routes(self) -> Sequence[BaseRoute]:
+        generation = "/v1/tasks/{task}/{generation}"
+        return [
+            Route("/v1/host", self._host, methods=["GET"]),
+            Route(generation + "/pieces/{first:int}-{last:int}", self._pieces),
+            Route(generation + "/availability", self._availability, methods=["GET"]),
+            Route(generation + "/content", Endpoint(self._stored)),
+            Route("/v1/content", Endpoint(self._content)),
+            Route("/v1/downloads", self._download, methods=["POST"]),
+            Route("/v1/tasks", self._list, methods=["GET"]),
+            Route("/v1/tasks/import", self._import, methods=["POST"]),
+            Route("/v1/tasks/{task}", self._stat, methods=["GET"]),
+            Route("/v1/tasks/{task}", self._remove, methods=["DELETE"]),
+        ]
+
+    # ------------------------------------------------------------------ other peers
+
+    async def _availability(self, request: Request) -> Response:
+        task, generation = _ids(request)
+        await self._role.access.require_token(request.scope, "pieces", task=task)
+        frames = availability(self._role.conductor, task, generation, lambda: self._role.slots.free)
+        return event_stream(frames)
+
+    # ------------------------------------------------------------------ clients
+
+    async def _host(self, request: Request) -> Response:
+        await self._role.access.require(request.scope, "tasks")
+        return _json(
+            {
+                "host": self._role.conductor.ground.host,
+                "seed": self._role.settings.peer.seed,
+                "url": await self._role.url(),
+                "ready": self._role.ready,
+            }
+        )
+
+    async def _content(self, request: Request, receive: Any, send: Any) -> None:
+        _only(request, "GET", "HEAD")
+        await self._role.access.require(request.scope, "content")
+        query = request.query_params
+        wanted = DownloadRequest(
+            url=query.get("url", ""),
+            tag=query.get("tag", ""),
+            application=query.get("application", ""),
+            revision=query.get("revision", ""),
+        )
+        self._check_origin(request, wanted.url)
+        await send_content(self._role.conductor, request, wanted, receive, send)
+
+    async def _stored(self, request: Request, receive: Any, send: Any) -> None:
+        _only(request, "GET", "HEAD")
+        task, generation = _ids(request)
+        await self._role.access.require(request.scope, "content", task)
+        entry = self._role.conductor.ground.store.get(task, generation)
+        if entry is None or not entry.complete:
+            raise NotFound(f"generation {generation} of task {task} is not stored whole")
+        await send_stored(entry, request, receive, send)
+
+    async def _download(self, request: Request) -> Response:
+        await self._role.access.require(request.scope, "downloads")
+        wanted = decode_download(await _body(request))
+        self._check_origin(request, wanted.url)
+        lines = progress_lines(self._role.conductor, wanted, show_path=is_local(request.scope))
+        return ndjson_stream(lines)
+
+    async def _list(self, request: Request) -> Response:
+        await self._role.access.require(request.scope, "tasks")
+        entries = self._role.conductor.ground.store.entries()
+        return _json([entry.stat() for entry in entries])
+
+    async def _stat(self, request: Request) -> Response:
+        task = _task(request)
+        await self._role.access.require(request.scope, "tasks", task)
+        entry = self._role.conductor.ground.store.newest(task)
+        if entry is None:
+            raise NotFound(f"nothing of task {task} is stored here")
+        return _json(entry.stat())
+
+    async def _remove(self, request: Request) -> Response:
+        task = _task(request)
+        await self._role.access.require(request.scope, "tasks:delete", task)
+        if not await self._role.conductor.ground.store.remove(task):
+            raise NotFound(f"nothing of task {task} is stored here")
+        return Response(status_code=204)
+
+    async def _import(self, request: Request) -> Response:
+        await self._role.access.require(request.scope, "tasks:import")
+        conductor = self._role.conductor
+        entry = await receive_import(conductor.ground, request)
+        conductor.offer(entry)
+        return _json(entry.stat())
+
+    def _check_origin(self, request: Request, url: str) -> None:
+        roots = self._role.settings.sources.file.roots
+        check_origin(url, local=is_local(request.scope), roots=roots)
+
+
+def _only(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        raise BadRequest(f"{request.method} is not for this resource", hint=" or ".join(methods))
+
+
+def _task(request: Request) -> str:
+    task: str = request.path_params["task"]
+    if not TASK_ID.match(task):
+        raise BadRequest(f"{task!r} is not a task id", hint="it is 64 hex digits")
+    return task
+
+
+def _ids(request: Request) -> tuple[str, str]:
+    generation: str = request.path_params["generation"]
+    if not GENERATION_ID.match(generation):
+        raise BadRequest(f"{generation!r} is not a generation", hint="it is 16 hex digits")
+    return _task(request), generation
+
+
+async def _body(request: Request) -> bytes:
+    async with asyncio.timeout(30):
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise BadRequest(f"the body is larger than {MAX_BODY} bytes")
+        return bytes(body)
+
+
+def _json(value: object) -> Response:
+    return Response(encode(value), media_type="application/json")

@@ -1,0 +1,163 @@
+"""The peer role as an ASGI app: its resources, its links to schedulers, its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.routing import BaseRoute
+
+from hawker.apps.peer.api import Api
+from hawker.apps.peer.pieces import PieceServer, UploadSlots
+from hawker.apps.web.access import Access
+from hawker.apps.web.role import Role
+from hawker.core.clients.http import control_client
+from hawker.core.clients.scheduler import SchedulerLink
+from hawker.core.contracts import Codec, RoleContext
+from hawker.core.errors import UnknownPlugin
+from hawker.core.messages import HostAnnouncement, Load
+from hawker.core.storage import Entry, Store
+from hawker.core.storage.identity import load_host_key
+from hawker.core.tokens import ClusterKey, read_key_file
+from hawker.core.transfer.conductor import Conductor
+from hawker.core.transfer.ground import Ground
+
+log = logging.getLogger(__name__)
+
+
+class PeerRole(Role):
+    """One host's daemon. What it holds exists while the role's lifespan is entered."""
+
+    name = "peer"
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__()
+        self.access = Access(context.settings, context.plugins, context.open)
+        self.slots = UploadSlots(context.settings.peer.upload_slots)
+        self.codecs = _codecs(context)
+        self.settings = context.settings
+        self.links: list[SchedulerLink] = []
+        self._context = context
+        self._conductor: Conductor | None = None
+
+    @property
+    def conductor(self) -> Conductor:
+        """The tasks of this host; only while the role is started."""
+        assert self._conductor is not None
+        return self._conductor
+
+    @property
+    def ready(self) -> bool:
+        """Every scheduler knows this host."""
+        return self._conductor is not None and all(link.connected for link in self.links)
+
+    async def url(self) -> str:
+        """The base URL of this role as others reach it."""
+        return f"{await self._context.advertise()}/{self.name}"
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return Api(
+            self, PieceServer(_StoreView(self), self.slots, self.access, self.codecs)
+        ).routes()
+
+    @contextlib.asynccontextmanager
+    async def resources(self) -> AsyncIterator[None]:
+        settings, plugins = self.settings, self._context.plugins
+        storage = settings.storage
+        store = await asyncio.to_thread(
+            lambda: Store.open(settings.data, quota=storage.quota, max_age=storage.max_age)
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(store.close)
+            await store.start()
+            ground = Ground(
+                store=store,
+                plugins=plugins,
+                key=await asyncio.to_thread(load_host_key, settings.data),
+                tokens=self._tokens(),
+                client=await stack.enter_async_context(control_client()),
+                transport=plugins.get("hawker.transports", settings.peer.transport),
+                codecs=self.codecs,
+                compression=settings.peer.compression,
+            )
+            conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)
+            self.links = self._make_links(conductor, ground)
+            await stack.enter_async_context(conductor.running(self.links))
+            self._conductor = conductor
+            try:
+                yield
+            finally:
+                self._conductor = None
+
+    # ------------------------------------------------------------------ schedulers
+
+    def _tokens(self) -> ClusterKey | None:
+        """The cluster's key; a peer without schedulers needs none."""
+        file = self.settings.cluster_key_file
+        if not self._has_scheduler and not file.exists():
+            return None
+        return ClusterKey(read_key_file(file))
+
+    @property
+    def _has_scheduler(self) -> bool:
+        return bool(self.settings.peer.schedulers) or "scheduler" in self._context.beside
+
+    def _make_links(self, conductor: Conductor, ground: Ground) -> list[SchedulerLink]:
+        if ground.tokens is None:
+            return []
+        urls = self.settings.peer.schedulers
+        links: list[SchedulerLink] = []
+        for url in urls or ([""] if self._has_scheduler else []):
+            link = SchedulerLink(
+                url,
+                self._context.advertise,
+                ground.host,
+                ground.tokens,
+                lambda boot: self._announcement(ground, boot),
+                conductor.decide,
+                conductor.introduce,
+            )
+            links.append(link)
+        return links
+
+    async def _announcement(self, ground: Ground, boot: str) -> HostAnnouncement:
+        peer = self.settings.peer
+        free = await asyncio.to_thread(shutil.disk_usage, self.settings.data)
+        return HostAnnouncement(
+            url=await self.url(),
+            key=ground.key.public,
+            boot=boot,
+            seed=peer.seed,
+            hostname=peer.hostname or socket.gethostname(),
+            idc=peer.idc,
+            location=peer.location,
+            upload_slots=peer.upload_slots,
+            transports=[peer.transport],
+            codings=sorted(self.codecs),
+            load=Load(uploads=peer.upload_slots - self.slots.free, free_bytes=free.free),
+        )
+
+
+class _StoreView:
+    """The store as the piece server sees it; the role may be restarted with another one."""
+
+    def __init__(self, role: PeerRole) -> None:
+        self._role = role
+
+    def get(self, task: str, generation: str) -> Entry | None:
+        return self._role.conductor.ground.store.get(task, generation)
+
+
+def _codecs(context: RoleContext) -> dict[str, Codec]:
+    """Every coding whose plugin loads; one that does not is left out, and said."""
+    codecs: dict[str, Codec] = {}
+    for name in context.plugins.names("hawker.compression"):
+        try:
+            codecs[name] = context.plugins.get("hawker.compression", name)
+        except UnknownPlugin as exc:
+            log.warning("%s", exc)
+    return codecs

@@ -1,0 +1,80 @@
+"""Downloads and imports that clients ask this peer for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import msgspec
+from starlette.requests import Request
+
+from hawker.core.errors import BadRequest, HawkerError
+from hawker.core.ids import TaskSpec, canonical_url
+from hawker.core.messages import DownloadRequest, Progress, encode
+from hawker.core.pieces import MIB
+from hawker.core.storage import Entry
+from hawker.core.transfer.conductor import Conductor
+from hawker.core.transfer.downloads import download, spec_of
+from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.importing import Import
+
+MAX_PIN = 3600.0
+
+
+async def progress_lines(
+    conductor: Conductor, request: DownloadRequest, *, show_path: bool
+) -> AsyncGenerator[bytes, None]:
+    """The progress of a download, one JSON object a line; the last says `done` or why not."""
+    task = spec_of(request).task_id
+    try:
+        async with download(conductor, request) as active:
+            async for progress in active.progress():
+                if not progress.done:
+                    yield encode(progress)
+                    continue
+                entry = active.entry
+                if request.hard_link:
+                    await entry.prepare_hard_link()
+                path = str(entry.path) if show_path else ""
+                yield encode(msgspec.structs.replace(progress, path=path))
+                if request.pin:
+                    await asyncio.sleep(MAX_PIN)
+    except HawkerError as exc:
+        yield encode(Progress(task=task, problem=exc.problem()))
+
+
+async def receive_import(ground: Ground, request: Request) -> Entry:
+    """Store the body of an import request.
+
+    Raises:
+        BadRequest: no length, a wrong one, or a URL that names nothing.
+        DigestMismatch: the bytes are not those that the URL names.
+        QuotaExceeded: there is no room.
+    """
+    query = request.query_params
+    length = request.headers.get("content-length", "")
+    if not length.isdigit():
+        raise BadRequest("an import needs a Content-Length", hint="send the file with its length")
+    spec = TaskSpec(
+        url=canonical_url(query.get("url", "")),
+        tag=query.get("tag", ""),
+        application=query.get("application", ""),
+    )
+    importing = await Import.begin(ground, spec, int(length))
+    try:
+        await _copy(request, importing)
+        return await importing.finish()
+    except BaseException:
+        await asyncio.shield(importing.abandon())
+        raise
+
+
+async def _copy(request: Request, importing: Import) -> None:
+    pending = bytearray()
+    async for chunk in request.stream():
+        pending += chunk
+        if len(pending) >= MIB:
+            await importing.write(bytes(pending))
+            pending.clear()
+    if pending:
+        await importing.write(bytes(pending))

@@ -1,0 +1,139 @@
+"""The piece server: plain bytes of consecutive pieces, or refusal at once without a free slot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from starlette.datastructures import Headers
+
+from hawker.apps.peer.reading import read, send_span
+from hawker.apps.web.access import Access
+from hawker.apps.web.disconnect import until_disconnected
+from hawker.core.contracts import Codec
+from hawker.core.errors import BadRequest, Busy, NotFound
+from hawker.core.ids import GENERATION_ID, TASK_ID
+from hawker.core.pieces import KIB, MAX_PIECES, MIB, PieceSet
+from hawker.core.ranges import ByteRange
+from hawker.core.storage import Entry
+
+RETRY_AFTER = 0.02
+SAMPLE = 64 * KIB
+# A run is coded as a whole in memory; longer ones go as they are.
+MAX_CODED = 16 * MIB
+
+
+class UploadSlots:
+    """How many requests for pieces are answered at once, and what was sent."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.sent_bytes = 0
+        self.refused = 0
+
+    @property
+    def free(self) -> int:
+        return max(0, self.limit - self.used)
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold a slot; raises Busy where none is free."""
+        if self.used >= self.limit:
+            self.refused += 1
+            raise Busy("every upload slot is taken", retry_after=RETRY_AFTER)
+        self.used += 1
+        try:
+            yield
+        finally:
+            self.used -= 1
+
+
+class Stored(Protocol):
+    """What the piece server needs of a store."""
+
+    def get(self, task: str, generation: str) -> Entry | None: ...
+
+
+class PieceServer:
+    """ASGI endpoint of `…/pieces/{first}-{last}`."""
+
+    def __init__(
+        self, store: Stored, slots: UploadSlots, access: Access, codecs: Mapping[str, Codec]
+    ) -> None:
+        self._store = store
+        self._slots = slots
+        self._access = access
+        self._codecs = codecs
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one GET.
+
+        Raises:
+            Unauthenticated, Forbidden: the token does not allow pieces of this task.
+            NotFound: the generation is not stored, or not all of the pieces are valid.
+            Busy: no free slot.
+        """
+        if scope["method"] != "GET":
+            raise BadRequest("pieces are for GET")
+        task, generation, run = _parameters(scope)
+        await self._access.require_token(scope, "pieces", task=task)
+        entry = self._store.get(task, generation)
+        if entry is None:
+            raise NotFound(f"generation {generation} of task {task} is not stored here")
+        if not PieceSet.of_run(*run) <= entry.valid or entry.windowed:
+            raise NotFound(f"pieces {run[0]}-{run[1]} of task {task} are not all valid here")
+        coding = self._acceptable(scope)
+        with self._slots.taken(), entry.using():
+            span = entry.layout.span(run)
+            await until_disconnected(receive, self._send(entry, span, coding, send))
+
+    def _acceptable(self, scope: Any) -> str:
+        accepted = Headers(scope=scope).get("accept-encoding", "")
+        for token in accepted.split(","):
+            name, _, weight = token.strip().lower().partition(";")
+            if name in self._codecs and weight.replace(" ", "") not in ("q=0", "q=0.0"):
+                return name
+        return ""
+
+    async def _send(self, entry: Entry, span: ByteRange, coding: str, send: Any) -> None:
+        assert span.stop is not None
+        size = span.stop - span.start
+        headers = [(b"content-type", b"application/octet-stream")]
+        coded = await self._encode(entry, span, coding) if coding and size <= MAX_CODED else None
+        if coded is not None:
+            headers.append((b"content-encoding", coding.encode()))
+            headers.append((b"vary", b"accept-encoding"))
+            size = len(coded)
+        headers.append((b"content-length", str(size).encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if coded is None:
+            await send_span(entry, span, send)
+        else:
+            await send({"type": "http.response.body", "body": coded, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        self._slots.sent_bytes += size
+
+    async def _encode(self, entry: Entry, span: ByteRange, coding: str) -> bytes | None:
+        """The span in this coding, None where a sample says that it does not pay."""
+        assert span.stop is not None
+        codec = self._codecs[coding]
+        size = span.stop - span.start
+        sample = await read(entry.fd, span.start, min(SAMPLE, size))
+        if not await asyncio.to_thread(codec.worthwhile, sample):
+            return None
+        data = await read(entry.fd, span.start, size)
+        return await asyncio.to_thread(codec.encode, data)
+
+
+def _parameters(scope: Any) -> tuple[str, str, tuple[int, int]]:
+    parameters = scope["path_params"]
+    task, generation = parameters["task"], parameters["generation"]
+    first, last = parameters["first"], parameters["last"]
+    if not TASK_ID.match(task) or not GENERATION_ID.match(generation):
+        raise BadRequest("the path names no task and generation")
+    if not 0 <= first <= last < MAX_PIECES:
+        raise BadRequest(f"{first}-{last} is no run of pieces")
+    return task, generation, (first, last)

@@ -1,0 +1,59 @@
+"""Sending stored bytes without ever blocking the event loop on a cold page."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import Any
+
+from hawker.core.errors import StorageFailed
+from hawker.core.pieces import MIB
+from hawker.core.ranges import ByteRange
+from hawker.core.storage import Entry
+
+MESSAGE = MIB
+SLOW_CLIENT = 30.0
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
+
+
+async def read(fd: int, offset: int, size: int) -> memoryview:
+    """Exactly `size` bytes: at once where they are in the page cache, else from a thread.
+
+    Raises:
+        StorageFailed: the file is shorter, or cannot be read.
+    """
+    if _NOWAIT:
+        buffer = bytearray(size)
+        try:
+            if os.preadv(fd, [buffer], offset, _NOWAIT) == size:
+                return memoryview(buffer)
+        except OSError as exc:
+            # EAGAIN: not in memory. EOPNOTSUPP: the filesystem cannot say.
+            if exc.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise StorageFailed(f"stored content cannot be read: {exc.strerror}") from exc
+    return memoryview(await asyncio.to_thread(_read_fully, fd, offset, size))
+
+
+def _read_fully(fd: int, offset: int, size: int) -> bytes:
+    try:
+        data = os.pread(fd, size, offset)
+    except OSError as exc:
+        raise StorageFailed(f"stored content cannot be read: {exc.strerror}") from exc
+    if len(data) != size:
+        raise StorageFailed(f"stored content ends at byte {offset + len(data)}")
+    return data
+
+
+async def send_span(entry: Entry, span: ByteRange, send: Any) -> None:
+    """The bytes of a definite span as body messages, more to follow.
+
+    Raises:
+        TimeoutError: the client took none of a message for 30 s.
+        StorageFailed: the stored file is not what it should be.
+    """
+    assert span.stop is not None
+    for offset in range(span.start, span.stop, MESSAGE):
+        data = await read(entry.fd, offset, min(MESSAGE, span.stop - offset))
+        async with asyncio.timeout(SLOW_CLIENT):
+            await send({"type": "http.response.body", "body": data, "more_body": True})

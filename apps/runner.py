@@ -1,0 +1,109 @@
+"""One process with some roles: make them, serve them, say where, stop on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import json as jsonlib
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from hawker.apps.compose import compose
+from hawker.apps.serve import Bound, Listen, serving
+from hawker.apps.web.access import decide_mode
+from hawker.core.contracts import RoleApp, RoleContext
+from hawker.core.errors import ConfigError
+from hawker.core.registry import PluginHost
+from hawker.core.settings import Settings
+from hawker.core.tokens import create_key_file, read_key_file
+
+LOOPBACK = ("127.", "::1", "localhost")
+WILDCARDS = ("0.0.0.0", "::", "")
+
+
+async def run(settings: Settings, roles: list[str], *, json: bool = False, up: bool = False) -> int:
+    """Serve the roles until SIGINT or SIGTERM; returns the exit code.
+
+    Raises:
+        ConfigError: the roles cannot be started with these settings.
+    """
+    _set_up_logs(settings.telemetry.log_level)
+    _prepare(settings, roles, up=up)
+    loopback = settings.listen.host.startswith(LOOPBACK)
+    plugins = PluginHost(settings)
+    bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
+    context = RoleContext(
+        settings=settings,
+        plugins=plugins,
+        advertise=lambda: _advertise(settings, bound),
+        open=decide_mode(settings, loopback_only=loopback),
+        beside=tuple(roles),
+    )
+    made: dict[str, RoleApp] = {name: plugins.get_role(name, context) for name in roles}
+    app = compose({f"/{name}": role for name, role in made.items()})
+    listen = Listen(
+        host=settings.listen.host, port=settings.listen.port, unix_socket=settings.unix_socket
+    )
+    try:
+        async with app.router.lifespan_context(app), serving(app, listen) as where:
+            bound.set_result(where)
+            _say_ready(where, roles, json=json)
+            await _stop_signal()
+    finally:
+        await plugins.close()
+    return 0
+
+
+def _prepare(settings: Settings, roles: list[str], *, up: bool) -> None:
+    """The data directory, and the key that the roles trust each other by."""
+    if not roles:
+        raise ConfigError("no role to serve", hint="name one, such as `hawker serve peer`")
+    host = settings.listen.host
+    if host in WILDCARDS and not settings.peer.advertise:
+        raise ConfigError(
+            f"listening on {host or 'every address'}, this process cannot know its own URL",
+            hint="set peer.advertise (--advertise) to the URL that others reach it by",
+        )
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key: Path = settings.cluster_key_file
+    if up and not key.exists():
+        create_key_file(key)
+    if "scheduler" in roles or settings.peer.schedulers:
+        read_key_file(key)
+
+
+async def _advertise(settings: Settings, bound: asyncio.Future[Bound]) -> str:
+    if settings.peer.advertise:
+        return settings.peer.advertise.rstrip("/")
+    return (await asyncio.shield(bound)).url
+
+
+def _say_ready(where: Bound, roles: list[str], *, json: bool) -> None:
+    if json:
+        line = {"url": where.url, "socket": str(where.socket_path), "roles": roles}
+        print(jsonlib.dumps(line), flush=True)
+    else:
+        names = ", ".join(roles)
+        print(f"hawker: {names} at {where.url} and {where.socket_path}", flush=True)
+
+
+async def _stop_signal() -> None:
+    """Until the process is asked to stop."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)
+
+
+def _set_up_logs(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("httpx", "httpcore", "hypercorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""The scheduler role: decides who takes what from whom, and who reads the origin."""

@@ -1,0 +1,281 @@
+"""The scheduler role as an ASGI app: HTTP in front of the pure scheduler core."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from hawker.apps.scheduler.ledger import Ledger
+from hawker.apps.scheduler.mailbox import Mailbox
+from hawker.apps.web.access import Access
+from hawker.apps.web.events import Frame, event_stream
+from hawker.apps.web.role import Role
+from hawker.core.contracts import Evaluator, RoleContext
+from hawker.core.errors import BadRequest, Forbidden, HawkerError, NotFound
+from hawker.core.ids import HOST_ID, TASK_ID, host_id
+from hawker.core.messages import (
+    Announced,
+    AnyDecision,
+    ReportAnswer,
+    ReportBatch,
+    decode_announcement,
+    decode_batch,
+    encode,
+    report_decoder,
+)
+from hawker.core.scheduling import Outgoing, Scheduler
+
+log = logging.getLogger(__name__)
+
+ANNOUNCE_AFTER = 15.0
+TICK = 0.25
+MAX_BODY = 4 * 1024 * 1024
+MAX_POLL = 30.0
+
+
+class _Sequence(msgspec.Struct):
+    """How far a host's reports of one boot were taken."""
+
+    boot: str = ""
+    accepted: int = 0
+
+
+class SchedulerRole(Role):
+    """Decides for the hosts that announce themselves; state is soft except for the leases."""
+
+    name = "scheduler"
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__()
+        settings = context.settings
+        self.epoch = secrets.token_hex(8)
+        self._access = Access(settings, context.plugins, context.open)
+        evaluator: Evaluator = context.plugins.get(
+            "hawker.evaluators", settings.scheduler.evaluator
+        )
+        self.core = Scheduler(
+            evaluator, random.Random(), lease_timeout=settings.scheduler.lease_timeout
+        )
+        self._path = settings.data / "scheduler.sqlite"
+        self._ledger: Ledger | None = None
+        self._saving = asyncio.Lock()
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._sequences: dict[str, _Sequence] = {}
+        self._decode_report = report_decoder()
+
+    @contextlib.asynccontextmanager
+    async def resources(self) -> AsyncIterator[None]:
+        ledger = await asyncio.to_thread(Ledger, self._path)
+        self._ledger = ledger
+        try:
+            self.core.restore(await asyncio.to_thread(ledger.load))
+            async with asyncio.TaskGroup() as group:
+                ticking = group.create_task(self._tick_for_ever())
+                try:
+                    yield
+                finally:
+                    ticking.cancel()
+                    for mailbox in self._mailboxes.values():
+                        mailbox.close()
+        finally:
+            self._ledger = None
+            await asyncio.to_thread(ledger.close)
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return [
+            Route("/v1/hosts", self._list_hosts, methods=["GET"]),
+            Route("/v1/hosts/{host}", self._announce, methods=["PUT"]),
+            Route("/v1/hosts/{host}", self._leave, methods=["DELETE"]),
+            Route("/v1/hosts/{host}/decisions", self._decisions, methods=["GET"]),
+            Route("/v1/hosts/{host}/reports", self._reports, methods=["POST"]),
+            Route("/v1/tasks", self._list_tasks, methods=["GET"]),
+            Route("/v1/tasks/{task}", self._inspect, methods=["GET"]),
+            Route("/v1/tasks/{task}", self._delete, methods=["DELETE"]),
+        ]
+
+    # ------------------------------------------------------------------ hosts
+
+    async def _announce(self, request: Request) -> Response:
+        host = await self._host(request, "announce")
+        announcement = decode_announcement(await _body(request))
+        if host_id(announcement.key) != host:
+            raise Forbidden("the host's id is not that of the key it announces")
+        await self._act(lambda now: self.core.announce(host, announcement, now))
+        answer = Announced(self.epoch, ANNOUNCE_AFTER, self.core.report_after_ms(host))
+        return _json(answer)
+
+    async def _leave(self, request: Request) -> Response:
+        host = await self._host(request, "announce")
+        await self._act(lambda now: self.core.leave(host, now))
+        mailbox = self._mailboxes.pop(host, None)
+        if mailbox is not None:
+            mailbox.close()
+        self._sequences.pop(host, None)
+        return Response(status_code=204)
+
+    async def _decisions(self, request: Request) -> Response:
+        host = await self._host(request, "decisions")
+        if "wait" in request.query_params:
+            return await self._poll(host, request.query_params["wait"])
+        return event_stream(self._follow(host))
+
+    async def _follow(self, host: str) -> AsyncGenerator[Frame, None]:
+        """The host's decision stream; a newer one of the same host ends this one."""
+        async with self._listening(host) as mailbox:
+            async with contextlib.aclosing(mailbox.frames()) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def _poll(self, host: str, wait: str) -> Response:
+        """The long poll: what is decided now, or as soon as something is."""
+        try:
+            seconds = min(MAX_POLL, max(0.0, float(wait)))
+        except ValueError as exc:
+            raise BadRequest(f"wait={wait!r} is not a number of seconds") from exc
+        async with self._listening(host) as mailbox:
+            await mailbox.wait(seconds)
+            return _json(mailbox.take())
+
+    @contextlib.asynccontextmanager
+    async def _listening(self, host: str) -> AsyncIterator[Mailbox]:
+        mailbox = Mailbox()
+        older = self._mailboxes.get(host)
+        if older is not None:
+            older.close()
+        self._mailboxes[host] = mailbox
+        await self._act(lambda now: self.core.connected(host, now))
+        mailbox.put(self.core.current(host))
+        try:
+            yield mailbox
+        finally:
+            if self._mailboxes.get(host) is mailbox:
+                del self._mailboxes[host]
+                self._send(self.core.disconnected(host, self._now()))
+
+    # ------------------------------------------------------------------ reports
+
+    async def _reports(self, request: Request) -> Response:
+        host = await self._host(request, "report")
+        batch = decode_batch(await _body(request))
+        own = await self._act(lambda now: self._take(host, batch, now), answer_to=host)
+        answer = ReportAnswer(
+            epoch=self.epoch,
+            accepted=self._sequences[host].accepted,
+            report_after_ms=self.core.report_after_ms(host),
+            decisions=[msgspec.Raw(encode(decision)) for decision in own],
+        )
+        return _json(answer)
+
+    def _take(self, host: str, batch: ReportBatch, now: float) -> list[Outgoing]:
+        """Every event once, in order; one that makes no sense harms none of the others."""
+        sequence = self._sequences.get(host)
+        if sequence is None or sequence.boot != batch.boot:
+            sequence = self._sequences[host] = _Sequence(batch.boot)
+        out: list[Outgoing] = []
+        for raw in batch.events:
+            try:
+                report = self._decode_report(raw)
+                if report is None or report.seq <= sequence.accepted:
+                    continue
+                sequence.accepted = report.seq
+                out.extend(self.core.report(host, report, now))
+            except NotFound:
+                raise
+            except HawkerError as exc:
+                log.warning("host %s: report refused: %s", host[:12], exc)
+        return out
+
+    # ------------------------------------------------------------------ tasks
+
+    async def _list_tasks(self, request: Request) -> Response:
+        await self._access.require(request.scope, "tasks")
+        return _json(self.core.tasks())
+
+    async def _list_hosts(self, request: Request) -> Response:
+        await self._access.require(request.scope, "tasks")
+        return _json(self.core.hosts())
+
+    async def _inspect(self, request: Request) -> Response:
+        task = _task(request)
+        await self._access.require(request.scope, "tasks", task)
+        description = self.core.describe(task)
+        if description is None:
+            raise NotFound(f"no host takes part in task {task}")
+        return _json(description)
+
+    async def _delete(self, request: Request) -> Response:
+        task = _task(request)
+        await self._access.require(request.scope, "tasks:delete", task)
+        await self._act(lambda now: self.core.delete(task, now))
+        return Response(status_code=204)
+
+    # ------------------------------------------------------------------ own
+
+    async def _act(
+        self, call: Callable[[float], list[Outgoing]], *, answer_to: str = ""
+    ) -> list[AnyDecision]:
+        """Run the core, keep new leases, then hand out decisions; those of `answer_to` return."""
+        async with self._saving:
+            outgoing = call(self._now())
+            unsaved = self.core.take_unsaved()
+            if unsaved and self._ledger is not None:
+                await asyncio.to_thread(self._ledger.save, unsaved)
+        own = [out.decision for out in outgoing if out.host == answer_to]
+        self._send([out for out in outgoing if out.host != answer_to])
+        return own
+
+    def _send(self, outgoing: Sequence[Outgoing]) -> None:
+        for host, decision in outgoing:
+            mailbox = self._mailboxes.get(host)
+            # A host without a stream gets its current records when it opens one.
+            if mailbox is not None:
+                mailbox.put([decision])
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            try:
+                await self._act(self.core.tick)
+            except Exception:
+                log.exception("a tick of the scheduler failed")
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _host(self, request: Request, verb: str) -> str:
+        host: str = request.path_params["host"]
+        if not HOST_ID.match(host):
+            raise BadRequest(f"{host!r} is not a host id", hint="it is 32 hex digits")
+        await self._access.require_token(request.scope, verb, host=host)
+        return host
+
+
+def _task(request: Request) -> str:
+    task: str = request.path_params["task"]
+    if not TASK_ID.match(task):
+        raise BadRequest(f"{task!r} is not a task id", hint="it is 64 hex digits")
+    return task
+
+
+async def _body(request: Request) -> bytes:
+    """The request's body, of bounded size."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise BadRequest(f"the body is larger than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+def _json(value: Any) -> Response:
+    return Response(encode(value), media_type="application/json")

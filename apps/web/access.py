@@ -1,0 +1,129 @@
+"""Who may call: tokens between roles always, open sides only where everything is local.
+
+Open means that a request without credentials is the local user's. It is refused where it comes
+from a web page of another site (`Origin`), by another name (`Host`, which stops DNS rebinding), or
+through a forwarding proxy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from hawker.core.contracts import Authenticator, Caller, Plugins
+from hawker.core.errors import ConfigError, Forbidden, Unauthenticated
+from hawker.core.settings import Settings
+
+FORWARDING = ("forwarded", "x-real-ip", "via")
+FORWARDING_PREFIX = "x-forwarded-"
+LOCAL_USER = Caller(subject="local", verbs=frozenset({"*"}))
+
+
+def decide_mode(settings: Settings, *, loopback_only: bool) -> bool:
+    """Whether client-facing sides are open.
+
+    Raises:
+        ConfigError: they would be open to more than this machine.
+    """
+    mode = settings.auth.mode
+    if mode == "required":
+        return False
+    if loopback_only:
+        return True
+    raise ConfigError(
+        f"listening on {settings.listen.host}, "
+        + ("auth.mode may not be open" if mode else "auth.mode must be set"),
+        hint="set auth.mode = required (HAWKER_AUTH__MODE), or listen on 127.0.0.1",
+    )
+
+
+def is_local(scope: Mapping[str, Any]) -> bool:
+    """The request came over the unix socket."""
+    return scope.get("client") is None and scope.get("server") is None
+
+
+class Access:
+    """Checks requests by the configured authenticators."""
+
+    def __init__(self, settings: Settings, plugins: Plugins, open_: bool) -> None:
+        self._names = settings.auth.plugins
+        self._plugins = plugins
+        self._open = open_
+
+    async def caller(self, scope: Mapping[str, Any]) -> Caller | None:
+        """Who shows credentials, None where there are none; raises Unauthenticated for bad ones."""
+        headers = Headers(scope=dict(scope))
+        for name in self._names:
+            authenticator: Authenticator = self._plugins.get("hawker.auth", name)
+            caller = await authenticator.authenticate(headers)
+            if caller is not None:
+                return caller
+        return None
+
+    async def require(self, scope: Mapping[str, Any], verb: str, task: str = "") -> Caller:
+        """The caller, if it may do this.
+
+        Raises:
+            Unauthenticated: credentials are needed.
+            Forbidden: these may not, or an open side is asked from elsewhere.
+        """
+        caller = await self.caller(scope)
+        if caller is None and self._open:
+            _check_here(scope)
+            caller = LOCAL_USER
+        return _allowed(caller, verb, task)
+
+    async def require_token(
+        self, scope: Mapping[str, Any], verb: str, task: str = "", host: str = ""
+    ) -> Caller:
+        """The role that calls; its token must allow the verb, and be of `host` where one is named.
+
+        Raises:
+            Unauthenticated, Forbidden: as for `require`, in open mode too.
+        """
+        caller = _allowed(await self.caller(scope), verb, task)
+        if host and caller.host != host:
+            raise Forbidden("the token is another host's")
+        return caller
+
+
+def _allowed(caller: Caller | None, verb: str, task: str) -> Caller:
+    if caller is None:
+        raise Unauthenticated("a token is needed", hint="send Authorization: Bearer …")
+    if not caller.may(verb, task):
+        raise Forbidden(f"{caller.subject} may not do {verb!r} here")
+    return caller
+
+
+def _check_here(scope: Mapping[str, Any]) -> None:
+    """Raise Forbidden for a request that does not come from this machine's own user."""
+    headers = Headers(scope=dict(scope))
+    for name in headers.keys():
+        if name in FORWARDING or name.startswith(FORWARDING_PREFIX):
+            raise Forbidden(
+                f"requests forwarded by a proxy ({name}) are not taken without a token",
+                hint="set auth.mode = required",
+            )
+    origin = headers.get("origin")
+    if origin is not None and not _is_loopback(urlsplit(origin).hostname):
+        raise Forbidden(f"requests from pages of {origin} are not taken without a token")
+    if is_local(scope):
+        return
+    host = headers.get("host", "")
+    if not _is_loopback(urlsplit(f"//{host}").hostname):
+        raise Forbidden(f"{host!r} is not a name of this machine's loopback")
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None:
+        return False
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

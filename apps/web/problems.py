@@ -1,0 +1,60 @@
+"""Errors as RFC 9457 problem documents."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hawker.core.errors import PROBLEM_TYPE_PREFIX, HawkerError, Problem
+from hawker.core.messages import encode
+
+log = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+_CODES = {400: "bad-request", 401: "unauthenticated", 403: "forbidden", 404: "not-found"}
+
+
+def problem_response(error: HawkerError) -> Response:
+    """The response an error stands for."""
+    headers: dict[str, str] = dict(getattr(error, "headers", {}))
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if error.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="hawker"'
+    return _respond(error.problem(), headers)
+
+
+def _respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        encode(problem), problem.status, headers=dict(headers or {}), media_type=CONTENT_TYPE
+    )
+
+
+async def _named(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HawkerError)
+    return problem_response(exc)
+
+
+async def _http(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    code = _CODES.get(exc.status_code, "bad-request")
+    problem = Problem(PROBLEM_TYPE_PREFIX + code, exc.detail, exc.status_code)
+    return _respond(problem, exc.headers)
+
+
+async def _unexpected(request: Request, exc: Exception) -> Response:
+    log.exception("%s %s failed", request.method, request.url.path, exc_info=exc)
+    return _respond(Problem(PROBLEM_TYPE_PREFIX + "unavailable", "internal error", 500))
+
+
+EXCEPTION_HANDLERS: dict[Any, Any] = {
+    HawkerError: _named,
+    HTTPException: _http,
+    Exception: _unexpected,
+}

@@ -1,0 +1,132 @@
+"""The base of a role: a plain ASGI app whose resources live as long as its lifespan is entered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
+
+from hawker.apps.web.health import Metric
+from hawker.apps.web.problems import EXCEPTION_HANDLERS, problem_response
+from hawker.core.errors import Unavailable
+
+
+class Role:
+    """Subclasses give `name`, `routes()` and `resources()`.
+
+    The lifespan is counted: entered twice it starts once and stops with the last. Resources run in
+    one task of their own, so that whoever enters and whoever leaves may be different tasks.
+    """
+
+    name = "role"
+
+    def __init__(self) -> None:
+        self._entered = 0
+        self._changing: asyncio.Lock | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._stop: asyncio.Event | None = None
+        self._app: Starlette | None = None
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """The role's routes, below wherever it is mounted."""
+        raise NotImplementedError(f"{type(self).__name__} has no routes")
+
+    def resources(self) -> AbstractAsyncContextManager[None]:
+        """What the role holds while it is started."""
+        return contextlib.nullcontext()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the role can do its work now."""
+        return self._entered > 0
+
+    def metrics(self) -> Iterable[Metric]:
+        """The role's counters, for `/metrics`."""
+        return ()
+
+    @property
+    def started(self) -> bool:
+        return self._entered > 0
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Start the role, and stop it when the last one leaves; errors of the start come out."""
+        await self._enter_lifespan()
+        try:
+            yield
+        finally:
+            await self._leave_lifespan()
+
+    async def _enter_lifespan(self) -> None:
+        self._changing = self._changing or asyncio.Lock()
+        async with self._changing:
+            if self._entered == 0:
+                started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._stop = asyncio.Event()
+                # In no TaskGroup: the task outlives this call; `_leave_lifespan` waits for it.
+                self._runner = asyncio.ensure_future(self._hold(started, self._stop))
+                try:
+                    await started
+                except BaseException:
+                    self._runner.cancel()
+                    await asyncio.gather(self._runner, return_exceptions=True)
+                    raise
+            self._entered += 1
+
+    async def _hold(self, started: asyncio.Future[None], stop: asyncio.Event) -> None:
+        try:
+            async with self.resources():
+                if not started.done():
+                    started.set_result(None)
+                await stop.wait()
+        except BaseException as exc:
+            if started.done():
+                raise
+            started.set_exception(exc)
+
+    async def _leave_lifespan(self) -> None:
+        assert self._changing is not None
+        async with self._changing:
+            self._entered -= 1
+            if self._entered == 0 and self._runner is not None and self._stop is not None:
+                self._stop.set()
+                runner, self._runner = self._runner, None
+                await runner
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._serve_lifespan(receive, send)
+            return
+        if not self.started:
+            await self._refuse(scope, receive, send)
+            return
+        if self._app is None:
+            self._app = Starlette(routes=list(self.routes()), exception_handlers=EXCEPTION_HANDLERS)
+        await self._app(scope, receive, send)
+
+    async def _refuse(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        never = Unavailable(
+            f"the role {self.name!r} was never started",
+            hint="enter its lifespan() in the lifespan of the app it is mounted in",
+        )
+        await problem_response(never)(scope, receive, send)
+
+    async def _serve_lifespan(self, receive: Any, send: Any) -> None:
+        """The ASGI lifespan protocol, for a role that a server runs by itself."""
+        await receive()
+        try:
+            async with self.lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except Exception as exc:
+            kind = "shutdown" if self._stop is not None and self._stop.is_set() else "startup"
+            await send({"type": f"lifespan.{kind}.failed", "message": str(exc)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})

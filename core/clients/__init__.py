@@ -1,0 +1,1 @@
+"""Clients of other roles and of a local daemon."""

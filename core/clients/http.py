@@ -1,0 +1,50 @@
+"""The one place where roles get their HTTP client, and where its answers become errors."""
+
+from __future__ import annotations
+
+import httpx
+
+from hawker.core.errors import (
+    BY_CODE,
+    PROBLEM_TYPE_PREFIX,
+    HawkerError,
+    Unavailable,
+    from_problem,
+)
+from hawker.core.messages import decode_problem
+
+CONNECT_TIMEOUT = 3.0
+REQUEST_TIMEOUT = 10.0
+MAX_CONNECTIONS = 512
+
+
+def control_client(*, uds: str | None = None) -> httpx.AsyncClient:
+    """A client for messages between roles: nothing from the environment, no redirects.
+
+    HTTP/1.1: long streams on a shared HTTP/2 connection would share its read timeouts too.
+    """
+    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=64)
+    return httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits, trust_env=False),
+        timeout=httpx.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT),
+        trust_env=False,
+        follow_redirects=False,
+    )
+
+
+async def raise_for_problem(response: httpx.Response) -> None:
+    """Raise what the answer's problem document says; reads the body of an unsuccessful answer.
+
+    Raises:
+        HawkerError: of the class that the problem's type names.
+    """
+    if response.is_success:
+        return
+    body = await response.aread()
+    try:
+        problem = decode_problem(body)
+    except HawkerError:
+        raise Unavailable(f"{response.request.url} answered {response.status_code}") from None
+    if problem.type.removeprefix(PROBLEM_TYPE_PREFIX) not in BY_CODE:
+        raise Unavailable(f"{response.request.url} answered {response.status_code}")
+    raise from_problem(problem)

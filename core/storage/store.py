@@ -1,0 +1,428 @@
+"""All content of a peer: created within the quota, kept over restarts, evicted, removed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from hawker.core.errors import BadRequest, GenerationGone, HawkerError, QuotaExceeded, StorageFailed
+from hawker.core.ids import GENERATION_ID, TaskSpec
+from hawker.core.pieces import Layout, PieceSet
+from hawker.core.storage.directory import DirectoryLock, Name, boot_id, prepare_directory
+from hawker.core.storage.entry import Entry
+from hawker.core.storage.eviction import Choice, Stored, choose
+from hawker.core.storage.index import Index, Row
+from hawker.core.storage.journal import Journal
+from hawker.core.storage.recovery import Found, Recovered, extent, load
+from hawker.core.storage.sidecar import Header, Sidecar
+from hawker.core.storage.verification import synchronise
+
+log = logging.getLogger(__name__)
+
+MAX_AGE = 30 * 86400.0
+_SHARE_OF_FILESYSTEM = 0.9
+_THREADS = 4
+# A write in a thread waits at most this long, in seconds, for content to be evicted.
+_ROOM_WAIT = 30.0
+
+
+class Store:
+    """The content of one data directory. Everything but `Entry.write` is called on one loop.
+
+    Attributes:
+        on_removed: called with task and generation after an entry was evicted or removed.
+    """
+
+    def __init__(
+        self,
+        recovered: Recovered,
+        directory: Path,
+        lock: DirectoryLock,
+        threads: ThreadPoolExecutor,
+        boot: str,
+        *,
+        quota: int,
+        max_age: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.on_removed: Callable[[str, str], None] | None = None
+        self.boot = boot
+        self.threads = threads
+        self.clock = clock
+        self.journal = Journal(recovered.index)
+        self._index = recovered.index
+        self._directory = directory
+        self._lock = lock
+        self._quota = quota
+        self._max_age = max_age
+        self._used = 0
+        self._next_number = recovered.next_number
+        self._entries: dict[str, dict[str, Entry]] = {}
+        self._creating = asyncio.Lock()
+        self._erasing: set[asyncio.Future[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._closed = False
+        for found in recovered.found:
+            entry = self._restored(found)
+            self._add(entry)
+            self._used += entry.reserved
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        *,
+        quota: int = 0,
+        max_age: float = MAX_AGE,
+        clock: Callable[[], float] = time.time,
+    ) -> Store:
+        """Open a data directory, made where there is none; blocking.
+
+        Args:
+            quota: most bytes of content to keep; 0 means nine tenths of the filesystem's size.
+            max_age: seconds after its last use at which content may go though there is room.
+            clock: seconds since the epoch.
+
+        Raises:
+            StorageFailed: another process has it, others may write to it, or it cannot be used.
+        """
+        prepare_directory(directory)
+        lock = DirectoryLock(directory)
+        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hawker-store")
+        try:
+            boot = boot_id()
+            recovered = load(directory, boot, clock(), threads)
+            return cls(
+                recovered,
+                directory,
+                lock,
+                threads,
+                boot,
+                quota=quota or _share_of_filesystem(directory),
+                max_age=max_age,
+                clock=clock,
+            )
+        except BaseException:
+            threads.shutdown()
+            lock.release()
+            raise
+
+    async def start(self) -> None:
+        """Begin work on this loop; evicts what is too old or beyond the quota."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        choice = self._choose(0)
+        await self._erased(self._evict(choice.victims))
+
+    async def close(self) -> None:
+        """Commit what is under way, force content to the disk, give the directory back."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._erased(self._erasing)
+            await self._synchronise()
+            await self.journal.close()
+        finally:
+            await asyncio.to_thread(self._index.close)
+            self.threads.shutdown()
+            self._lock.release()
+
+    # ------------------------------------------------------------------ what is there
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the quota that are taken or promised."""
+        return self._used
+
+    @property
+    def quota(self) -> int:
+        """Most bytes of content this store keeps."""
+        return self._quota
+
+    def get(self, task: str, generation: str) -> Entry | None:
+        return self._entries.get(task, {}).get(generation)
+
+    def newest(self, task: str) -> Entry | None:
+        """The generation of the task that was created last."""
+        own = self._entries.get(task, {}).values()
+        return max(own, key=lambda entry: (entry.created, entry.number), default=None)
+
+    def entries(self) -> list[Entry]:
+        return [entry for own in self._entries.values() for entry in own.values()]
+
+    # ------------------------------------------------------------------ coming and going
+
+    async def create(
+        self, spec: TaskSpec, generation: str, layout: Layout, *, window: int | None = None
+    ) -> Entry:
+        """The entry of this generation, made where there is none.
+
+        Its bytes are reserved within the quota; other content is evicted for them. Content of
+        unknown length reserves piece by piece. Content larger than the quota becomes a windowed
+        entry where `window`, in bytes, is given.
+
+        Raises:
+            QuotaExceeded: there is no room, and nothing that may be evicted.
+            StorageFailed: the files cannot be made.
+        """
+        if not GENERATION_ID.match(generation):
+            raise BadRequest(f"{generation!r} is not a generation")
+        layout.check()
+        task = spec.task_id
+        async with self._creating:
+            known = self.get(task, generation)
+            if known is not None:
+                return known
+            size = layout.total or 0
+            windowed = window is not None and size > self._quota
+            if windowed and window is not None:
+                size = window
+            erasing = self._reserve(size, f"task {task[:12]}")
+            now = self.clock()
+            row = Row(self._number(), Name.new(task, generation), spec, layout, now, now, self.boot)
+            entry = Entry(
+                self,
+                row,
+                row.name.files(self._directory),
+                valid=PieceSet(),
+                reserved=size,
+                windowed=windowed,
+            )
+            try:
+                await self._erased(erasing)
+                await self.journal.submit(lambda index: _make(index, row, entry))
+            except BaseException:
+                # Behind the creation in the journal, which a cancelled caller does not stop.
+                self._used -= size
+                self.journal.post(lambda index: _unmake(index, entry))
+                raise
+            self._add(entry)
+            return entry
+
+    async def remove(self, task: str, generation: str | None = None) -> int:
+        """Remove a generation of a task, or all of them; returns how many.
+
+        What is in use is withdrawn at once, and its files go when its last user leaves.
+        """
+        doomed = [
+            entry
+            for entry in self._entries.get(task, {}).values()
+            if generation in (None, entry.generation)
+        ]
+        erasing = [future for entry in doomed for future in self._withdraw(entry)]
+        await self._erased(erasing)
+        return len(doomed)
+
+    # ------------------------------------------------------------------ for entries
+
+    def make_room(self, entry: Entry, size: int) -> None:
+        """Let an entry occupy `size` bytes; waits in a thread until there is room.
+
+        Raises:
+            QuotaExceeded: there is no room, and nothing that may be evicted.
+            StorageFailed: the store was not started or is closed.
+        """
+        if self._loop is None or self._closed:
+            raise StorageFailed("the store is not running")
+        if threading.get_ident() == self._thread:
+            self._grow(entry, size)
+            return
+        done: Future[None] = Future()
+        try:
+            self._loop.call_soon_threadsafe(self._grow_for, entry, size, done)
+            done.result(_ROOM_WAIT)
+        except (RuntimeError, TimeoutError) as exc:
+            raise StorageFailed(f"{entry}: no answer whether there is room") from exc
+
+    def give_back(self, entry: Entry, size: int) -> None:
+        """An entry occupies no more than `size` bytes."""
+        spare = entry.reserved - size
+        if spare > 0 and not entry.windowed:
+            entry.reserved = size
+            self._used -= spare
+
+    def released(self, entry: Entry) -> None:
+        """The last user of an entry left: what is gone or windowed goes now."""
+        if entry.gone:
+            self._erase(entry)
+        elif entry.windowed:
+            self._withdraw(entry)
+
+    def withdraw(self, entry: Entry) -> None:
+        """An entry must not be used any more."""
+        self._withdraw(entry)
+
+    # ------------------------------------------------------------------ room
+
+    def _reserve(self, size: int, what: str) -> list[asyncio.Future[None]]:
+        """Take `size` bytes of the quota; the futures end when what was evicted is erased."""
+        if self._used + size <= self._quota:
+            self._used += size
+            return []
+        choice = self._choose(size)
+        erasing = self._evict(choice.victims)
+        if not choice.enough:
+            raise QuotaExceeded(
+                f"{what}: no room for {size} bytes: {self._used} of {self._quota} are taken,"
+                " all of them by content in use",
+                hint="raise storage.quota, or wait until other downloads have ended",
+            )
+        self._used += size
+        return erasing
+
+    def _choose(self, size: int) -> Choice:
+        stored = [
+            Stored(entry.number, entry.reserved, entry.used, entry.in_use)
+            for entry in self.entries()
+        ]
+        excess = self._used + size - self._quota
+        return choose(stored, excess, self.clock() - self._max_age)
+
+    def _evict(self, numbers: Iterable[int]) -> list[asyncio.Future[None]]:
+        by_number = {entry.number: entry for entry in self.entries()}
+        return [future for n in numbers for future in self._withdraw(by_number[n])]
+
+    def _grow(self, entry: Entry, size: int) -> list[asyncio.Future[None]]:
+        if entry.gone:
+            raise GenerationGone(f"{entry} was removed")
+        more = size - entry.reserved
+        if more <= 0:
+            return []
+        erasing = self._reserve(more, str(entry))
+        entry.reserved = size
+        return erasing
+
+    def _grow_for(self, entry: Entry, size: int, done: Future[None]) -> None:
+        """`_grow` on the loop for a thread, which waits for `done`."""
+        try:
+            erasing = self._grow(entry, size)
+        except HawkerError as exc:
+            done.set_exception(exc)
+            return
+        asyncio.gather(*erasing, return_exceptions=True).add_done_callback(
+            lambda _: done.set_result(None)
+        )
+
+    # ------------------------------------------------------------------ removal
+
+    def _withdraw(self, entry: Entry) -> list[asyncio.Future[None]]:
+        """Nobody gets the entry any more; its bytes go unless it is in use."""
+        own = self._entries.get(entry.task, {})
+        if own.get(entry.generation) is not entry:
+            return []
+        del own[entry.generation]
+        if not own:
+            del self._entries[entry.task]
+        entry.withdraw()
+        number = entry.number
+        if not entry.windowed and not self._closed:
+            self.journal.post(lambda index: index.forget(number))
+        # Without it the row is dead, even if the disk is too full to delete the row.
+        _unlink(entry.files.sidecar)
+        erasing = [] if entry.in_use else self._erase(entry)
+        if self.on_removed is not None:
+            self.on_removed(entry.task, entry.generation)
+        return erasing
+
+    def _erase(self, entry: Entry) -> list[asyncio.Future[None]]:
+        """Unlink the files in a thread: that of a large file takes a while."""
+        self._used -= entry.reserved
+        entry.reserved = 0
+        if self._closed:
+            _unlink(entry.files.sidecar, entry.files.content)
+            return []
+        future = asyncio.get_running_loop().run_in_executor(
+            self.threads, _unlink, entry.files.sidecar, entry.files.content
+        )
+        self._erasing.add(future)
+        future.add_done_callback(self._erasing.discard)
+        return [future]
+
+    async def _erased(self, erasing: Iterable[asyncio.Future[None]]) -> None:
+        """Wait for erasures; who waits may be cancelled, they are not."""
+        if pending := list(erasing):
+            await asyncio.wait(pending)
+
+    # ------------------------------------------------------------------ inside
+
+    def _restored(self, found: Found) -> Entry:
+        layout = found.row.layout
+        reserved = extent(layout, found.valid) if layout.total is None else layout.total
+        return Entry(
+            self, found.row, found.files, valid=found.valid, reserved=reserved, windowed=False
+        )
+
+    def _add(self, entry: Entry) -> None:
+        self._entries.setdefault(entry.task, {})[entry.generation] = entry
+
+    def _number(self) -> int:
+        number, self._next_number = self._next_number, self._next_number + 1
+        return number
+
+    async def _synchronise(self) -> None:
+        """After this the machine may lose power: what is marked as synced is on the disk."""
+        loop = asyncio.get_running_loop()
+        dirty = [entry for entry in self.entries() if entry.unsynced == self.boot]
+        done = await asyncio.gather(
+            *(
+                loop.run_in_executor(
+                    self.threads, synchronise, [entry.files.content, entry.files.sidecar]
+                )
+                for entry in dirty
+            )
+        )
+        synced = [entry.number for entry, safe in zip(dirty, done, strict=True) if safe]
+        used = [(e.number, use) for e in self.entries() if (use := e.pending_use())]
+
+        def change(index: Index) -> None:
+            for number in synced:
+                index.set_unsynced(number, "")
+            for number, at in used:
+                index.set_used(number, at)
+
+        try:
+            await self.journal.submit(change)
+        except HawkerError as exc:
+            log.warning("content is verified again after the next start of the machine: %s", exc)
+
+
+def _make(index: Index, row: Row, entry: Entry) -> None:
+    """The files and the row of a new entry; one that is not retained has no row."""
+    files, layout = entry.files, row.layout
+    files.content.parent.mkdir(mode=0o700, exist_ok=True)
+    if not entry.windowed:
+        header = Header(row.spec, row.name.generation, layout, row.created)
+        Sidecar(files.sidecar).create(header)
+    fd = os.open(files.content, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.ftruncate(fd, layout.total or 0)
+    finally:
+        os.close(fd)
+    if not entry.windowed:
+        index.insert(row)
+
+
+def _unmake(index: Index, entry: Entry) -> None:
+    _unlink(entry.files.sidecar, entry.files.content)
+    index.forget(entry.number)
+
+
+def _unlink(*paths: Path) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            log.warning("%s cannot be removed: %s", path, exc.strerror)
+
+
+def _share_of_filesystem(directory: Path) -> int:
+    status = os.statvfs(directory)
+    return int(status.f_blocks * status.f_frsize * _SHARE_OF_FILESYSTEM)

@@ -1,0 +1,120 @@
+"""Whether the disk still holds what the index says of an entry."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from hawker.core.pieces import Layout, PieceSet
+from hawker.core.storage.content import ContentFile
+from hawker.core.storage.delivery import deliver
+from hawker.core.storage.index import Index, LinkMark, Row
+from hawker.core.storage.journal import Journal
+from hawker.core.storage.verification import matching, slices
+
+
+class Trust:
+    """Doubts about one stored file, and how they are settled.
+
+    A machine that lost power may have kept the rows of pieces and not their bytes. A file that has
+    hard links may have been changed by whoever has one.
+    """
+
+    def __init__(
+        self,
+        row: Row,
+        file: ContentFile,
+        boot: str,
+        journal: Journal,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._number = row.number
+        self._file = file
+        self._boot = boot
+        self._journal = journal
+        self._threads = threads
+        self._link = row.link
+        self.in_doubt_since_boot = row.unsynced not in ("", boot)
+
+    @property
+    def linked(self) -> bool:
+        """Hard links to the stored file may exist, so that it must not be written."""
+        return self._link is not None
+
+    @property
+    def in_doubt(self) -> bool:
+        """The pieces must be verified before they are used."""
+        return self.in_doubt_since_boot or (self.linked and self._link != self._mark())
+
+    async def allow_links(self) -> None:
+        """Make the file read-only and remember what it looks like."""
+
+        def change(index: Index) -> LinkMark:
+            os.chmod(self._file.path, 0o444)
+            mark = LinkMark.of(os.stat(self._file.path))
+            index.set_link(self._number, mark)
+            return mark
+
+        def applied(mark: LinkMark) -> None:
+            self._link = mark
+
+        await self._journal.submit(change, applied)
+
+    async def examine(
+        self,
+        layout: Layout,
+        digest_of: Callable[[int], bytes | None],
+        examined: Callable[[PieceSet, PieceSet], None],
+    ) -> None:
+        """Verify every recorded piece and drop the rows of bad ones.
+
+        `examined` is called with the good and the bad ones when that is committed. A piece without
+        its signed digest counts as bad: it would be of no use to others.
+        """
+        number = self._number
+        # Before the bytes are read: a change during that is seen the next time.
+        seen = self._mark()
+        recorded = await self._journal.submit(lambda index: index.digests(number))
+        provable = {p: d for p, d in recorded.items() if digest_of(p) == d}
+        good = await self._on_disk(layout, provable)
+        bad = PieceSet.of(recorded) - good
+        if self.linked and bad:
+            # What is fetched again must not be written into the file of whoever made the link.
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._detach)
+        mark = seen if self.linked and not bad else None
+
+        def change(index: Index) -> None:
+            index.drop_pieces(number, bad)
+            index.set_unsynced(number, self._boot)
+            index.set_link(number, mark)
+
+        def applied(_: None) -> None:
+            self._link, self.in_doubt_since_boot = mark, False
+            examined(good, bad)
+
+        await self._journal.submit(change, applied)
+
+    async def _on_disk(self, layout: Layout, digests: dict[int, bytes]) -> PieceSet:
+        loop, path = asyncio.get_running_loop(), self._file.path
+        parts = await asyncio.gather(
+            *(
+                loop.run_in_executor(self._threads, matching, path, layout, part)
+                for part in slices(layout, digests)
+            )
+        )
+        return PieceSet.of(piece for part in parts for piece in part)
+
+    def _detach(self) -> None:
+        """Continue on a copy of the stored file."""
+        deliver(self._file.path, self._file.path, overwrite=True)
+        os.chmod(self._file.path, 0o600)
+        self._file.reopen()
+
+    def _mark(self) -> LinkMark | None:
+        """What the file looks like now, None where it is missing."""
+        try:
+            return LinkMark.of(os.stat(self._file.path))
+        except OSError:
+            return None

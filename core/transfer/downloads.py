@@ -1,0 +1,195 @@
+"""A download as its user sees it: progress, then content that is valid and checked; or a stream.
+
+The same for a daemon's clients and for the command line alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hawker.core.digests import ALGORITHMS, Digest
+from hawker.core.errors import DigestMismatch, NotHereYet
+from hawker.core.ids import TaskSpec, canonical_url
+from hawker.core.messages import DownloadRequest, Progress
+from hawker.core.pieces import MIB, PieceSet
+from hawker.core.ranges import ByteRange
+from hawker.core.storage import Entry
+from hawker.core.transfer.conductor import Conductor
+from hawker.core.transfer.task import TaskRun
+from hawker.core.transfer.users import User
+
+PROGRESS_EVERY = 0.1
+SPAN = 4 * MIB
+WAIT = 1.0
+
+
+def spec_of(request: DownloadRequest) -> TaskSpec:
+    """The task a request names; raises BadRequest for a URL that names nothing."""
+    return TaskSpec(
+        url=canonical_url(request.url, request.filtered_query_params),
+        tenant=request.tenant,
+        tag=request.tag,
+        application=request.application,
+        revision=request.revision,
+    )
+
+
+def named_digest(url: str) -> Digest | None:
+    """The digest that a URL such as `sha256:…` names, None for other URLs."""
+    return Digest.parse(url) if url.partition(":")[0] in ALGORITHMS else None
+
+
+def digest_of(request: DownloadRequest) -> Digest | None:
+    """The digest the content must have: as given, or as the URL names it."""
+    return Digest.parse(request.digest) if request.digest else named_digest(request.url)
+
+
+class Download:
+    """One user's part in a task."""
+
+    def __init__(self, run: TaskRun, user: User, request: DownloadRequest, now: float) -> None:
+        self.run = run
+        self._user = user
+        self._request = request
+        self._digest = digest_of(request)
+        self._since = now
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """What is here, about ten times a second while it changes; the last one is `done`.
+
+        Raises:
+            NotHereYet: the request's timeout passed.
+            HawkerError: the content cannot be had, or does not have the digest it should.
+        """
+        seen = 0
+        try:
+            async with asyncio.timeout(self._request.timeout):
+                while not self.run.satisfied(self._user):
+                    self.run.check()
+                    now = self._now(seen)
+                    seen += len(now.arrivals)
+                    yield now
+                    await self.run.changed.wait(WAIT)
+                    if not self.run.satisfied(self._user):
+                        await asyncio.sleep(PROGRESS_EVERY)
+                await self._verify()
+        except TimeoutError as exc:
+            raise NotHereYet(
+                f"{self._request.url} was not here after {self._request.timeout:g} s"
+            ) from exc
+        yield msgspec.structs.replace(self._now(seen), done=True)
+
+    def _now(self, seen: int) -> Progress:
+        return self.run.progress(self._since, seen, trace=self._request.trace)
+
+    async def _verify(self) -> None:
+        entry = self.run.entry
+        if self._digest is None or entry is None or not entry.complete:
+            return
+        await asyncio.to_thread(_check_file, entry.path, self._digest, self._request.url)
+
+    @property
+    def entry(self) -> Entry:
+        """The stored content; only once progress is done."""
+        assert self.run.entry is not None
+        return self.run.entry
+
+    def want(self, ranges: list[ByteRange] | None) -> None:
+        """Want other bytes than the request named (its length is known now)."""
+        self._user.ranges = ranges
+        self.run.wishes_changed()
+
+    async def spans(self, span: ByteRange | None = None) -> AsyncGenerator[ByteRange, None]:
+        """The wanted bytes in order, in parts that are valid and may be read from the store.
+
+        Raises:
+            HawkerError: the rest cannot be had; what was delivered is the beginning of the
+                right content of one generation.
+        """
+        run, user = self.run, self._user
+        entry = await run.opened(self._request.timeout)
+        position = span.start if span is not None else 0
+        stop = span.stop if span is not None else None
+        run.moved(user, position)
+        while True:
+            run.check(entry.generation)
+            end = entry.layout.total if stop is None else stop
+            if end is not None and position >= end:
+                return
+            ready = _valid_until(entry, position)
+            if end is not None:
+                ready = min(ready, end)
+            if ready > position:
+                yield ByteRange(position, ready)
+                await self._dispose(entry, position, ready)
+                position = ready
+                run.moved(user, position)
+            else:
+                await run.changed.wait(WAIT)
+
+    async def _dispose(self, entry: Entry, start: int, stop: int) -> None:
+        """Make room behind a stream of content larger than the store."""
+        if entry.windowed:
+            gone = entry.layout.touching(ByteRange(start, stop))
+            length = entry.layout.piece_length
+            whole = PieceSet.of(piece for piece in gone if (piece + 1) * length <= stop)
+            if whole:
+                await entry.discard(whole)
+
+
+def _valid_until(entry: Entry, position: int) -> int:
+    """The end of the valid bytes from `position` on, at most `SPAN` further."""
+    layout, valid = entry.layout, entry.valid
+    piece = position // layout.piece_length
+    limit = position + SPAN
+    end = position
+    while piece in valid and end < limit:
+        end = layout.offset(piece) + layout.length(piece)
+        piece += 1
+    return min(end, limit)
+
+
+def _check_file(path: Path, digest: Digest, url: str) -> None:
+    hasher = digest.hasher()
+    buffer = memoryview(bytearray(MIB))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            hasher.update(buffer[:size])
+    try:
+        digest.check(hasher, url)
+    except DigestMismatch as exc:
+        exc.hint = "the content at the origin is not what the digest names"
+        raise
+
+
+@contextlib.asynccontextmanager
+async def download(
+    conductor: Conductor, request: DownloadRequest, *, position: int | None = None
+) -> AsyncIterator[Download]:
+    """Take part in the task of a request; `position` is given by one that streams from there on."""
+    spec = spec_of(request)
+    digest_of(request)
+    user = User(
+        ranges=None if request.range is None else [request.range],
+        position=position,
+        readable=not request.disable_back_to_source and named_digest(spec.url) is None,
+        priority=request.priority,
+    )
+    # What was dropped from the URL may be what its origin asks for (a signature, say): only this
+    # host can read it then, and the scheduler never learns it.
+    original = request.url.partition("#")[0]
+    private = _parameters(original) != _parameters(spec.url)
+    now = conductor.ground.clock()
+    async with conductor.join(spec, user, origin_url=original if private else "") as run:
+        yield Download(run, user, request, now)
+
+
+def _parameters(url: str) -> int:
+    query = urlsplit(url).query
+    return query.count("&") + 1 if query else 0

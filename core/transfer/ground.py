@@ -1,0 +1,74 @@
+"""What every task of a host stands on: its store, keys, plugins and clients."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import httpx
+
+from hawker.core.contracts import Codec, Plugins, Source, Transport
+from hawker.core.digests import HostKey
+from hawker.core.messages import AnyReport
+from hawker.core.storage import Store
+from hawker.core.tokens import ClusterKey
+
+
+@dataclass
+class Counters:
+    """What this host moved, in bytes and events since it started."""
+
+    origin_bytes: int = 0
+    seed_bytes: int = 0
+    peer_bytes: int = 0
+    duplicate_bytes: int = 0
+    corrupt_pieces: int = 0
+    refused_requests: int = 0
+    failed_requests: int = 0
+    unscheduled_reads: int = 0
+
+
+@dataclass
+class Ground:
+    """Shared by all tasks of a host. `tokens` is None where there is no cluster to talk to."""
+
+    store: Store
+    plugins: Plugins
+    key: HostKey
+    tokens: ClusterKey | None
+    client: httpx.AsyncClient
+    transport: Transport
+    codecs: Mapping[str, Codec] = field(default_factory=dict)
+    compression: str = "auto"
+    rng: random.Random = field(default_factory=random.Random)
+    clock: Callable[[], float] = time.monotonic
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def host(self) -> str:
+        return self.key.host
+
+    def source(self, scheme: str) -> Source:
+        """The source plugin for a scheme; raises UnknownPlugin."""
+        source: Source = self.plugins.get("hawker.sources", scheme)
+        return source
+
+    def headers(self, task: str) -> dict[str, str]:
+        """Header fields that let this host take a task's pieces from another."""
+        if self.tokens is None:
+            return {}
+        token = self.tokens.mint(self.host, ["pieces"], task=task)
+        return {"authorization": f"Bearer {token}"}
+
+
+class SchedulerPort(Protocol):
+    """Where a task's reports go; decisions come back through `TaskRun.apply`."""
+
+    def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
+
+    async def wait_connected(self, timeout: float) -> bool:
+        """Whether somebody will decide, waiting at most `timeout` seconds for it."""
+        ...

@@ -1,0 +1,336 @@
+"""What to ask of whom next: the pure decisions of one download.
+
+Time is passed in (`now`, monotonic seconds), and so is the random source. The driver reports what
+parents offer and what became of each fetch, and runs the fetches that `plan` returns.
+
+Rarest first among what is offered (Legout 2006), ties at random so that peers that start together
+ask for different pieces; a run of consecutive pieces per request, so that a request moves at least
+`RUN_BYTES` where the parent can give them; few requests at once, spread over the parents.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hawker.core.pieces import KIB, MIB, Layout, PieceSet
+
+PARALLEL = 4
+RUN_BYTES = 4 * MIB
+# A run lasts about this long on the parent's measured rate, so that a slow parent binds little.
+RUN_SECONDS = 0.25
+FAILURES_TO_REPORT = 3
+HEDGE_AFTER = 1.0
+MAX_HEDGES = 2
+BUSY_BACKOFF = 0.02
+FAILURE_BACKOFF = 0.1
+RATE_WEIGHT = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One request for pieces `first` … `last` of a parent; a hedge repeats a slow one."""
+
+    number: int
+    parent: str
+    first: int
+    last: int
+    hedge: bool = False
+
+    @property
+    def pieces(self) -> PieceSet:
+        return PieceSet.of_run(self.first, self.last)
+
+
+@dataclass(slots=True)
+class Offer:
+    """What is known of a parent; `rate` is bytes per second of one request, 0 while unmeasured."""
+
+    have: PieceSet = field(default_factory=PieceSet)
+    in_flight: int = 0
+    retry_at: float = 0.0
+    failures: int = 0
+    rate: float = 0.0
+
+
+@dataclass(slots=True)
+class _Flight:
+    fetch: Fetch
+    since: float
+
+
+class Rarity:
+    """How many parents have each piece, as binary counters sliced into planes of bits.
+
+    Adding a parent's pieces to all counters, and finding the rarest of a set, are then a handful
+    of operations on big integers, whatever the number of pieces.
+    """
+
+    def __init__(self) -> None:
+        self._planes: list[int] = []
+
+    def add(self, pieces: PieceSet) -> None:
+        carry = pieces.bits
+        for level, plane in enumerate(self._planes):
+            self._planes[level], carry = plane ^ carry, plane & carry
+            if not carry:
+                return
+        if carry:
+            self._planes.append(carry)
+
+    def remove(self, pieces: PieceSet) -> None:
+        borrow = pieces.bits
+        for level, plane in enumerate(self._planes):
+            self._planes[level], borrow = plane ^ borrow, ~plane & borrow
+            if not borrow:
+                return
+
+    def count(self, piece: int) -> int:
+        return sum((plane >> piece & 1) << level for level, plane in enumerate(self._planes))
+
+    def rarest(self, candidates: PieceSet) -> PieceSet:
+        bits = candidates.bits
+        for plane in reversed(self._planes):
+            bits = (bits & ~plane) or bits
+        return PieceSet(bits)
+
+
+class DownloadMachine:
+    """The state of one download of one generation."""
+
+    def __init__(
+        self, layout: Layout, valid: PieceSet, rng: random.Random, *, parallel: int = PARALLEL
+    ) -> None:
+        self.layout = layout
+        self.valid = valid
+        self.want = PieceSet()
+        self.urgent = PieceSet()
+        self.claimed = PieceSet()
+        self.unproven = PieceSet()
+        self.offers: dict[str, Offer] = {}
+        self._flights: dict[int, _Flight] = {}
+        self._banned: set[str] = set()
+        self._rarity = Rarity()
+        self._rng = rng
+        self._parallel = parallel
+        self._number = 0
+
+    # ------------------------------------------------------------------ what parents offer
+
+    def add_parent(self, parent: str) -> None:
+        """A parent that may be asked; what it has comes with `announced`."""
+        if parent not in self._banned:
+            self.offers.setdefault(parent, Offer())
+
+    def remove_parent(self, parent: str) -> list[Fetch]:
+        """Forget a parent; returns its fetches, which the driver must cancel and `drop`."""
+        offer = self.offers.pop(parent, None)
+        if offer is not None:
+            self._rarity.remove(offer.have)
+        return [f.fetch for f in self._flights.values() if f.fetch.parent == parent]
+
+    def ban(self, parent: str) -> list[Fetch]:
+        """Never ask this parent again in this download; returns its fetches."""
+        self._banned.add(parent)
+        return self.remove_parent(parent)
+
+    def announced(self, parent: str, pieces: PieceSet) -> None:
+        """The parent has these pieces (possession only grows)."""
+        offer = self.offers.get(parent)
+        if offer is None:
+            return
+        new = pieces - offer.have
+        offer.have = offer.have | new
+        self._rarity.add(new)
+
+    def has_slot(self, parent: str) -> None:
+        """The parent said that an upload slot is free: no need to wait out the back-off."""
+        offer = self.offers.get(parent)
+        if offer is not None and not offer.failures:
+            offer.retry_at = 0.0
+
+    # ------------------------------------------------------------------ what to do
+
+    @property
+    def in_flight(self) -> PieceSet:
+        pieces = PieceSet()
+        for flight in self._flights.values():
+            pieces |= flight.fetch.pieces
+        return pieces
+
+    @property
+    def missing(self) -> PieceSet:
+        """Wanted, and neither here, on its way, nor claimed by this host's own reader."""
+        return self.want - self.valid - self.unproven - self.claimed - self.in_flight
+
+    @property
+    def complete(self) -> bool:
+        return self.want <= self.valid
+
+    def plan(self, now: float) -> list[Fetch]:
+        """Fetches to start now."""
+        planned: list[Fetch] = []
+        missing = self.missing
+        while missing and len(self._flights) < self._parallel:
+            fetch = self._next(missing, now)
+            if fetch is None:
+                break
+            planned.append(fetch)
+            missing -= fetch.pieces
+        if not missing and len(self._flights) < self._parallel:
+            planned.extend(self._hedges(now))
+        return planned
+
+    def wake_at(self, now: float) -> float | None:
+        """When `plan` may return something though nothing else happened; None for never."""
+        times = [offer.retry_at for offer in self.offers.values() if offer.retry_at > now]
+        times.extend(flight.since + HEDGE_AFTER for flight in self._flights.values())
+        later = [time for time in times if time > now]
+        return min(later) if later else None
+
+    def _next(self, missing: PieceSet, now: float) -> Fetch | None:
+        useful = {
+            parent: offer.have & missing
+            for parent, offer in self.offers.items()
+            if offer.retry_at <= now and offer.have.bits & missing.bits
+        }
+        limit = max(1, self._parallel // max(1, len(useful)))
+        ready = [parent for parent in useful if self.offers[parent].in_flight < limit]
+        if not ready:
+            return None
+        parent = min(ready, key=self._preference)
+        first, last = self._choose_run(useful[parent], len(missing), self.offers[parent])
+        return self._start(parent, first, last, now)
+
+    def _preference(self, parent: str) -> tuple[int, float]:
+        offer = self.offers[parent]
+        # Unmeasured parents count as fast, so that each is tried; equal ones are mixed.
+        rate = offer.rate or 1e12
+        return offer.in_flight, self._rng.random() * 0.1 - min(1.0, rate / 1e9)
+
+    def _choose_run(self, useful: PieceSet, missing: int, offer: Offer) -> tuple[int, int]:
+        """A run of useful pieces around the rarest one, or from the most urgent one on."""
+        limit = self._run_limit(missing, offer)
+        urgent = useful & self.urgent
+        if urgent:
+            first = (urgent.bits & -urgent.bits).bit_length() - 1
+            last = first
+            while last - first + 1 < limit and last + 1 in urgent:
+                last += 1
+            return first, last
+        piece = self._pick(self._rarity.rarest(useful))
+        base = piece - piece % limit
+        first = last = piece
+        while first > base and first - 1 in useful:
+            first -= 1
+        while last < base + limit - 1 and last + 1 in useful:
+            last += 1
+        return first, last
+
+    def _run_limit(self, missing: int, offer: Offer) -> int:
+        length = self.layout.piece_length
+        wanted = RUN_BYTES if not offer.rate else min(RUN_BYTES, int(offer.rate * RUN_SECONDS))
+        # Near the end small runs, so that the last pieces come from several parents at once.
+        share = -(-missing // (2 * self._parallel))
+        return max(1, min(max(wanted, 256 * KIB) // length, share))
+
+    def _pick(self, pieces: PieceSet) -> int:
+        """A random member, by a random starting bit."""
+        offset = self._rng.randrange(pieces.bits.bit_length())
+        above = pieces.bits >> offset
+        bits, base = (above, offset) if above else (pieces.bits, 0)
+        return base + (bits & -bits).bit_length() - 1
+
+    def _start(self, parent: str, first: int, last: int, now: float, hedge: bool = False) -> Fetch:
+        self._number += 1
+        fetch = Fetch(self._number, parent, first, last, hedge)
+        self._flights[fetch.number] = _Flight(fetch, now)
+        self.offers[parent].in_flight += 1
+        return fetch
+
+    def _hedges(self, now: float) -> Iterable[Fetch]:
+        """Repeat the slowest fetches at another parent, a bounded number of times."""
+        flights = sorted(self._flights.values(), key=lambda flight: flight.since)
+        room = MAX_HEDGES - sum(flight.fetch.hedge for flight in flights)
+        hedged = PieceSet()
+        for flight in flights:
+            if flight.fetch.hedge:
+                hedged |= flight.fetch.pieces
+        for flight in flights:
+            slow = flight.fetch
+            if room <= 0 or now - flight.since < HEDGE_AFTER:
+                return
+            open_pieces = slow.pieces - self.valid - hedged
+            if slow.hedge or not open_pieces:
+                continue
+            first, last = open_pieces.runs()[0]
+            for parent, offer in self.offers.items():
+                free = offer.in_flight == 0 and offer.retry_at <= now
+                if parent != slow.parent and free and PieceSet.of_run(first, last) <= offer.have:
+                    room -= 1
+                    yield self._start(parent, first, last, now, hedge=True)
+                    break
+
+    # ------------------------------------------------------------------ what became of it
+
+    def received(self, fetch: Fetch, size: int, now: float) -> None:
+        """All bytes of the fetch are here, their digests not yet judged."""
+        flight = self._flights.pop(fetch.number, None)
+        offer = self._landed(fetch)
+        if flight is None or offer is None:
+            return
+        offer.failures = 0
+        offer.retry_at = 0.0
+        rate = size / max(1e-6, now - flight.since)
+        offer.rate = rate if not offer.rate else offer.rate + RATE_WEIGHT * (rate - offer.rate)
+
+    def drop(self, fetch: Fetch) -> None:
+        """The fetch was cancelled: nobody's fault."""
+        self._flights.pop(fetch.number, None)
+        self._landed(fetch)
+
+    def busy(self, fetch: Fetch, retry_after: float, now: float) -> None:
+        """The parent had no free slot."""
+        self.drop(fetch)
+        offer = self.offers.get(fetch.parent)
+        if offer is not None:
+            wait = max(retry_after, BUSY_BACKOFF)
+            offer.retry_at = now + wait * (0.5 + self._rng.random())
+
+    def failed(self, fetch: Fetch, now: float) -> bool:
+        """The fetch failed; True where the parent failed often enough to be reported."""
+        self.drop(fetch)
+        offer = self.offers.get(fetch.parent)
+        if offer is None:
+            return False
+        offer.failures += 1
+        offer.retry_at = now + FAILURE_BACKOFF * 2 ** min(offer.failures, 5)
+        return offer.failures >= FAILURES_TO_REPORT
+
+    def same_pieces(self, fetch: Fetch) -> list[Fetch]:
+        """Other fetches in flight of which every piece is in this one."""
+        return [
+            flight.fetch
+            for number, flight in self._flights.items()
+            if number != fetch.number and flight.fetch.pieces <= fetch.pieces
+        ]
+
+    def held(self, pieces: PieceSet) -> None:
+        """These pieces are stored, and wait for their digests to be known."""
+        self.unproven |= pieces
+
+    def proven(self, pieces: PieceSet) -> None:
+        """These pieces are valid in the store."""
+        self.valid |= pieces
+        self.unproven -= pieces
+
+    def refused(self, pieces: PieceSet) -> None:
+        """These pieces had wrong digests: wanted again."""
+        self.unproven -= pieces
+
+    def _landed(self, fetch: Fetch) -> Offer | None:
+        offer = self.offers.get(fetch.parent)
+        if offer is not None and offer.in_flight > 0:
+            offer.in_flight -= 1
+        return offer

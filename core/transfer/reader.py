@@ -1,0 +1,386 @@
+"""Reading the origin under a lease: each wanted byte once, verified pieces and signed runs out.
+
+The stream that `open` gives is used wherever it can be, so that a whole object costs one request.
+Ranged reads follow only for what it does not cover, each on the condition that the content is
+still the same. Without a strong validator there is one sequential read and no continuation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from hawker.core.contracts import Reading, Source, SourceRequest
+from hawker.core.digests import PIECE_DIGEST_BYTES, UNKNOWN_TOTAL, DigestRun, Reader
+from hawker.core.errors import HawkerError, OriginChanged, OriginFailed
+from hawker.core.ids import generation_of, random_generation
+from hawker.core.messages import AnyReport, Changed, Failed, LeaseProgress, Length, Read
+from hawker.core.pieces import MAX_PIECES, MIB, Layout, PieceSet, piece_length_for
+from hawker.core.ranges import ByteRange
+from hawker.core.storage import Entry
+from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.signal import Signal
+from hawker.core.transfer.sink import PieceSink
+
+log = logging.getLogger(__name__)
+
+CHUNK = MIB
+PROGRESS_EVERY = 0.4
+ATTEMPTS = 5
+FIRST_BACKOFF = 0.2
+LAST_BACKOFF = 5.0
+DRAIN_WAIT = 1.0
+
+
+class ReadingTask(Protocol):
+    """What a reader needs of its task."""
+
+    @property
+    def origin_url(self) -> str: ...
+
+    @property
+    def partial(self) -> Entry | None:
+        """What this host stores of the task already."""
+        ...
+
+    async def adopt(self, generation: str, layout: Layout) -> Entry:
+        """Make this the generation of the task on this host."""
+        ...
+
+    def claim(self, pieces: PieceSet) -> PieceSet:
+        """Reserve pieces for the reader; returns those it got (not valid, not on their way)."""
+        ...
+
+    def arrived(self, pieces: PieceSet) -> None:
+        """These pieces from the origin are valid now."""
+        ...
+
+    async def may_write(self, piece: int) -> bool:
+        """Wait (briefly) until there is room for the piece; False to ask again."""
+        ...
+
+    def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
+
+
+class OriginReader:
+    """Runs one lease to its end; its task, and so the scheduler, learns what became of it."""
+
+    def __init__(self, ground: Ground, task: ReadingTask, lease: Read) -> None:
+        self.lease = lease
+        self.ranges = lease.ranges
+        self.generation = lease.generation
+        self._ground = ground
+        self._task = task
+        self._entry: Entry | None = None
+        self._layout = Layout(None, piece_length_for(None))
+        self._validator = lease.validator
+        self._ranged = bool(lease.validator)
+        self._read_bytes = 0
+        self._fresh: dict[int, bytes] = {}
+        self._claimed = PieceSet()
+        self._unpublished = asyncio.Event()
+        self._published = Signal()
+        self._request = SourceRequest(task.origin_url)
+
+    def extend(self, ranges: list[ByteRange] | None) -> None:
+        """The lease covers these ranges now."""
+        self.ranges = ranges
+
+    async def run(self) -> None:
+        """Read until nothing wanted is missing; every end is reported."""
+        task = self.lease.task
+        try:
+            await self._run()
+            self._progress(done=True)
+        except OriginChanged as exc:
+            log.warning("task %s: %s", task[:12], exc)
+            self._task.report(
+                Changed(task=task, generation=self.generation, lease=self.lease.lease), urgent=True
+            )
+        except HawkerError as exc:
+            log.warning("task %s: reading the origin failed: %s", task[:12], exc)
+            self._fail(exc)
+        except Exception as exc:
+            log.exception("task %s: reading the origin failed", task[:12])
+            self._fail(OriginFailed(f"reading {self._request.url} failed: {exc!r}"))
+
+    def _fail(self, exc: HawkerError) -> None:
+        failed = Failed(task=self.lease.task, problem=exc.problem(), lease=self.lease.lease)
+        self._task.report(failed, urgent=True)
+
+    async def _run(self) -> None:
+        scheme = self.lease.spec.url.partition(":")[0]
+        source = self._ground.source(scheme)
+        reading = None
+        if self.lease.generation and self.lease.layout is not None and self.lease.validator:
+            await self._adopt(self.lease.generation, self.lease.layout)
+        else:
+            reading = await self._open(source)
+        try:
+            async with asyncio.TaskGroup() as group:
+                publisher = group.create_task(self._publish_for_ever())
+                ticker = group.create_task(self._tick())
+                try:
+                    await self._read_all(source, reading)
+                    await self._drain()
+                finally:
+                    publisher.cancel()
+                    ticker.cancel()
+        except* HawkerError as errors:
+            raise _first(errors) from None
+        finally:
+            if reading is not None:
+                await reading.close()
+
+    async def _open(self, source: Source) -> Reading:
+        reading = await source.open(self._request, self._first_wish())
+        total, validator = reading.total, reading.validator
+        generation = generation_of(validator, total) if validator else random_generation()
+        self._validator = validator or ""
+        self._ranged = reading.ranges and bool(validator) and total is not None
+        try:
+            await self._adopt(generation, Layout(total, piece_length_for(total)))
+        except BaseException:
+            await reading.close()
+            raise
+        return reading
+
+    def _first_wish(self) -> ByteRange | None:
+        """What the first request asks for: all, the rest of what is here, or one byte to learn
+        length and validator where only a part is wanted."""
+        if self.ranges is not None:
+            return ByteRange(0, 1)
+        partial = self._task.partial
+        if partial is None or not partial.valid or partial.layout.total is None:
+            return None
+        missing = partial.layout.everything() - partial.valid
+        first = missing.runs()[0][0] if missing else 0
+        return ByteRange(partial.layout.offset(first)) if first else None
+
+    async def _adopt(self, generation: str, layout: Layout) -> None:
+        self.generation = generation
+        self._entry = await self._task.adopt(generation, layout)
+        self._layout = self._entry.layout
+        self._progress()
+
+    # ------------------------------------------------------------------ reading
+
+    async def _read_all(self, source: Source, reading: Reading | None) -> None:
+        """The opened stream first where it helps, then ranges, until nothing is missing."""
+        failures = 0
+        while True:
+            missing = self._missing()
+            if not missing and not (reading is not None and self._layout.total is None):
+                return
+            try:
+                if reading is not None:
+                    first, reading = reading, None
+                    if not await self._use_stream(first, missing):
+                        continue
+                else:
+                    await self._read_range(source, missing)
+                failures = 0
+            except OriginFailed as exc:
+                failures += 1
+                if not self._ranged or failures >= ATTEMPTS:
+                    raise
+                backoff = min(LAST_BACKOFF, FIRST_BACKOFF * 2**failures)
+                await asyncio.sleep(exc.retry_after or backoff)
+
+    def _missing(self) -> PieceSet:
+        entry = self._held()
+        if self._layout.total is None:
+            return PieceSet()
+        wanted = PieceSet()
+        if self.ranges is None:
+            wanted = self._layout.everything()
+        else:
+            for span in self.ranges:
+                wanted |= self._layout.touching(span)
+        claimed = self._task.claim(wanted - entry.valid - PieceSet.of(self._fresh))
+        self._claimed |= claimed
+        return claimed
+
+    async def _use_stream(self, reading: Reading, missing: PieceSet) -> bool:
+        """Take the bytes of the first request; False where they are not the ones needed."""
+        start = reading.span.start if reading.span is not None else 0
+        stop = reading.span.stop if reading.span is not None else None
+        piece = start // self._layout.piece_length
+        aligned = start == self._layout.offset(piece)
+        whole = stop is None or stop == self._layout.total
+        near = not missing or missing.runs()[0][0] == piece
+        if not self._ranged or (aligned and whole and near):
+            if not aligned or (not self._ranged and start):
+                raise OriginFailed(f"{self._request.url} answered with a part nobody asked for")
+            await self._consume(reading, piece)
+            return True
+        await reading.close()
+        return False
+
+    async def _read_range(self, source: Source, missing: PieceSet) -> None:
+        if not self._ranged:
+            raise OriginFailed(
+                f"{self._request.url} cannot be read in parts, and its one reading ended early"
+            )
+        run = missing.runs()[0]
+        span = self._layout.span(run)
+        reading = await source.read(self._request, span, self._validator, self._layout.total)
+        try:
+            await self._consume(reading, run[0])
+        finally:
+            await reading.close()
+
+    async def _consume(self, reading: Reading, first: int) -> None:
+        """Store a stream that begins with piece `first`, at most `CHUNK` bytes a thread hop."""
+        unknown = self._layout.total is None
+        count = self._layout.count
+        last = first + MAX_PIECES if count is None else count - 1
+        sink = PieceSink(self._layout, (first, last), self._store)
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in reading.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size >= CHUNK:
+                await self._hand_over(sink, chunks)
+                chunks, size = [], 0
+        await self._hand_over(sink, chunks)
+        if unknown:
+            await self._end_of_unknown(sink, first)
+
+    async def _hand_over(self, sink: PieceSink, chunks: list[bytes]) -> None:
+        if not chunks:
+            return
+        while not await self._task.may_write(sink.offset // self._layout.piece_length):
+            pass
+        await asyncio.to_thread(_write_all, sink, chunks)
+        size = sum(map(len, chunks))
+        self._read_bytes += size
+        self._ground.counters.origin_bytes += size
+        self._collect(sink)
+
+    def _collect(self, sink: PieceSink) -> None:
+        new = {piece: digest for piece, digest in sink.digests.items() if self._mine(piece)}
+        sink.digests.clear()
+        if new:
+            self._fresh.update(new)
+            self._unpublished.set()
+
+    async def _end_of_unknown(self, sink: PieceSink, first: int) -> None:
+        """The body is over: now the total and the last, shorter piece are known."""
+        await self._drain()
+        total = sink.offset
+        tail = sink.tail()
+        self._layout = Layout(total, self._layout.piece_length).check()
+        digests = b"" if tail is None else tail[1]
+        piece = self._layout.count or 0
+        run = self._sign(piece - (1 if tail else 0), digests, total)
+        entry = self._held()
+        await entry.learn([run], [self._as_reader()])
+        length = Length(task=self.lease.task, generation=self.generation, total=total)
+        self._task.report(length, urgent=True)
+        if tail is not None:
+            self._fresh[tail[0]] = tail[1]
+            self._unpublished.set()
+
+    def _store(self, offset: int, part: memoryview) -> None:
+        """Called in a thread; a piece that is valid, or on its way from a peer, is left alone."""
+        if self._mine(offset // self._layout.piece_length):
+            self._held().write(offset, part)
+
+    def _mine(self, piece: int) -> bool:
+        claimed = self._layout.total is None or piece in self._claimed
+        return claimed and piece not in self._held().valid
+
+    # ------------------------------------------------------------------ publishing
+
+    async def _publish_for_ever(self) -> None:
+        """Sign, commit and announce what was read, whatever came together in one go."""
+        while True:
+            await self._unpublished.wait()
+            self._unpublished.clear()
+            await self._publish()
+
+    async def _publish(self) -> None:
+        digests = dict(self._fresh)
+        if not digests:
+            return
+        entry = self._held()
+        total = UNKNOWN_TOTAL if self._layout.total is None else self._layout.total
+        pieces = PieceSet.of(digests)
+        runs = [
+            self._sign(first, b"".join(digests[p] for p in range(first, last + 1)), total)
+            for first, last in pieces.runs()
+        ]
+        # Both in one batch of the store, digests first.
+        await asyncio.gather(entry.learn(runs, [self._as_reader()]), entry.commit(digests))
+        for piece in digests:
+            self._fresh.pop(piece, None)
+        self._task.arrived(pieces)
+        self._published.fire()
+
+    async def _drain(self) -> None:
+        """Until everything read is valid."""
+        while self._fresh:
+            await self._published.wait(DRAIN_WAIT)
+
+    def _sign(self, first: int, digests: bytes, total: int) -> DigestRun:
+        assert len(digests) % PIECE_DIGEST_BYTES == 0
+        return self._ground.key.sign(
+            DigestRun(
+                task=self.lease.task,
+                generation=self.generation,
+                first=first,
+                digests=digests,
+                piece_length=self._layout.piece_length,
+                total=total,
+                host=self._ground.host,
+                lease=self.lease.lease,
+            )
+        )
+
+    def _as_reader(self) -> Reader:
+        key = self._ground.key
+        return Reader(host=key.host, key=key.public, lease=self.lease.lease)
+
+    # ------------------------------------------------------------------ telling
+
+    async def _tick(self) -> None:
+        seen = 0
+        while True:
+            await asyncio.sleep(PROGRESS_EVERY)
+            if self._read_bytes != seen:
+                seen = self._read_bytes
+                self._progress()
+
+    def _progress(self, *, done: bool = False) -> None:
+        self._task.report(
+            LeaseProgress(
+                task=self.lease.task,
+                lease=self.lease.lease,
+                generation=self.generation,
+                layout=self._layout,
+                validator=self._validator if self._ranged else "",
+                read_bytes=self._read_bytes,
+                done=done,
+            ),
+            urgent=True,
+        )
+
+    def _held(self) -> Entry:
+        assert self._entry is not None
+        return self._entry
+
+
+def _write_all(sink: PieceSink, chunks: list[bytes]) -> None:
+    for chunk in chunks:
+        sink.write(memoryview(chunk))
+
+
+def _first(errors: BaseExceptionGroup[HawkerError]) -> HawkerError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, HawkerError)
+    return error

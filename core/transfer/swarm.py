@@ -1,0 +1,343 @@
+"""Taking one generation from its parents: the driver of the download machine.
+
+Listens to what each parent has, runs the fetches the machine plans, judges what arrives, commits
+what is right and reports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import httpx
+
+from hawker.core.contracts import PieceRequest
+from hawker.core.digests import DigestRun, Reader
+from hawker.core.errors import (
+    Busy,
+    DigestMismatch,
+    HawkerError,
+    QuotaExceeded,
+    StorageFailed,
+    Unavailable,
+)
+from hawker.core.messages import (
+    AnyReport,
+    Availability,
+    Have,
+    ParentFailed,
+    ParentRef,
+    PieceCorrupt,
+)
+from hawker.core.pieces import PieceSet
+from hawker.core.storage import Entry
+from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.machine import DownloadMachine, Fetch
+from hawker.core.transfer.parents import availability
+from hawker.core.transfer.proof import Judged, Proof
+from hawker.core.transfer.signal import Signal
+from hawker.core.transfer.sink import MemorySink, PieceSink
+from hawker.core.transfer.users import Tally
+
+log = logging.getLogger(__name__)
+
+IDLE_WAIT = 5.0
+STALL = 1.0
+HAVE_EVERY = 0.1
+# A parent slower than this is asked for compressed pieces (`peer.compression = auto`).
+SLOW_PARENT = 60e6
+
+
+class SwarmHost(Protocol):
+    """What a swarm asks and tells of its task."""
+
+    def wanted(self, offered: PieceSet) -> tuple[PieceSet, PieceSet]:
+        """What is wanted, and what of it first, given what parents offer."""
+        ...
+
+    def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
+
+    def progressed(self) -> None:
+        """Pieces became valid."""
+        ...
+
+    def fail(self, error: HawkerError) -> None:
+        """Nothing can be stored any more."""
+        ...
+
+
+class Swarm:
+    """One generation's exchange on this host; `run` until cancelled."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        entry: Entry,
+        host: SwarmHost,
+        tally: Tally,
+    ) -> None:
+        self.entry = entry
+        self.machine = DownloadMachine(entry.layout, entry.valid, ground.rng)
+        self.proof = Proof(entry)
+        self.wake = Signal()
+        self._ground = ground
+        self._host = host
+        self._tally = tally
+        self._refs: dict[str, ParentRef] = {}
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._fetches: dict[int, asyncio.Task[None]] = {}
+        self._unreported = PieceSet()
+        self._reported_at = 0.0
+        self._renamed = True
+
+    # ------------------------------------------------------------------ told from outside
+
+    def follow(self, parents: Sequence[ParentRef], readers: Sequence[Reader]) -> None:
+        """The scheduler's current record: whom to take pieces from, whose digests count."""
+        self._refs = {parent.host: parent for parent in parents}
+        self.proof.name_readers(readers)
+        self._renamed = True
+        self.wake.fire()
+
+    def claim(self, pieces: PieceSet) -> PieceSet:
+        """Reserve pieces for this host's reader: not those that are valid or on their way."""
+        machine = self.machine
+        free = pieces - machine.valid - machine.unproven - machine.in_flight
+        machine.claimed |= free
+        return free
+
+    def release(self) -> None:
+        """The reader is gone: what it claimed and did not read is open again."""
+        self.machine.claimed = PieceSet()
+        self.wake.fire()
+
+    def arrived(self, pieces: PieceSet, source: str = "") -> None:
+        """Pieces became valid in the store."""
+        self.machine.proven(pieces)
+        self.machine.claimed -= pieces
+        ref = self._refs.get(source)
+        self._tally.add(self.entry.layout, pieces, source, seed=ref is not None and ref.seed)
+        self._unreported |= pieces
+        self._host.progressed()
+        self.wake.fire()
+
+    # ------------------------------------------------------------------ running
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                if self._renamed:
+                    self._renamed = False
+                    self._listen(group)
+                    await self._settle((), "")
+                self._plan(group)
+                await self.wake.wait(self._pause())
+
+    def flush(self) -> None:
+        """Report what became valid since the last report."""
+        pieces, self._unreported = self._unreported, PieceSet()
+        if pieces and not self.entry.windowed:
+            self._host.report(
+                Have(
+                    task=self.entry.task,
+                    generation=self.entry.generation,
+                    pieces=pieces.runs(),
+                )
+            )
+        self._reported_at = self._ground.clock()
+
+    def _plan(self, group: asyncio.TaskGroup) -> None:
+        now = self._ground.clock()
+        machine = self.machine
+        machine.layout = self.entry.layout
+        offered = PieceSet()
+        for offer in machine.offers.values():
+            offered |= offer.have
+        machine.want, machine.urgent = self._host.wanted(offered)
+        for fetch in machine.plan(now):
+            self._fetches[fetch.number] = group.create_task(self._fetch(fetch))
+        if self._unreported and now - self._reported_at >= HAVE_EVERY:
+            self.flush()
+
+    def _pause(self) -> float:
+        now = self._ground.clock()
+        times = [now + IDLE_WAIT]
+        wake_at = self.machine.wake_at(now)
+        if wake_at is not None:
+            times.append(wake_at)
+        if self._unreported:
+            times.append(self._reported_at + HAVE_EVERY)
+        return max(0.0, min(times) - now)
+
+    # ------------------------------------------------------------------ parents
+
+    def _listen(self, group: asyncio.TaskGroup) -> None:
+        for host in [host for host in self._watches if host not in self._refs]:
+            self._forget(host)
+        for host, ref in self._refs.items():
+            if host not in self._watches and host != self._ground.host:
+                self.machine.add_parent(host)
+                self._watches[host] = group.create_task(self._watch(ref))
+
+    def _forget(self, host: str) -> None:
+        watch = self._watches.pop(host, None)
+        if watch is not None and watch is not asyncio.current_task():
+            watch.cancel()
+        self._cancel(self.machine.remove_parent(host))
+
+    def _cancel(self, fetches: Sequence[Fetch]) -> None:
+        for fetch in fetches:
+            task = self._fetches.get(fetch.number)
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+
+    async def _watch(self, ref: ParentRef) -> None:
+        task, generation = self.entry.task, self.entry.generation
+        try:
+            async with contextlib.aclosing(
+                availability(self._ground, ref, task, generation)
+            ) as events:
+                async for event in events:
+                    await self._heard(ref.host, event)
+        except (HawkerError, httpx.HTTPError) as exc:
+            self._give_up(ref.host, exc)
+
+    async def _heard(self, parent: str, event: Availability) -> None:
+        if event.runs:
+            await self._settle(event.runs, parent)
+        if event.have:
+            self.machine.announced(parent, PieceSet.from_runs(event.have))
+        if event.free:
+            self.machine.has_slot(parent)
+        if event.runs or event.have or event.free:
+            self.wake.fire()
+
+    async def _settle(self, runs: Sequence[DigestRun], parent: str) -> None:
+        """Learn digests, then judge the pieces that waited for them."""
+        try:
+            await self.proof.learn(runs)
+        except DigestMismatch as exc:
+            self._ban(parent, exc)
+        for source, judged in self.proof.judge_held().items():
+            await self._act(source, judged)
+
+    def _give_up(self, parent: str, exc: Exception) -> None:
+        """Leave a parent and tell the scheduler, who names another."""
+        log.info("task %s: left parent %s: %s", self.entry.task[:12], parent[:12], exc)
+        reason = exc.code if isinstance(exc, HawkerError) else "unavailable"
+        self._refs.pop(parent, None)
+        self._forget(parent)
+        failed = ParentFailed(task=self.entry.task, parent=parent, reason=reason)
+        self._host.report(failed, urgent=True)
+        self.wake.fire()
+
+    def _ban(self, parent: str, exc: HawkerError) -> None:
+        self._cancel(self.machine.ban(parent))
+        self._give_up(parent, exc)
+
+    # ------------------------------------------------------------------ pieces
+
+    async def _fetch(self, fetch: Fetch) -> None:
+        run = (fetch.first, fetch.last)
+        layout = self.entry.layout
+        sink = MemorySink(layout, run) if fetch.hedge else PieceSink(layout, run, self.entry.write)
+        try:
+            await self._ground.transport.fetch(self._request(fetch, sink.expected), sink)
+        except asyncio.CancelledError:
+            self.machine.drop(fetch)
+            self.wake.fire()
+            raise
+        except Busy as exc:
+            self._ground.counters.refused_requests += 1
+            self.machine.busy(fetch, exc.retry_after or 0.0, self._ground.clock())
+        except (StorageFailed, QuotaExceeded) as exc:
+            self.machine.drop(fetch)
+            self._host.fail(exc)
+        except DigestMismatch as exc:
+            self.machine.drop(fetch)
+            self._ban(fetch.parent, exc)
+        except HawkerError as exc:
+            self._ground.counters.failed_requests += 1
+            if self.machine.failed(fetch, self._ground.clock()) or isinstance(exc, Unavailable):
+                self._give_up(fetch.parent, exc)
+        else:
+            self.machine.received(fetch, sink.received, self._ground.clock())
+        finally:
+            self._fetches.pop(fetch.number, None)
+        await self._keep(fetch, sink)
+        self.wake.fire()
+
+    def _request(self, fetch: Fetch, length: int) -> PieceRequest:
+        ref, ground = self._refs[fetch.parent], self._ground
+        rate = self.machine.offers[fetch.parent].rate
+        slow = 0 < rate < SLOW_PARENT
+        coded = ground.compression == "always" or (ground.compression == "auto" and slow)
+        pieces = f"{fetch.first}-{fetch.last}"
+        return PieceRequest(
+            base_url=ref.url,
+            path=f"/v1/tasks/{self.entry.task}/{self.entry.generation}/pieces/{pieces}",
+            headers=ground.headers(self.entry.task),
+            length=length,
+            stall=STALL,
+            codecs=ground.codecs if coded else {},
+        )
+
+    async def _keep(self, fetch: Fetch, sink: PieceSink) -> None:
+        """Judge every piece that arrived whole, also of a fetch that broke off later."""
+        digests = {p: d for p, d in sink.digests.items() if p not in self.machine.valid}
+        duplicate = sum(self.entry.layout.length(p) for p in sink.digests if p not in digests)
+        self._ground.counters.duplicate_bytes += duplicate
+        if not digests:
+            return
+        if isinstance(sink, MemorySink):
+            digests = await self._store_hedge(fetch, sink, digests)
+        self.machine.held(PieceSet.of(digests))
+        await self._act(fetch.parent, self.proof.judge(fetch.parent, digests))
+
+    async def _store_hedge(
+        self, fetch: Fetch, sink: MemorySink, digests: dict[int, bytes]
+    ) -> dict[int, bytes]:
+        """Write a repeated fetch once nobody else writes the same pieces."""
+        rivals = [f for f in self.machine.same_pieces(fetch) if f.number in self._fetches]
+        tasks = [self._fetches[rival.number] for rival in rivals]
+        self._cancel(rivals)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        kept: dict[int, bytes] = {}
+        layout = self.entry.layout
+        busy = self.machine.in_flight | self.machine.valid
+        for piece, digest in digests.items():
+            if piece in busy or self.entry.digest_of(piece) != digest:
+                continue
+            at = layout.offset(piece) - sink.start
+            part = memoryview(sink.data)[at : at + layout.length(piece)]
+            await asyncio.to_thread(self.entry.write, layout.offset(piece), part)
+            kept[piece] = digest
+        return kept
+
+    async def _act(self, parent: str, judged: Judged) -> None:
+        """Commit what is right; whoever sent a wrong piece is asked no more."""
+        if judged.bad:
+            self._ground.counters.corrupt_pieces += len(judged.bad)
+            self.machine.refused(PieceSet.of(judged.bad))
+            for piece in judged.bad:
+                corrupt = PieceCorrupt(
+                    task=self.entry.task,
+                    generation=self.entry.generation,
+                    piece=piece,
+                    parent=parent,
+                )
+                self._host.report(corrupt, urgent=True)
+            self._ban(parent, DigestMismatch(f"{len(judged.bad)} pieces with wrong digests"))
+        if judged.good:
+            await self.entry.commit(judged.good)
+            pieces = PieceSet.of(judged.good)
+            size = sum(self.entry.layout.length(piece) for piece in pieces)
+            ref = self._refs.get(parent)
+            if ref is not None and ref.seed:
+                self._ground.counters.seed_bytes += size
+            else:
+                self._ground.counters.peer_bytes += size
+            self.arrived(pieces, parent)

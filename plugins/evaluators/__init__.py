@@ -1,0 +1,1 @@
+"""Evaluators: which parent is best."""

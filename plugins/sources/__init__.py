@@ -1,0 +1,1 @@
+"""Sources: where bytes come from when no peer has them."""

@@ -1,0 +1,132 @@
+"""The `file` source: files of this machine. Who may ask for which is the peer role's business."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator
+from urllib.parse import quote, unquote, urlsplit
+
+from hawker.core.contracts import Reading, Source, SourceItem, SourceRequest
+from hawker.core.errors import (
+    BadRequest,
+    HawkerError,
+    NotFound,
+    OriginChanged,
+    OriginFailed,
+    OriginRefused,
+)
+from hawker.core.ranges import ByteRange
+from hawker.pluggy_specs import hookimpl
+
+CHUNK = 1024 * 1024
+
+
+class FileReading:
+    """An opened file; its validator changes with any write (device, inode, size, time)."""
+
+    ranges = True
+
+    def __init__(self, path: str, span: ByteRange | None) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadRequest(f"{path} is not a regular file")
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.total: int | None = status.st_size
+        self.validator: str | None = _validator(status)
+        self.span = None if span is None else span.clip(status.st_size)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        span = self.span or ByteRange(0, self.total)
+        assert span.stop is not None
+        for offset in range(span.start, span.stop, CHUNK):
+            size = min(CHUNK, span.stop - offset)
+            try:
+                data = await asyncio.to_thread(os.pread, self._fd, size, offset)
+            except OSError as exc:
+                raise OriginFailed(f"{self._path} cannot be read: {exc.strerror}") from exc
+            if len(data) != size:
+                raise OriginChanged(f"{self._path} became shorter while it was read")
+            yield data
+        if _validator(os.fstat(self._fd)) != self.validator:
+            raise OriginChanged(f"{self._path} changed while it was read")
+
+    async def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+class FileSource:
+    """Reads `file:///absolute/path`."""
+
+    async def open(self, request: SourceRequest, span: ByteRange | None = None) -> Reading:
+        return await asyncio.to_thread(_open, request.url, span)
+
+    async def read(
+        self, request: SourceRequest, span: ByteRange, validator: str, total: int | None
+    ) -> Reading:
+        reading = await self.open(request, span)
+        if reading.validator != validator or reading.total != total:
+            await reading.close()
+            raise OriginChanged(f"{request.url} is not what it was any more")
+        return reading
+
+    async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
+        path = _path(request.url)
+        try:
+            entries = await asyncio.to_thread(lambda: sorted(os.scandir(path), key=_name))
+        except OSError as exc:
+            raise _failure(exc, request.url) from exc
+        for entry in entries:
+            directory = entry.is_dir()
+            size = None if directory else entry.stat().st_size
+            yield SourceItem(f"file://{quote(entry.path)}", size, directory)
+
+    async def close(self) -> None:
+        return
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _open(url: str, span: ByteRange | None) -> Reading:
+    try:
+        return FileReading(_path(url), span)
+    except OSError as exc:
+        raise _failure(exc, url) from exc
+
+
+def _path(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise BadRequest(f"{url} names another host", hint="write file:///absolute/path")
+    path = unquote(parts.path)
+    if not path.startswith("/") or "\0" in path:
+        raise BadRequest(f"{url} has no absolute path", hint="write file:///absolute/path")
+    return path
+
+
+def _validator(status: os.stat_result) -> str:
+    parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return '"' + "-".join(map(str, parts)) + '"'
+
+
+def _failure(exc: OSError, url: str) -> HawkerError:
+    if isinstance(exc, (FileNotFoundError, NotADirectoryError)):
+        return NotFound(f"{url}: there is no such file")
+    if isinstance(exc, PermissionError):
+        return OriginRefused(f"{url}: this user may not read it")
+    return OriginFailed(f"{url} cannot be read: {exc.strerror}")
+
+
+@hookimpl
+def hawker_source(scheme: str) -> Source:
+    return FileSource()

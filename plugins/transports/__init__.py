@@ -1,0 +1,1 @@
+"""Transports: how pieces move between peers."""
