@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 wrong digest, 6
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -69,6 +70,8 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. Failures are told on stderr in one line."""
     session = Session()
+    # What a command has to say it says itself; a server sets up its logs.
+    logging.getLogger("hawker").addHandler(logging.NullHandler())
     try:
         result = hawker.main(arguments, prog_name="hawker", standalone_mode=False, obj=session)
     except (click.Abort, KeyboardInterrupt):

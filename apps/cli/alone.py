@@ -45,7 +45,7 @@ async def save(settings: Settings, request: DownloadRequest, output: Output, sho
     return saved(step, output, began=began, how=how, through="alone")
 
 
-async def stream(settings: Settings, request: DownloadRequest) -> None:
+async def print_content(settings: Settings, request: DownloadRequest) -> None:
     """Pass content on to standard output while it arrives."""
     async with (
         deadline(request.timeout, request.url),

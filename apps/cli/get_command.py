@@ -105,7 +105,7 @@ def get(
     settings = session.settings
     if output == STDOUT:
         refuse_file_options(force_hard_link=force_hard_link, as_json=as_json)
-        run_async(_stream(settings, endpoint, request))
+        run_async(_print(settings, endpoint, request))
         return
     target = Output(Path(output or default_name(url)), overwrite, force_hard_link)
     target.check()
@@ -137,14 +137,14 @@ async def _save(
             return await through_daemon.save(daemon, request, output, show)
 
 
-async def _stream(settings: Settings, endpoint: str | None, request: DownloadRequest) -> None:
+async def _print(settings: Settings, endpoint: str | None, request: DownloadRequest) -> None:
     found = find_daemon(settings, endpoint)
     if found is None:
         from hawker.apps.cli import alone
 
-        await alone.stream(settings, request)
+        await alone.print_content(settings, request)
         return
     from hawker.apps.cli import through_daemon
 
     async with open_daemon(settings, found) as daemon:
-        await through_daemon.stream(daemon, request)
+        await through_daemon.print_content(daemon, request)

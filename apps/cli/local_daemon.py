@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from hawker.core.clients.daemon import DaemonClient
 
 CONNECT_TIMEOUT = 5.0
+# What the command line does at a daemon; its tokens allow no more.
+VERBS = ("content", "downloads", "tasks", "tasks:delete", "tasks:import")
 
 
 def find_daemon(settings: Settings, endpoint: str | None) -> str | None:
@@ -70,4 +72,4 @@ def _token(settings: Settings, endpoint: str) -> str:
             return ""
     from hawker.core.tokens import ClusterKey, read_key_file
 
-    return ClusterKey(read_key_file(key_file)).mint("", ["*"], subject="command-line")
+    return ClusterKey(read_key_file(key_file)).mint("", VERBS, subject="command-line")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import re
 import signal
 import sys
@@ -33,6 +35,8 @@ class Session:
         """The settings from file, environment and flags; raises ConfigError."""
         loaded = load(self.flags, config_file=self.config_file)
         self.debug = loaded.settings.telemetry.log_level == "debug"
+        if self.debug:
+            logging.basicConfig(level=logging.DEBUG)
         return loaded
 
     @property
@@ -84,8 +88,17 @@ _COMMON = (
         callback=_keep_config_file,
         help="Configuration file (TOML).",
     ),
-    _setting("--data", key="storage.data", metavar="DIR", help="Data directory."),
-    _setting("--cluster-key", key="cluster.key_file", metavar="FILE", help="The cluster's key."),
+    # Absolute, for a daemon tells its clients where its files are.
+    _setting(
+        "--data", key="storage.data", type=os.path.abspath, metavar="DIR", help="Data directory."
+    ),
+    _setting(
+        "--cluster-key",
+        key="cluster.key_file",
+        type=os.path.abspath,
+        metavar="FILE",
+        help="The cluster's key.",
+    ),
     _setting("--token", key="auth.token", metavar="TOKEN", help="Token to show to a daemon."),
 )
 _SERVING = (

@@ -50,18 +50,31 @@ async def _transfer(daemon: DaemonClient, step: Progress, output: Output) -> str
     return "stream"
 
 
-async def stream(daemon: DaemonClient, request: DownloadRequest) -> None:
-    """Pass content on to standard output while it arrives.
+async def print_content(daemon: DaemonClient, request: DownloadRequest) -> None:
+    """Pass content on to standard output while it arrives, or once it is stored."""
+    if _is_plain(request):
+        await _print_arriving(daemon, request)
+    else:
+        await print_stored(daemon, request)
 
-    The digest is checked here, at the end: a daemon could only cut the stream short.
-    """
-    plain = msgspec.structs.replace(request, digest="")
-    async with deadline(request.timeout, request.url), daemon.content_of(plain) as content:
+
+def _is_plain(request: DownloadRequest) -> bool:
+    """Whether a plain read of the URL means the same: such a read has no options."""
+    plain = DownloadRequest(request.url)
+    return all(
+        getattr(request, option) == getattr(plain, option)
+        for option in ("priority", "filtered_query_params", "disable_back_to_source")
+    )
+
+
+async def _print_arriving(daemon: DaemonClient, request: DownloadRequest) -> None:
+    """The digest is checked here, at the end."""
+    async with deadline(request.timeout, request.url), daemon.content_of(request) as content:
         await print_checked(content.chunks, request.digest, request.url)
 
 
 async def print_stored(daemon: DaemonClient, request: DownloadRequest) -> None:
-    """Pass content on to standard output once the daemon has all of it."""
+    """Pass content on to standard output once the daemon has all of it, checked."""
     wanted = msgspec.structs.replace(request, pin=True)
     async with deadline(request.timeout, request.url), daemon.download(wanted) as steps:
         step = await last_step(steps, lambda step: None)

@@ -34,16 +34,6 @@ ANSWER_TIMEOUT = 30.0
 # After an import's last byte the daemon still brings the content to disk.
 IMPORT_TIMEOUT = 600.0
 
-# What a plain read of a URL's content may say beside the URL.
-_CONTENT_FIELDS = (
-    "tag",
-    "application",
-    "digest",
-    "priority",
-    "filtered_query_params",
-    "disable_back_to_source",
-)
-
 
 class Content(msgspec.Struct, frozen=True):
     """A body on its way: `length` in bytes (None while unknown) and its chunks in order.
@@ -113,18 +103,26 @@ class DaemonClient:
 
     @asynccontextmanager
     async def content(self, task: str, generation: str) -> AsyncIterator[Content]:
-        """The bytes of a generation, in order, as they become valid."""
+        """The bytes of a generation that is stored whole."""
         path = f"/peer/v1/tasks/{task}/{generation}/content"
         async with self._exchange("GET", path, answer_timeout=None) as response:
             yield self._content(response)
 
     @asynccontextmanager
     async def content_of(self, request: DownloadRequest) -> AsyncIterator[Content]:
-        """The bytes of a URL, in order, as they become valid; downloads what is not there."""
+        """The bytes of a URL, in order, as they become valid; downloads what is not there.
+
+        Of the request only its names (URL, tag, application, revision) and timeout go along.
+        """
         async with self._exchange(
             "GET",
             "/peer/v1/content",
-            params=_query(request),
+            params=_given(
+                url=request.url,
+                tag=request.tag,
+                application=request.application,
+                revision=request.revision,
+            ),
             # The first byte may take as long as the whole (RFC 7240).
             headers={"prefer": f"wait={math.ceil(request.timeout)}"},
             answer_timeout=None,
@@ -167,11 +165,10 @@ class DaemonClient:
         application: str = "",
     ) -> TaskStat:
         """Store `size` bytes under a URL."""
-        named = {"url": url, "tag": tag, "application": application}
         async with self._exchange(
             "POST",
             "/peer/v1/tasks/import",
-            params={name: value for name, value in named.items() if value},
+            params=_given(url=url, tag=tag, application=application),
             headers={"content-length": str(size), "content-type": "application/octet-stream"},
             content=blocks,
             answer_timeout=IMPORT_TIMEOUT,
@@ -184,7 +181,7 @@ class DaemonClient:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | list[str]] | None = None,
+        params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         content: bytes | AsyncIterable[bytes] | None = None,
         answer_timeout: float | None = ANSWER_TIMEOUT,
@@ -224,17 +221,5 @@ def _timeout(answer: float | None) -> httpx.Timeout:
     return httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT, read=answer)
 
 
-def _query(request: DownloadRequest) -> dict[str, str | list[str]]:
-    """A download as query parameters: what was given, under the fields' names."""
-    plain = DownloadRequest(request.url)
-    query: dict[str, str | list[str]] = {"url": request.url}
-    for name in _CONTENT_FIELDS:
-        value = getattr(request, name)
-        if value == getattr(plain, name):
-            continue
-        query[name] = value if isinstance(value, list) else _text(value)
-    return query
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _given(**parameters: str) -> dict[str, str]:
+    return {name: value for name, value in parameters.items() if value}

@@ -1,0 +1,13 @@
+"""The scheduler's decisions, pure: time and randomness are passed in, decisions come out.
+
+states.py     what may happen to a host, task, generation and peer, as tables
+entities.py   what is known of them
+graph.py      the spine and the neighbours of a generation
+origin.py     who reads the origin: leases and their ledger
+machine.py    events in, decisions out
+"""
+
+from hawker.core.scheduling.entities import LeaseRecord, Outgoing
+from hawker.core.scheduling.machine import Scheduler
+
+__all__ = ["LeaseRecord", "Outgoing", "Scheduler"]

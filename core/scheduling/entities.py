@@ -1,0 +1,174 @@
+"""What the scheduler knows: hosts, tasks, generations, peers, leases."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from hawker.core.ids import TaskSpec
+from hawker.core.messages import AnyDecision, HostAnnouncement
+from hawker.core.pieces import Layout, PieceSet, Run
+from hawker.core.ranges import ByteRange
+from hawker.core.scheduling.states import GENERATION, HOST, PEER, TASK, Machine
+
+
+class Outgoing(NamedTuple):
+    """A decision and the host it is for."""
+
+    host: str
+    decision: AnyDecision
+
+
+class LeaseRecord(msgspec.Struct, frozen=True):
+    """A lease that was granted: whose signed runs count for which generation.
+
+    Written to disk before the decision leaves. An empty `generation`: its reader has not said yet.
+    """
+
+    lease: str
+    task: str
+    generation: str
+    host: str
+    key: bytes
+    spec: TaskSpec
+    layout: Layout | None = None
+    validator: str = ""
+    pieces: list[Run] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A daemon. `evidence` holds (accuser, time) of failures as a parent."""
+
+    id: str
+    announcement: HostAnnouncement
+    machine: Machine = field(default_factory=lambda: Machine("host", HOST, "new"))
+    away_since: float = 0.0
+    tasks: set[str] = field(default_factory=set)
+    evidence: list[tuple[str, float]] = field(default_factory=list)
+    suspect_until: float = 0.0
+    served: int = 0
+    failed: int = 0
+    children: int = 0
+
+    @property
+    def connected(self) -> bool:
+        return self.machine.state == "connected"
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A right to read the origin, as long as it makes progress."""
+
+    id: str
+    host: str
+    ranges: list[ByteRange] | None
+    generation: str
+    progress_at: float
+    started: bool = False
+    read_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """A host in a task. Edges hold host ids; `order` makes the spine acyclic (see graph)."""
+
+    host: str
+    machine: Machine = field(default_factory=lambda: Machine("peer", PEER, "new"))
+    want: list[ByteRange] | None = None
+    private: bool = False
+    readable: bool = True
+    have: PieceSet = field(default_factory=PieceSet)
+    generation: Generation | None = None
+    order: int = 0
+    parents: set[str] = field(default_factory=set)
+    children: set[str] = field(default_factory=set)
+    neighbours: set[str] = field(default_factory=set)
+    avoid: dict[str, float] = field(default_factory=dict)
+    revision: int = 0
+    digest: str = ""
+
+    @property
+    def wants(self) -> bool:
+        return self.machine.state in ("waiting", "running")
+
+    def wanted(self, layout: Layout) -> PieceSet | None:
+        """The pieces it wants; None for all of content of unknown length."""
+        if self.machine.state == "holding":
+            return PieceSet()
+        if self.want is None:
+            return layout.everything() if layout.total is not None else None
+        wanted = PieceSet()
+        for span in self.want:
+            if span.stop is None and layout.total is None:
+                return None
+            wanted |= layout.touching(span)
+        return wanted
+
+
+class Members:
+    """Hosts of a generation, with random choice in constant time."""
+
+    __slots__ = ("_at", "_list")
+
+    def __init__(self) -> None:
+        self._list: list[str] = []
+        self._at: dict[str, int] = {}
+
+    def add(self, host: str) -> None:
+        if host not in self._at:
+            self._at[host] = len(self._list)
+            self._list.append(host)
+
+    def remove(self, host: str) -> None:
+        at = self._at.pop(host, None)
+        if at is not None:
+            last = self._list.pop()
+            if last != host:
+                self._list[at] = last
+                self._at[last] = at
+
+    def sample(self, rng: random.Random, count: int) -> list[str]:
+        """Different members at random, all of them where there are no more than `count`."""
+        if len(self._list) <= count:
+            return list(self._list)
+        return rng.sample(self._list, count)
+
+    def __len__(self) -> int:
+        return len(self._list)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._list)
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """One content of a task; `roots` are members whose pieces come from no other peer."""
+
+    id: str
+    layout: Layout
+    validator: str
+    machine: Machine = field(default_factory=lambda: Machine("generation", GENERATION, "live"))
+    members: Members = field(default_factory=Members)
+    roots: Members = field(default_factory=Members)
+    complete: set[str] = field(default_factory=set)
+    last_order: int = 0
+    first_order: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A task with its peers; `current` is the generation that new peers join."""
+
+    id: str
+    spec: TaskSpec
+    machine: Machine = field(default_factory=lambda: Machine("task", TASK, "empty"))
+    peers: dict[str, Peer] = field(default_factory=dict)
+    current: Generation | None = None
+    lease: Lease | None = None
+    attempts: int = 0
+    failed_readers: dict[str, float] = field(default_factory=dict)

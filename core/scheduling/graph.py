@@ -1,0 +1,229 @@
+"""The graph of one generation: a spine that cannot have a cycle, and mutual neighbours.
+
+Every member has an order; a spine edge leads only from a lower order to a higher one, so the spine
+is acyclic by construction and no search for cycles is ever needed. Members are ordered as they
+join. One that becomes a root gives up its parents and moves in front of all others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from hawker.core.contracts import Candidate, Child, Evaluator
+from hawker.core.scheduling.entities import Generation, Host, Peer, Task
+
+PARENTS = 4
+NEIGHBOURS_PICKED = 8
+MAX_NEIGHBOURS = 32
+SAMPLE = 15
+PICK_OF = 3
+MIN_CHILDREN = 8
+# Enough direct children to spread a root's pieces at once; more gain nothing (simulated).
+ROOT_CHILDREN = 64
+
+
+class Graph:
+    """Edges of tasks. Changed peers are handed to `touched`, whose records then go out."""
+
+    def __init__(
+        self,
+        hosts: dict[str, Host],
+        evaluator: Evaluator,
+        rng: random.Random,
+        touched: Callable[[Task, Peer], None],
+    ) -> None:
+        self._hosts = hosts
+        self._evaluator = evaluator
+        self._rng = rng
+        self._touched = touched
+
+    # ------------------------------------------------------------------ members
+
+    def join(self, task: Task, peer: Peer, generation: Generation) -> None:
+        """Make a peer a member without edges."""
+        peer.generation = generation
+        generation.last_order += 1
+        peer.order = generation.last_order
+        generation.members.add(peer.host)
+
+    def leave(self, task: Task, peer: Peer, now: float) -> None:
+        """Remove a member; whoever lost an edge by that gets another."""
+        generation = peer.generation
+        if generation is None:
+            return
+        generation.members.remove(peer.host)
+        generation.roots.remove(peer.host)
+        generation.complete.discard(peer.host)
+        bereft = self.cut(task, peer)
+        peer.generation = None
+        for other in bereft:
+            self.supply(task, other, now)
+
+    def make_root(self, task: Task, peer: Peer) -> None:
+        """The peer needs no parents any more: it comes before all others."""
+        generation = peer.generation
+        if generation is None or peer.host in generation.roots:
+            return
+        for host in list(peer.parents):
+            self._unlink(task, task.peers[host], peer)
+        generation.first_order -= 1
+        peer.order = generation.first_order
+        generation.roots.add(peer.host)
+
+    def unmake_root(self, task: Task, peer: Peer, now: float) -> None:
+        """The peer needs parents like everybody: it starts again behind all others."""
+        generation = peer.generation
+        if generation is None or peer.host not in generation.roots:
+            return
+        generation.roots.remove(peer.host)
+        orphans = [task.peers[host] for host in peer.children]
+        for child in orphans:
+            self._unlink(task, peer, child)
+        generation.last_order += 1
+        peer.order = generation.last_order
+        for other in (*orphans, peer):
+            self.supply(task, other, now)
+
+    def cut(self, task: Task, peer: Peer) -> list[Peer]:
+        """Remove all edges of a peer; returns the others that lost one."""
+        bereft = {*peer.children, *peer.neighbours}
+        for host in list(peer.parents):
+            self._unlink(task, task.peers[host], peer)
+        for host in list(peer.children):
+            self._unlink(task, peer, task.peers[host])
+        for host in list(peer.neighbours):
+            self._part(task, peer, task.peers[host])
+        return [task.peers[host] for host in sorted(bereft)]
+
+    def separate(self, task: Task, one: Peer, other: Peer) -> None:
+        """Remove whatever edges two peers have."""
+        if other.host in one.parents:
+            self._unlink(task, other, one)
+        if one.host in other.parents:
+            self._unlink(task, one, other)
+        if other.host in one.neighbours:
+            self._part(task, one, other)
+
+    # ------------------------------------------------------------------ choosing
+
+    def supply(self, task: Task, peer: Peer, now: float) -> None:
+        """Give a peer the parents and neighbours it lacks."""
+        generation = peer.generation
+        if generation is None or not peer.wants or peer.host in generation.roots:
+            return
+        if len(peer.parents) < PARENTS:
+            self._find_parents(task, peer, generation, now)
+        if len(peer.neighbours) < NEIGHBOURS_PICKED:
+            self._find_neighbours(task, peer, generation, now)
+
+    def _find_parents(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
+        roots = self._possible(task, peer, generation.roots.sample(self._rng, SAMPLE), now)
+        free = [root for root in roots if len(root.children) < ROOT_CHILDREN]
+        if not any(host in generation.roots for host in peer.parents) and free:
+            # The seed's own pieces reach the swarm soonest through many direct children.
+            self._link(task, self._best(task, peer, free)[0], peer)
+        others = self._possible(task, peer, generation.members.sample(self._rng, SAMPLE), now)
+        light = [other for other in others if len(other.children) < self._child_limit(other)]
+        for parent in self._best(task, peer, light)[: PARENTS - len(peer.parents)]:
+            self._link(task, parent, peer)
+        if not peer.parents:
+            # Better an overbooked parent than none; a scan only where chance found nobody.
+            crowd = roots or self._possible(task, peer, generation.members, now)
+            for parent in self._best(task, peer, crowd)[:1]:
+                self._link(task, parent, peer)
+
+    def _find_neighbours(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
+        for _ in range(NEIGHBOURS_PICKED - len(peer.neighbours)):
+            sampled = generation.members.sample(self._rng, PICK_OF)
+            fit = [
+                task.peers[host]
+                for host in sampled
+                if self._usable(task, peer, host, now)
+                and host not in peer.neighbours
+                and len(task.peers[host].neighbours) < MAX_NEIGHBOURS
+            ]
+            if fit:
+                self._befriend(task, peer, min(fit, key=lambda p: (len(p.neighbours), p.order)))
+
+    def _possible(self, task: Task, peer: Peer, hosts: Iterable[str], now: float) -> list[Peer]:
+        return [
+            task.peers[host]
+            for host in hosts
+            if self._usable(task, peer, host, now)
+            and host not in peer.parents
+            and task.peers[host].order < peer.order
+        ]
+
+    def _usable(self, task: Task, peer: Peer, host: str, now: float) -> bool:
+        known = self._hosts.get(host)
+        return (
+            host != peer.host
+            and known is not None
+            and known.connected
+            and known.suspect_until <= now
+            and peer.avoid.get(host, 0.0) <= now
+            and task.peers[host].avoid.get(peer.host, 0.0) <= now
+        )
+
+    def _child_limit(self, parent: Peer) -> int:
+        return max(MIN_CHILDREN, 4 * self._hosts[parent.host].announcement.upload_slots)
+
+    def _best(self, task: Task, peer: Peer, possible: Iterable[Peer]) -> list[Peer]:
+        """Possible parents, best first, those the evaluator excludes left out."""
+        announcement = self._hosts[peer.host].announcement
+        child = Child(peer.host, announcement.idc, announcement.location)
+        scored = []
+        for parent in possible:
+            score = self._evaluator.score(child, self._candidate(child, parent))
+            if score >= 0:
+                scored.append((score, self._rng.random(), parent))
+        scored.sort(key=lambda entry: entry[:2], reverse=True)
+        return [parent for _, _, parent in scored]
+
+    def _candidate(self, child: Child, parent: Peer) -> Candidate:
+        host = self._hosts[parent.host]
+        announcement = host.announcement
+        return Candidate(
+            host=parent.host,
+            seed=announcement.seed,
+            have=len(parent.have),
+            wanted=0,
+            upload_slots=announcement.upload_slots,
+            uploads=host.children,
+            served=host.served,
+            failed=host.failed,
+            serving_rate=announcement.load.sent_bytes_per_second,
+            idc=announcement.idc,
+            location=announcement.location,
+            same_zone=bool(child.idc) and child.idc == announcement.idc,
+            depth=parent.order,
+        )
+
+    # ------------------------------------------------------------------ edges
+
+    def _link(self, task: Task, parent: Peer, child: Peer) -> None:
+        parent.children.add(child.host)
+        child.parents.add(parent.host)
+        self._hosts[parent.host].children += 1
+        self._touched(task, child)
+
+    def _unlink(self, task: Task, parent: Peer, child: Peer) -> None:
+        parent.children.discard(child.host)
+        child.parents.discard(parent.host)
+        host = self._hosts.get(parent.host)
+        if host is not None:
+            host.children -= 1
+        self._touched(task, child)
+
+    def _befriend(self, task: Task, one: Peer, other: Peer) -> None:
+        one.neighbours.add(other.host)
+        other.neighbours.add(one.host)
+        self._touched(task, one)
+        self._touched(task, other)
+
+    def _part(self, task: Task, one: Peer, other: Peer) -> None:
+        one.neighbours.discard(other.host)
+        other.neighbours.discard(one.host)
+        self._touched(task, one)
+        self._touched(task, other)

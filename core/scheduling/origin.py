@@ -1,0 +1,161 @@
+"""Who reads the origin: readers are chosen, leases kept alive by progress, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator
+
+from hawker.core.digests import Reader
+from hawker.core.pieces import PieceSet
+from hawker.core.ranges import ByteRange
+from hawker.core.scheduling.entities import Generation, Host, Lease, LeaseRecord, Peer, Task
+
+# An origin may be slow to answer at all; once it does, silence means a dead reader.
+OPENING_TIMEOUT = 30.0
+READER_PENALTY = 30.0
+MAX_ATTEMPTS = 3
+
+
+class Ledger:
+    """Every lease that was granted: whose signed runs count for which generation."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, LeaseRecord] = {}
+        self._by_generation: dict[tuple[str, str], dict[str, LeaseRecord]] = {}
+        self._unsaved: dict[str, LeaseRecord] = {}
+
+    def put(self, record: LeaseRecord, *, saved: bool = False) -> None:
+        self._records[record.lease] = record
+        if record.generation:
+            key = (record.task, record.generation)
+            self._by_generation.setdefault(key, {})[record.lease] = record
+        if not saved:
+            self._unsaved[record.lease] = record
+
+    def get(self, lease: str) -> LeaseRecord | None:
+        return self._records.get(lease)
+
+    def of(self, task: str, generation: str) -> Iterable[LeaseRecord]:
+        return self._by_generation.get((task, generation), {}).values()
+
+    def readers(self, task: str, generation: str) -> list[Reader]:
+        """Whose runs count for a generation."""
+        return [
+            Reader(record.host, record.key, record.lease, record.pieces)
+            for record in self.of(task, generation)
+        ]
+
+    def knows(self, task: str, generation: str, readers: Iterable[Reader]) -> bool:
+        """One of the readers held the lease it names, for this generation, with this key."""
+        known = self._by_generation.get((task, generation), {})
+        return any(
+            reader.lease in known
+            and (known[reader.lease].host, known[reader.lease].key) == (reader.host, reader.key)
+            for reader in readers
+        )
+
+    def take_unsaved(self) -> list[LeaseRecord]:
+        unsaved = list(self._unsaved.values())
+        self._unsaved.clear()
+        return unsaved
+
+    def __iter__(self) -> Iterator[LeaseRecord]:
+        return iter(self._records.values())
+
+
+def missing_of(task: Task) -> list[ByteRange] | bool | None:
+    """What of the origin is wanted and held by no live peer: False for nothing, None for all."""
+    wanting = [peer for peer in task.peers.values() if peer.wants]
+    if not wanting:
+        return False
+    generation = task.current
+    if generation is None:
+        return union_of(wanting)
+    if generation.complete:
+        return False
+    return _uncovered(task, generation, wanting)
+
+
+def _uncovered(
+    task: Task, generation: Generation, wanting: list[Peer]
+) -> list[ByteRange] | bool | None:
+    layout = generation.layout
+    covered = PieceSet()
+    for host in generation.members:
+        covered |= task.peers[host].have
+    missing = PieceSet()
+    for peer in wanting:
+        wanted = peer.wanted(layout)
+        if wanted is None:
+            return None
+        missing |= wanted - covered
+    if not missing:
+        return False
+    if layout.total is not None and missing == layout.everything():
+        return None
+    return [layout.span(run) for run in missing.runs()]
+
+
+def union_of(peers: Iterable[Peer]) -> list[ByteRange] | None:
+    """Everything these peers want, None for all of the content."""
+    ranges: list[ByteRange] = []
+    for peer in peers:
+        if peer.want is None:
+            return None
+        ranges.extend(peer.want)
+    merged: list[ByteRange] = []
+    for span in sorted(ranges, key=lambda r: (r.start, r.stop is None, r.stop or 0)):
+        last = merged[-1] if merged else None
+        if last is not None and (last.stop is None or span.start <= last.stop):
+            stop = None if None in (last.stop, span.stop) else max(last.stop or 0, span.stop or 0)
+            merged[-1] = ByteRange(last.start, stop)
+        else:
+            merged.append(span)
+    return merged
+
+
+def choose_reader(task: Task, hosts: dict[str, Host], now: float) -> str | None:
+    """The host that should read: a seed by rendezvous hashing, else one that asks for it.
+
+    Hosts that failed this task lately come only where there is no other; None where nobody may.
+    """
+    wanting = [peer for peer in task.peers.values() if peer.wants]
+    public = [peer for peer in wanting if not peer.private]
+    if public and any(peer.readable for peer in public):
+        seeds = [host for host in hosts.values() if host.connected and host.announcement.seed]
+        chosen = _freshest(task, [seed.id for seed in seeds], now)
+        if chosen is not None:
+            return chosen
+        own = [peer.host for peer in public if peer.readable and _present(hosts, peer.host)]
+    else:
+        own = [peer.host for peer in wanting if peer.readable and _present(hosts, peer.host)]
+    fresh = _freshest(task, own, now)
+    if fresh is not None:
+        return fresh
+    return min(own, key=lambda host: task.failed_readers.get(host, 0.0), default=None)
+
+
+def _present(hosts: dict[str, Host], host: str) -> bool:
+    known = hosts.get(host)
+    # A host that just announced itself may ask before its decision stream is open.
+    return known is not None and known.machine.state in ("known", "connected")
+
+
+def _freshest(task: Task, hosts: list[str], now: float) -> str | None:
+    fresh = [host for host in hosts if task.failed_readers.get(host, 0.0) <= now]
+    return max(
+        fresh,
+        key=lambda host: hashlib.sha256(f"{host} {task.id}".encode()).digest(),
+        default=None,
+    )
+
+
+def new_lease_id(rng: random.Random) -> str:
+    return f"{rng.getrandbits(64):016x}"
+
+
+def overdue(lease: Lease, now: float, timeout: float) -> bool:
+    """The lease made no progress for too long."""
+    limit = timeout if lease.started else OPENING_TIMEOUT
+    return now - lease.progress_at > limit

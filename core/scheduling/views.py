@@ -1,0 +1,56 @@
+"""What the scheduler knows, as plain data for people and tools."""
+
+from __future__ import annotations
+
+from hawker.core.scheduling.entities import Host, Peer, Task
+
+
+def summarize_task(task: Task) -> dict[str, object]:
+    """A task in a line."""
+    current = task.current
+    return {
+        "task": task.id,
+        "url": task.spec.url,
+        "state": task.machine.state,
+        "generation": "" if current is None else current.id,
+        "total": None if current is None else current.layout.total,
+        "peers": len(task.peers),
+        "complete": 0 if current is None else len(current.complete),
+    }
+
+
+def describe_task(task: Task) -> dict[str, object]:
+    """A task with its lease, and each peer with its edges."""
+    lease = task.lease
+    return {
+        **summarize_task(task),
+        "lease": None
+        if lease is None
+        else {"id": lease.id, "host": lease.host, "read_bytes": lease.read_bytes},
+        "members": [_describe_peer(peer) for peer in task.peers.values()],
+    }
+
+
+def _describe_peer(peer: Peer) -> dict[str, object]:
+    return {
+        "host": peer.host,
+        "state": peer.machine.state,
+        "generation": "" if peer.generation is None else peer.generation.id,
+        "have": peer.have.runs(),
+        "parents": sorted(peer.parents),
+        "neighbours": sorted(peer.neighbours),
+    }
+
+
+def summarize_host(host: Host) -> dict[str, object]:
+    """A host in a line."""
+    return {
+        "host": host.id,
+        "hostname": host.announcement.hostname,
+        "url": host.announcement.url,
+        "seed": host.announcement.seed,
+        "state": host.machine.state,
+        "tasks": len(host.tasks),
+        "served_pieces": host.served,
+        "failures": host.failed,
+    }
