@@ -76,8 +76,8 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests for pieces answered at once; more are told to come back."""
     transport: str = "http1"
     """Transport plugin for pieces."""
-    compression: str = "auto"
-    """Codings accepted from parents: `never`, `always`, or `auto` (from slow ones)."""
+    compression: bool = False
+    """Accept coded pieces from parents; pays where links are slower than a core codes."""
     scheduler_wait: float = 10.0
     """Seconds to wait for an absent scheduler before the origin is read without one."""
 
@@ -294,6 +294,5 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "auth.mode": ("", "open", "required"),
-    "peer.compression": ("auto", "always", "never"),
     "telemetry.log_level": ("debug", "info", "warning", "error"),
 }

@@ -219,7 +219,7 @@ class _Chart:
     def _legend(self) -> tuple[float, list[str]]:
         """Where the legend ends, and its parts."""
         top = self.bottom + 46
-        columns = (WIDTH - LEFT - 20) // LEGEND_COLUMN - 1
+        columns = (WIDTH - LEFT) // LEGEND_COLUMN
         parts = [_text(LEFT - 12, top + 10, "came from", f'text-anchor="end" fill="{FAINT}"')]
         for number, (host, name) in enumerate(self.names.items()):
             x = LEFT + (number % columns) * LEGEND_COLUMN

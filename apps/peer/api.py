@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from hawker.apps.peer.availability import availability
+from hawker.apps.peer.availability import Announcer
 from hawker.apps.peer.content import send_content, send_stored
 from hawker.apps.peer.downloads import progress_lines, receive_import
 from hawker.apps.peer.endpoints import Endpoint
@@ -46,8 +46,9 @@ class Daemon(Protocol):
 class Api:
     """Checks who calls and what they name, then hands over."""
 
-    def __init__(self, role: Daemon, pieces: PieceServer) -> None:
+    def __init__(self, role: Daemon, pieces: PieceServer, announcer: Announcer) -> None:
         self._role = role
+        self._announcer = announcer
         self._pieces = pieces
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -70,8 +71,7 @@ class Api:
     async def _availability(self, request: Request) -> Response:
         task, generation = _ids(request)
         await self._role.access.require_token(request.scope, "pieces", task=task)
-        frames = availability(self._role.conductor, task, generation, lambda: self._role.slots.free)
-        return event_stream(frames)
+        return event_stream(self._announcer.frames(task, generation))
 
     # ------------------------------------------------------------------ clients
 

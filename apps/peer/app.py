@@ -7,13 +7,15 @@ import contextlib
 import logging
 import shutil
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from starlette.routing import BaseRoute
 
 from hawker.apps.peer.api import Api
+from hawker.apps.peer.availability import Announcer
 from hawker.apps.peer.pieces import PieceServer, UploadSlots
 from hawker.apps.web.access import Access
+from hawker.apps.web.health import Metric
 from hawker.apps.web.role import Role
 from hawker.core.clients.http import control_client
 from hawker.core.clients.scheduler import SchedulerLink
@@ -27,6 +29,18 @@ from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.ground import Ground
 
 log = logging.getLogger(__name__)
+
+
+COUNTERS = {
+    "origin_bytes": "Bytes read from origins.",
+    "seed_bytes": "Valid bytes received from seed peers.",
+    "peer_bytes": "Valid bytes received from other peers.",
+    "duplicate_bytes": "Bytes received that were valid already.",
+    "corrupt_pieces": "Pieces received with a wrong digest.",
+    "refused_requests": "Requests for pieces that a parent had no slot for.",
+    "failed_requests": "Requests for pieces that failed.",
+    "unscheduled_reads": "Tasks read from the origin because no scheduler was there.",
+}
 
 
 class PeerRole(Role):
@@ -55,14 +69,26 @@ class PeerRole(Role):
         """Every scheduler knows this host."""
         return self._conductor is not None and all(link.connected for link in self.links)
 
+    def metrics(self) -> Iterable[Metric]:
+        """What this host moved since it was started."""
+        if self._conductor is None:
+            return
+        counters = self._conductor.ground.counters
+        for name, text in COUNTERS.items():
+            yield f"hawker_peer_{name}", text, getattr(counters, name)
+        yield "hawker_peer_uploaded_bytes", "Bytes of pieces sent to peers.", self.slots.sent_bytes
+        yield "hawker_peer_uploads_refused", "Requests without a free slot.", self.slots.refused
+
     async def url(self) -> str:
         """The base URL of this role as others reach it."""
         return f"{await self._context.advertise()}/{self.name}"
 
     def routes(self) -> Sequence[BaseRoute]:
-        return Api(
-            self, PieceServer(_StoreView(self), self.slots, self.access, self.codecs)
-        ).routes()
+        announcer = Announcer(lambda: self.conductor, lambda: self.slots.free)
+        pieces = PieceServer(
+            _StoreView(self), self.slots, self.access, self.codecs, announcer.served
+        )
+        return Api(self, pieces, announcer).routes()
 
     @contextlib.asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:
@@ -81,8 +107,7 @@ class PeerRole(Role):
                 tokens=self._tokens(),
                 client=await stack.enter_async_context(control_client()),
                 transport=plugins.get("hawker.transports", settings.peer.transport),
-                codecs=self.codecs,
-                compression=settings.peer.compression,
+                codecs=self.codecs if settings.peer.compression else {},
             )
             conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)
             self.links = self._make_links(conductor, ground)

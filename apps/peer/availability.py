@@ -1,64 +1,133 @@
-"""The availability stream: digest runs and pieces this peer has, then each new one."""
+"""The availability stream: digest runs and pieces this peer has, then each new one.
+
+While this peer reads the origin, each new piece is offered to one child first and to all once it
+has left (or after a moment): the children then have different pieces to exchange, and the reader
+uploads little more than one copy. In simulation this is the largest single lever.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass, field
 
+from hawker.apps.web.events import Frame
 from hawker.core.messages import Availability, encode
-from hawker.core.pieces import PieceSet
+from hawker.core.pieces import PieceSet, Run
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
 
 BEAT = 0.45
 APPEAR = 5.0
-TOGETHER = 0.01
-
-Frame = tuple[str | None, bytes]
-
-
-async def availability(
-    conductor: Conductor, task: str, generation: str, free_slots: Callable[[], int]
-) -> AsyncGenerator[Frame, None]:
-    """Events until the generation is gone; a heartbeat at least each 500 ms.
-
-    A child may hear of a generation before this host does: the stream waits a while for it.
-    """
-    waited = 0.0
-    while (entry := await conductor.entry(task, generation, BEAT)) is None:
-        waited += BEAT
-        if waited > APPEAR:
-            return
-        yield None, encode(Availability(free=free_slots(), waiting_upstream=True))
-    with entry.using():
-        await entry.prepare()
-        async with aclosing(_events(entry, free_slots)) as events:
-            async for event in events:
-                yield None, encode(event)
+# Each stream waits this long for each stream there is between two events, so that telling many
+# others costs this host a bounded share of its time (an event takes about 0.1 ms at each end).
+EVENT_COST = 0.005
+# A piece that the first child did not take by then is offered to all.
+FIRST_TURN = 0.25
+HELD_BEAT = 0.05
 
 
-async def _events(
-    entry: Entry, free_slots: Callable[[], int]
-) -> AsyncGenerator[Availability, None]:
-    said = PieceSet()
-    runs = 0
-    version = -1
-    while not entry.gone:
-        version = await entry.wait_change(version, BEAT)
-        # Possession only grows; a windowed entry forgets what it delivered, so it offers nothing.
-        new = PieceSet() if entry.windowed else entry.valid - said
-        known = entry.runs
+@dataclass(eq=False)
+class _Turns:
+    """Which child may take which new piece first, for one generation."""
+
+    children: list[int] = field(default_factory=list)
+    seen: PieceSet = field(default_factory=PieceSet)
+    held: dict[int, tuple[int, float]] = field(default_factory=dict)
+    next: int = 0
+
+    def deal(self, valid: PieceSet, now: float, *, reading: bool) -> None:
+        """Give each new piece to one child while this host reads; let go of overdue ones."""
+        new = valid - self.seen
+        self.seen = valid
+        if reading and len(self.children) > 1:
+            for piece in new:
+                self.next = (self.next + 1) % len(self.children)
+                self.held[piece] = (self.children[self.next], now + FIRST_TURN)
+        for piece in [piece for piece, (_, until) in self.held.items() if until <= now]:
+            del self.held[piece]
+
+    def visible(self, child: int, valid: PieceSet) -> PieceSet:
+        """What this child may ask for."""
+        others = PieceSet.of(piece for piece, (first, _) in self.held.items() if first != child)
+        return valid - others
+
+
+class Announcer:
+    """Tells children what this peer has."""
+
+    def __init__(self, conductor: Callable[[], Conductor], free_slots: Callable[[], int]) -> None:
+        self._conductor = conductor
+        self._free_slots = free_slots
+        self._streams = 0
+        self._numbers = itertools.count()
+        self._turns: dict[tuple[str, str], _Turns] = {}
+
+    def served(self, task: str, generation: str, run: Run) -> None:
+        """A run of pieces left this peer: everybody may have them now."""
+        turns = self._turns.get((task, generation))
+        if turns is not None:
+            for piece in range(run[0], run[1] + 1):
+                turns.held.pop(piece, None)
+
+    async def frames(self, task: str, generation: str) -> AsyncGenerator[Frame, None]:
+        """Events until the generation is gone; a heartbeat at least each 500 ms.
+
+        A child may hear of a generation before this host does: the stream waits a while for it.
+        """
+        conductor = self._conductor()
+        waited = 0.0
+        while (entry := await conductor.entry(task, generation, BEAT)) is None:
+            waited += BEAT
+            if waited > APPEAR:
+                return
+            yield None, encode(Availability(free=self._free_slots(), waiting_upstream=True))
+        with entry.using():
+            await entry.prepare()
+            async with aclosing(self._events(conductor, entry)) as events:
+                async for event in events:
+                    yield None, encode(event)
+
+    async def _events(
+        self, conductor: Conductor, entry: Entry
+    ) -> AsyncGenerator[Availability, None]:
+        key = (entry.task, entry.generation)
+        turns = self._turns.setdefault(key, _Turns(seen=entry.valid))
+        child = next(self._numbers)
+        turns.children.append(child)
+        self._streams += 1
+        try:
+            said = PieceSet()
+            runs = 0
+            version = -1
+            while not entry.gone:
+                beat = HELD_BEAT if turns.held else BEAT
+                version = await entry.wait_change(version, beat)
+                turns.deal(
+                    entry.valid, conductor.ground.clock(), reading=conductor.reads(entry.task)
+                )
+                # Possession only grows; a windowed entry forgets what it delivered: no offer.
+                have = PieceSet() if entry.windowed else turns.visible(child, entry.valid)
+                event = self._event(entry, have - said, runs)
+                yield event
+                said |= have
+                runs += len(event.runs)
+                await asyncio.sleep(EVENT_COST * self._streams)
+        finally:
+            self._streams -= 1
+            turns.children.remove(child)
+            if not turns.children:
+                self._turns.pop(key, None)
+
+    def _event(self, entry: Entry, new: PieceSet, known_runs: int) -> Availability:
         total = entry.layout.total
-        yield Availability(
+        return Availability(
             total=-1 if total is None else total,
             piece_length=entry.layout.piece_length,
-            runs=known[runs:],
+            runs=entry.runs[known_runs:],
             have=new.runs(),
-            free=free_slots(),
+            free=self._free_slots(),
             waiting_upstream=not entry.complete and not new,
         )
-        said |= new
-        runs = len(known)
-        # What becomes valid meanwhile goes into one event.
-        await asyncio.sleep(TOGETHER)

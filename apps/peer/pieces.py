@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
@@ -15,7 +15,7 @@ from hawker.apps.web.disconnect import until_disconnected
 from hawker.core.contracts import Codec
 from hawker.core.errors import BadRequest, Busy, NotFound
 from hawker.core.ids import GENERATION_ID, TASK_ID
-from hawker.core.pieces import KIB, MAX_PIECES, MIB, PieceSet
+from hawker.core.pieces import KIB, MAX_PIECES, MIB, PieceSet, Run
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 
@@ -61,12 +61,18 @@ class PieceServer:
     """ASGI endpoint of `…/pieces/{first}-{last}`."""
 
     def __init__(
-        self, store: Stored, slots: UploadSlots, access: Access, codecs: Mapping[str, Codec]
+        self,
+        store: Stored,
+        slots: UploadSlots,
+        access: Access,
+        codecs: Mapping[str, Codec],
+        served: Callable[[str, str, Run], None],
     ) -> None:
         self._store = store
         self._slots = slots
         self._access = access
         self._codecs = codecs
+        self._served = served
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one GET.
@@ -89,6 +95,7 @@ class PieceServer:
         with self._slots.taken(), entry.using():
             span = entry.layout.span(run)
             await until_disconnected(receive, self._send(entry, span, coding, send))
+        self._served(task, generation, run)
 
     def _acceptable(self, scope: Any) -> str:
         accepted = Headers(scope=scope).get("accept-encoding", "")

@@ -184,6 +184,8 @@ class Scheduler:
             host.tasks.add(task.id)
         peer.want, peer.private, peer.readable = report.want, report.private, report.readable
         peer.machine.fire("offer" if report.want == [] else "ask")
+        if peer.generation is not None:
+            peer.machine.fire("join")
         if task.machine.state == "failed":
             task.machine.fire("ask")
             task.attempts = 0

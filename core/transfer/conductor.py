@@ -86,6 +86,11 @@ class Conductor:
             await self.appeared.wait(left)
         return entry
 
+    def reads(self, task: str) -> bool:
+        """This host is reading the task's origin now."""
+        run = self.runs.get(task)
+        return run is not None and run.reading
+
     # ------------------------------------------------------------------ decisions
 
     def decide(self, decision: AnyDecision) -> None:

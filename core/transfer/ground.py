@@ -42,7 +42,6 @@ class Ground:
     client: httpx.AsyncClient
     transport: Transport
     codecs: Mapping[str, Codec] = field(default_factory=dict)
-    compression: str = "auto"
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
     counters: Counters = field(default_factory=Counters)

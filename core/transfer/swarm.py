@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 IDLE_WAIT = 5.0
 STALL = 1.0
 HAVE_EVERY = 0.1
-# A parent slower than this is asked for compressed pieces (`peer.compression = auto`).
-SLOW_PARENT = 60e6
 
 
 class SwarmHost(Protocol):
@@ -272,9 +270,6 @@ class Swarm:
 
     def _request(self, fetch: Fetch, length: int) -> PieceRequest:
         ref, ground = self._refs[fetch.parent], self._ground
-        rate = self.machine.offers[fetch.parent].rate
-        slow = 0 < rate < SLOW_PARENT
-        coded = ground.compression == "always" or (ground.compression == "auto" and slow)
         pieces = f"{fetch.first}-{fetch.last}"
         return PieceRequest(
             base_url=ref.url,
@@ -282,7 +277,7 @@ class Swarm:
             headers=ground.headers(self.entry.task),
             length=length,
             stall=STALL,
-            codecs=ground.codecs if coded else {},
+            codecs=ground.codecs,
         )
 
     async def _keep(self, fetch: Fetch, sink: PieceSink) -> None:

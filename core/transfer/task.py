@@ -158,6 +158,11 @@ class TaskRun:
             arrivals=arrivals,
         )
 
+    @property
+    def reading(self) -> bool:
+        """A lease on the origin is at work here."""
+        return self._reading is not None
+
     def satisfied(self, user: User) -> bool:
         """Everything the user wants is valid in the store."""
         entry = self.entry
