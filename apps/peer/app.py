@@ -17,7 +17,6 @@ from hawker.apps.peer.pieces import PieceServer, UploadSlots
 from hawker.apps.web.access import Access
 from hawker.apps.web.health import Metric
 from hawker.apps.web.role import Role
-from hawker.core.clients.http import control_client
 from hawker.core.clients.scheduler import SchedulerLink
 from hawker.core.contracts import Codec, RoleContext
 from hawker.core.errors import UnknownPlugin
@@ -105,7 +104,6 @@ class PeerRole(Role):
                 plugins=plugins,
                 key=await asyncio.to_thread(load_host_key, settings.data),
                 tokens=self._tokens(),
-                client=await stack.enter_async_context(control_client()),
                 transport=plugins.get("hawker.transports", settings.peer.transport),
                 codecs=self.codecs if settings.peer.compression else {},
             )

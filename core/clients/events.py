@@ -19,22 +19,26 @@ class Event(NamedTuple):
     data: bytes
 
 
-async def sse(response: httpx.Response) -> AsyncIterator[Event]:
-    """The events of a streaming response; comments and unknown fields are passed over.
+class Splitter:
+    """Cuts a stream of bytes into events; comments and unknown fields are passed over."""
 
-    Raises:
-        BadRequest: an event is larger than 16 MiB.
-    """
-    buffer = b""
-    async for chunk in response.aiter_raw():
-        buffer += chunk
-        *blocks, buffer = buffer.split(b"\n\n")
-        if len(buffer) > MAX_EVENT:
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes; raises BadRequest for one larger than 16 MiB."""
+        *blocks, self._rest = (self._rest + data).split(b"\n\n")
+        if len(self._rest) > MAX_EVENT:
             raise BadRequest(f"an event is larger than {MAX_EVENT} bytes")
-        for block in blocks:
-            event = _parse(block)
-            if event is not None:
-                yield event
+        return [event for block in blocks if (event := _parse(block)) is not None]
+
+
+async def sse(response: httpx.Response) -> AsyncIterator[Event]:
+    """The events of a streaming response; raises BadRequest for one larger than 16 MiB."""
+    splitter = Splitter()
+    async for chunk in response.aiter_raw():
+        for event in splitter.feed(chunk):
+            yield event
 
 
 def _parse(block: bytes) -> Event | None:

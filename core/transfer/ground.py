@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import httpx
-
 from hawker.core.contracts import Codec, Plugins, Source, Transport
 from hawker.core.digests import HostKey
 from hawker.core.messages import AnyReport
@@ -39,7 +37,6 @@ class Ground:
     plugins: Plugins
     key: HostKey
     tokens: ClusterKey | None
-    client: httpx.AsyncClient
     transport: Transport
     codecs: Mapping[str, Codec] = field(default_factory=dict)
     rng: random.Random = field(default_factory=random.Random)

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from hawker.core.clients.http import control_client
 from hawker.core.errors import StorageFailed
 from hawker.core.messages import DownloadRequest, Progress
 from hawker.core.registry import PluginHost
@@ -70,21 +69,21 @@ async def lone_download(
     lone: LoneDownload | None = None
     try:
         await store.start()
-        async with control_client() as client:
-            ground = Ground(
-                store=store,
-                plugins=plugins,
-                key=await asyncio.to_thread(load_host_key, directory),
-                tokens=None,
-                client=client,
-                transport=plugins.get("hawker.transports", settings.peer.transport),
-            )
-            conductor = Conductor(ground)
-            async with conductor.running():
-                position = 0 if stream else None
-                async with download(conductor, request, position=position) as active:
-                    lone = LoneDownload(active)
-                    yield lone
+        ground = Ground(
+            store=store,
+            plugins=plugins,
+            key=await asyncio.to_thread(load_host_key, directory),
+            tokens=None,
+            transport=plugins.get("hawker.transports", settings.peer.transport),
+        )
+        conductor = Conductor(ground)
+        position = 0 if stream else None
+        async with (
+            conductor.running(),
+            download(conductor, request, position=position) as active,
+        ):
+            lone = LoneDownload(active)
+            yield lone
     finally:
         await store.close()
         if lone is not None and lone.finished:

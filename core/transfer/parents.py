@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-import httpx
-
-from hawker.core.clients.events import sse
-from hawker.core.clients.http import raise_for_problem
+from hawker.core.clients.live import live_events
 from hawker.core.errors import HawkerError, Unavailable
 from hawker.core.messages import Availability, ParentRef, decode_availability
 from hawker.core.transfer.ground import Ground
@@ -31,17 +29,15 @@ async def availability(
     attempts = 0
     while True:
         try:
-            async for event in _stream(ground, parent, task, generation):
-                attempts = 0
-                yield event
+            async with aclosing(_stream(ground, parent, task, generation)) as events:
+                async for event in events:
+                    attempts = 0
+                    yield event
             raise Unavailable(f"{parent.url} ended its availability stream")
-        except (HawkerError, httpx.HTTPError) as exc:
+        except HawkerError:
             attempts += 1
             if attempts >= ATTEMPTS:
-                if isinstance(exc, HawkerError):
-                    raise
-                reason = str(exc) or type(exc).__name__
-                raise Unavailable(f"{parent.url} cannot be heard: {reason}") from exc
+                raise
         await asyncio.sleep(PAUSE)
 
 
@@ -49,10 +45,7 @@ async def _stream(
     ground: Ground, parent: ParentRef, task: str, generation: str
 ) -> AsyncGenerator[Availability, None]:
     url = f"{parent.url}/v1/tasks/{task}/{generation}/availability"
-    timeout = httpx.Timeout(CONNECT, read=SILENCE)
-    async with ground.client.stream(
-        "GET", url, headers=ground.headers(task), timeout=timeout
-    ) as response:
-        await raise_for_problem(response)
-        async for event in sse(response):
+    events = live_events(url, ground.headers(task), connect=CONNECT, silence=SILENCE)
+    async with aclosing(events):
+        async for event in events:
             yield decode_availability(event.data)

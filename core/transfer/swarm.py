@@ -12,8 +12,6 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-import httpx
-
 from hawker.core.contracts import PieceRequest
 from hawker.core.digests import DigestRun, Reader
 from hawker.core.errors import (
@@ -46,7 +44,7 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT = 5.0
 STALL = 1.0
-HAVE_EVERY = 0.1
+HAVE_EVERY = 0.5
 
 
 class SwarmHost(Protocol):
@@ -200,7 +198,7 @@ class Swarm:
             ) as events:
                 async for event in events:
                     await self._heard(ref.host, event)
-        except (HawkerError, httpx.HTTPError) as exc:
+        except HawkerError as exc:
             self._give_up(ref.host, exc)
 
     async def _heard(self, parent: str, event: Availability) -> None:

@@ -165,8 +165,12 @@ class TaskRun:
 
     def satisfied(self, user: User) -> bool:
         """Everything the user wants is valid in the store."""
-        entry = self.entry
-        return entry is not None and user.satisfied(entry.layout, entry.valid)
+        entry, swarm = self.entry, self._swarm
+        if entry is None:
+            return False
+        # What the swarm counted, so that the tally is whole when the user is told.
+        valid = entry.valid if swarm is None else swarm.machine.valid
+        return user.satisfied(entry.layout, valid)
 
     # ------------------------------------------------------------------ decisions
 
