@@ -25,7 +25,7 @@ APPEAR = 5.0
 # others costs this host a bounded share of its time (an event takes about 0.1 ms at each end).
 EVENT_COST = 0.005
 # A piece that the first child did not take by then is offered to all.
-FIRST_TURN = 0.25
+FIRST_TURN = 1.0
 HELD_BEAT = 0.05
 
 
@@ -102,16 +102,20 @@ class Announcer:
             said = PieceSet()
             runs = 0
             version = -1
+            spoke = 0.0
             while not entry.gone:
                 beat = HELD_BEAT if turns.held else BEAT
                 version = await entry.wait_change(version, beat)
-                turns.deal(
-                    entry.valid, conductor.ground.clock(), reading=conductor.reads(entry.task)
-                )
+                now = conductor.ground.clock()
+                turns.deal(entry.valid, now, reading=conductor.reads(entry.task))
                 # Possession only grows; a windowed entry forgets what it delivered: no offer.
                 have = PieceSet() if entry.windowed else turns.visible(child, entry.valid)
+                # Digests alone are no news: they come before their pieces, and go with them.
+                if not have - said and now - spoke < BEAT:
+                    continue
                 event = self._event(entry, have - said, runs)
                 yield event
+                spoke = now
                 said |= have
                 runs += len(event.runs)
                 await asyncio.sleep(EVENT_COST * self._streams)

@@ -67,17 +67,17 @@ class Download:
             NotHereYet: the request's timeout passed.
             HawkerError: the content cannot be had, or does not have the digest it should.
         """
-        seen = 0
+        seen, told = 0, -PROGRESS_EVERY
         try:
             async with asyncio.timeout(self._request.timeout):
                 while not self.run.satisfied(self._user):
                     self.run.check()
                     now = self._now(seen)
-                    seen += len(now.arrivals)
-                    yield now
+                    if now.seconds - told >= PROGRESS_EVERY:
+                        seen += len(now.arrivals)
+                        told = now.seconds
+                        yield now
                     await self.run.changed.wait(WAIT)
-                    if not self.run.satisfied(self._user):
-                        await asyncio.sleep(PROGRESS_EVERY)
                 await self._verify()
         except TimeoutError as exc:
             raise NotHereYet(

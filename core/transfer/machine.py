@@ -144,11 +144,13 @@ class DownloadMachine:
         offer.have = offer.have | new
         self._rarity.add(new)
 
-    def has_slot(self, parent: str) -> None:
-        """The parent said that an upload slot is free: no need to wait out the back-off."""
+    def has_slot(self, parent: str) -> bool:
+        """The parent said that an upload slot is free; True where that ends a back-off."""
         offer = self.offers.get(parent)
-        if offer is not None and not offer.failures:
-            offer.retry_at = 0.0
+        if offer is None or offer.failures or not offer.retry_at:
+            return False
+        offer.retry_at = 0.0
+        return True
 
     # ------------------------------------------------------------------ what to do
 

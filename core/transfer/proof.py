@@ -37,6 +37,8 @@ class Proof:
         self._readers: dict[tuple[str, str], Reader] = {}
         self._pending: dict[bytes, DigestRun] = {}
         self._held: dict[int, tuple[bytes, str]] = {}
+        # Checked already, perhaps not stored yet: every parent hands on the same runs.
+        self._checked: dict[bytes, DigestRun] = {}
 
     def name_readers(self, readers: Iterable[Reader]) -> None:
         """Readers whose runs count, as the scheduler names them."""
@@ -48,37 +50,45 @@ class Proof:
         Raises:
             DigestMismatch: one of `runs` is forged, out of its lease or of the wrong length.
         """
-        for run in runs:
-            if (run.host, run.lease) in self._readers and not self._known(run):
-                self._check(run)
-        ready: list[DigestRun] = []
-        for run in [*runs, *self._pending.values()]:
-            if (run.host, run.lease) not in self._readers:
-                if len(self._pending) < MAX_PENDING:
-                    self._pending[run.signature] = run
-            elif not self._known(run):
-                ready.append(run)
-        await self._take(ready)
+        fresh = [run for run in runs if self._admit(run)]
+        for run in fresh:
+            self._check(run)
+        fresh.extend(self._named_since())
+        if fresh:
+            readers = {(r.host, r.lease): self._readers[r.host, r.lease] for r in fresh}
+            await self._entry.learn(fresh, list(readers.values()))
 
-    async def _take(self, runs: Sequence[DigestRun]) -> None:
+    def _admit(self, run: DigestRun) -> bool:
+        """Whether the run must be checked now: it is new, and its reader is named."""
+        if (run.host, run.lease) in self._readers:
+            return not self._known(run)
+        if len(self._pending) < MAX_PENDING:
+            self._pending[run.signature] = run
+        return False
+
+    def _named_since(self) -> list[DigestRun]:
+        """Runs that waited for their reader, checked; a forged one is dropped."""
         good: list[DigestRun] = []
-        for run in runs:
-            if self._pending.pop(run.signature, None) is not None:
-                try:
-                    self._check(run)
-                except DigestMismatch as exc:
-                    log.warning("task %s: %s", run.task[:12], exc)
-                    continue
-            good.append(run)
-        if good:
-            readers = {(r.host, r.lease): self._readers[r.host, r.lease] for r in good}
-            await self._entry.learn(good, list(readers.values()))
+        for signature, run in list(self._pending.items()):
+            if (run.host, run.lease) not in self._readers:
+                continue
+            del self._pending[signature]
+            if self._known(run):
+                continue
+            try:
+                self._check(run)
+            except DigestMismatch as exc:
+                log.warning("task %s: %s", run.task[:12], exc)
+            else:
+                good.append(run)
+        return good
 
     def _check(self, run: DigestRun) -> None:
         entry = self._entry
         if (run.task, run.generation) != (entry.task, entry.generation):
             raise DigestMismatch(f"a digest run of another task or generation: {run.task[:12]}")
-        check_run(run, entry.layout, list(self._readers.values()))
+        check_run(run, entry.layout, [self._readers[run.host, run.lease]])
+        self._checked[run.signature] = run
 
     def judge(self, parent: str, digests: dict[int, bytes]) -> Judged:
         """Compare what arrived from a parent with what it must be."""
@@ -108,6 +118,8 @@ class Proof:
 
     def _known(self, run: DigestRun) -> bool:
         """Nothing in the run is new: its digests are those already trusted."""
+        if self._checked.get(run.signature) == run:
+            return True
         layout = self._entry.layout
         if run.total >= 0 and layout.total is None:
             return False

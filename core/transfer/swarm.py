@@ -204,11 +204,12 @@ class Swarm:
     async def _heard(self, parent: str, event: Availability) -> None:
         if event.runs:
             await self._settle(event.runs, parent)
+        news = bool(event.have)
         if event.have:
             self.machine.announced(parent, PieceSet.from_runs(event.have))
         if event.free:
-            self.machine.has_slot(parent)
-        if event.runs or event.have or event.free:
+            news = self.machine.has_slot(parent) or news
+        if news:
             self.wake.fire()
 
     async def _settle(self, runs: Sequence[DigestRun], parent: str) -> None:
