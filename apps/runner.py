@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 from hawker.apps.compose import compose
+from hawker.apps.memory import keep_freed_memory
 from hawker.apps.serve import Bound, Listen, serving
-from hawker.apps.web.access import decide_mode
+from hawker.apps.web.access import decide_mode, is_loopback
 from hawker.core.contracts import RoleApp, RoleContext
 from hawker.core.errors import ConfigError
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
 from hawker.core.tokens import create_key_file, read_key_file
 
-LOOPBACK = ("127.", "::1", "localhost")
 WILDCARDS = ("0.0.0.0", "::", "")
 
 
@@ -29,8 +29,9 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
         ConfigError: the roles cannot be started with these settings.
     """
     _set_up_logs(settings.telemetry.log_level)
+    keep_freed_memory()
     _prepare(settings, roles, up=up)
-    loopback = settings.listen.host.startswith(LOOPBACK)
+    loopback = is_loopback(settings.listen.host)
     plugins = PluginHost(settings)
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
     context = RoleContext(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from typing import Any
+from typing import Any, Final
 
 from hawker.core.errors import StorageFailed
 from hawker.core.pieces import MIB
@@ -15,24 +15,26 @@ from hawker.core.storage import Entry
 MESSAGE = MIB
 SLOW_CLIENT = 30.0
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
+_BUFFER: Final = memoryview(bytearray(MESSAGE))
 
 
-async def read(fd: int, offset: int, size: int) -> memoryview:
+async def read(fd: int, offset: int, size: int) -> bytes:
     """Exactly `size` bytes: at once where they are in the page cache, else from a thread.
 
     Raises:
         StorageFailed: the file is shorter, or cannot be read.
     """
-    if _NOWAIT:
-        buffer = bytearray(size)
+    if _NOWAIT and size <= MESSAGE:
+        # One buffer for all: nothing else runs between filling and copying it.
+        part = _BUFFER[:size]
         try:
-            if os.preadv(fd, [buffer], offset, _NOWAIT) == size:
-                return memoryview(buffer)
+            if os.preadv(fd, [part], offset, _NOWAIT) == size:
+                return bytes(part)
         except OSError as exc:
             # EAGAIN: not in memory. EOPNOTSUPP: the filesystem cannot say.
             if exc.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
                 raise StorageFailed(f"stored content cannot be read: {exc.strerror}") from exc
-    return memoryview(await asyncio.to_thread(_read_fully, fd, offset, size))
+    return await asyncio.to_thread(_read_fully, fd, offset, size)
 
 
 def _read_fully(fd: int, offset: int, size: int) -> bytes:
