@@ -100,7 +100,7 @@ class Announcer:
         self._streams += 1
         try:
             said = PieceSet()
-            runs = 0
+            told: set[bytes] = set()
             version = -1
             spoke = 0.0
             while not entry.gone:
@@ -113,11 +113,11 @@ class Announcer:
                 # Digests alone are no news: they come before their pieces, and go with them.
                 if not have - said and now - spoke < BEAT:
                     continue
-                event = self._event(entry, have - said, runs)
+                event = self._event(entry, have - said, told)
                 yield event
                 spoke = now
                 said |= have
-                runs += len(event.runs)
+                told.update(run.signature for run in event.runs)
                 await asyncio.sleep(EVENT_COST * self._streams)
         finally:
             self._streams -= 1
@@ -125,12 +125,12 @@ class Announcer:
             if not turns.children:
                 self._turns.pop(key, None)
 
-    def _event(self, entry: Entry, new: PieceSet, known_runs: int) -> Availability:
+    def _event(self, entry: Entry, new: PieceSet, told: set[bytes]) -> Availability:
         total = entry.layout.total
         return Availability(
             total=-1 if total is None else total,
             piece_length=entry.layout.piece_length,
-            runs=entry.runs[known_runs:],
+            runs=[run for run in entry.runs if run.signature not in told],
             have=new.runs(),
             free=self._free_slots(),
             waiting_upstream=not entry.complete and not new,

@@ -156,6 +156,10 @@ class Entry:
         """The digest that a signed run gives the piece, None while none does."""
         return self._known().digest_of(piece)
 
+    def is_news(self, run: DigestRun) -> bool:
+        """Whether learning this run would change what is known."""
+        return self._known().is_new(run, self._layout.total)
+
     def stat(self) -> TaskStat:
         return TaskStat(
             task=self.task,

@@ -62,7 +62,7 @@ class Digests:
     def news(self, learned: Learned, total: int | None) -> Learned | None:
         """What of it is not known yet, `total` being the known length; None where all is."""
         readers = [r for r in learned.readers if self.readers.get((r.host, r.lease)) != r]
-        runs = [run for run in learned.runs if self._is_new(run, total)]
+        runs = [run for run in learned.runs if self.is_new(run, total)]
         return Learned(runs, readers) if runs or readers else None
 
     def add(self, learned: Learned) -> None:
@@ -70,18 +70,38 @@ class Digests:
         for reader in learned.readers:
             self.readers[reader.host, reader.lease] = reader
         for run in learned.runs:
-            if not self._is_new(run, self.total):
+            if not self.is_new(run, self.total):
                 continue
+            merged = self._merged(run)
+            self.runs = [known for known in self.runs if known.signature not in merged]
             self.runs.append(run)
             if self.total is None:
                 self.total = run.layout.total
             for piece in range(run.first, run.first + run.count):
-                self._by_piece.setdefault(piece, run)
+                if self._by_piece.setdefault(piece, run).signature in merged:
+                    self._by_piece[piece] = run
 
-    def _is_new(self, run: DigestRun, total: int | None) -> bool:
+    def is_new(self, run: DigestRun, total: int | None) -> bool:
+        """Whether it says a digest or the total for the first time, or says many runs in one."""
         if total is None and run.layout.total is not None:
             return True
-        return any(p not in self._by_piece for p in range(run.first, run.first + run.count))
+        pieces = range(run.first, run.first + run.count)
+        return any(p not in self._by_piece for p in pieces) or bool(self._merged(run))
+
+    def _merged(self, run: DigestRun) -> set[bytes]:
+        """Signatures of known runs that this one says again, all together: it takes their place where there are
+        several, so that whoever comes late has one signature to check and not hundreds."""
+        first, last = run.run
+        if run.count < 2 or self._by_piece.get(first) is self._by_piece.get(last):
+            return set()
+        within: set[bytes] = set()
+        for piece in range(first, last + 1):
+            known = self._by_piece.get(piece)
+            if known is None or known.digest(piece) != run.digest(piece):
+                return set()
+            if first <= known.run[0] and known.run[1] <= last:
+                within.add(known.signature)
+        return within if len(within) > 1 else set()
 
 
 class Sidecar:

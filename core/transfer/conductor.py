@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from hawker.core.errors import Unavailable
+from hawker.core.errors import HawkerError, Unavailable
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, Left, Read, Register, Withdrawn
 from hawker.core.storage import Entry
@@ -114,9 +114,20 @@ class Conductor:
         for task, run in self.runs.items():
             if self._link_for(task) is link:
                 run.register_again()
+        if self._group is not None:
+            self._group.create_task(self._offer_stored(link))
+
+    async def _offer_stored(self, link: Link) -> None:
+        """Offer what is stored, verified again first where the machine stopped uncleanly."""
         for entry in self.ground.store.entries():
-            if entry.task not in self.runs and self._link_for(entry.task) is link:
-                self.offer(entry)
+            if entry.task in self.runs or self._link_for(entry.task) is not link:
+                continue
+            try:
+                with entry.using():
+                    await entry.prepare()
+                    self.offer(entry)
+            except HawkerError as exc:
+                log.warning("%s is not offered: %s", entry, exc)
 
     def offer(self, entry: Entry) -> None:
         """Tell the scheduler what is stored of a task that nobody here is using."""

@@ -12,7 +12,13 @@ import logging
 from typing import Protocol
 
 from hawker.core.contracts import Reading, Source, SourceRequest
-from hawker.core.digests import PIECE_DIGEST_BYTES, UNKNOWN_TOTAL, DigestRun, Reader
+from hawker.core.digests import (
+    MAX_RUN_PIECES,
+    PIECE_DIGEST_BYTES,
+    UNKNOWN_TOTAL,
+    DigestRun,
+    Reader,
+)
 from hawker.core.errors import HawkerError, OriginChanged, OriginFailed
 from hawker.core.ids import generation_of, random_generation
 from hawker.core.messages import AnyReport, Changed, Failed, LeaseProgress, Length, Read
@@ -124,6 +130,7 @@ class OriginReader:
                 try:
                     await self._read_all(source, reading)
                     await self._drain()
+                    await self._seal()
                 finally:
                     publisher.cancel()
                     ticker.cancel()
@@ -324,6 +331,20 @@ class OriginReader:
         """Until everything read is valid."""
         while self._fresh:
             await self._published.wait(DRAIN_WAIT)
+
+    async def _seal(self) -> None:
+        """Say all digests again in as few runs as can be, where all were read under this lease."""
+        entry = self._held()
+        own = all(run.lease == self.lease.lease for run in entry.runs)
+        if not entry.complete or not own or len(entry.runs) < 2:
+            return
+        count, total = self._layout.count or 0, self._layout.total or 0
+        runs: list[DigestRun] = []
+        for first in range(0, count, MAX_RUN_PIECES):
+            pieces = range(first, min(count, first + MAX_RUN_PIECES))
+            digests = [digest for piece in pieces if (digest := entry.digest_of(piece)) is not None]
+            runs.append(self._sign(first, b"".join(digests), total))
+        await entry.learn(runs, [self._as_reader()])
 
     def _sign(self, first: int, digests: bytes, total: int) -> DigestRun:
         assert len(digests) % PIECE_DIGEST_BYTES == 0

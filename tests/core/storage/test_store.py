@@ -399,3 +399,26 @@ def test_what_the_store_makes_is_its_owners_alone(sample: MakeSample, directory:
         return len(made)
 
     assert asyncio.run(main()) > 5
+
+
+def test_a_run_that_says_several_again_takes_their_place(
+    sample: MakeSample, directory: Path
+) -> None:
+    content = sample("merged", 6)
+
+    async def main() -> None:
+        store = Store.open(directory)
+        await store.start()
+        entry = await content.create(store)
+        with entry.using():
+            await entry.learn([content.run(p, p) for p in range(6)], [content.reader])
+            whole = content.run(0, 5)
+            assert entry.is_news(whole)
+            await entry.learn([whole], [content.reader])
+            assert entry.runs == [whole]
+            assert not entry.is_news(whole)
+            assert not entry.is_news(content.run(1, 2))
+            assert [entry.digest_of(p) for p in range(6)] == content.digests
+        await store.close()
+
+    asyncio.run(main())

@@ -1,0 +1,187 @@
+"""Real processes of each role, started by the commands the documentation names."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+READY = 30.0
+
+
+class Origin:
+    """A well-behaved origin that counts: content bytes, and requests for content."""
+
+    def __init__(self, *, ranges: bool = True, length: bool = True) -> None:
+        self.files: dict[str, bytes] = {}
+        self.sent_bytes = 0
+        self.requests = 0
+        origin = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                data = origin.files.get(self.path)
+                if data is None:
+                    self.send_error(404)
+                    return
+                origin.requests += 1
+                start, stop = 0, len(data)
+                asked = self.headers.get("range", "")
+                if ranges and asked.startswith("bytes=") and data:
+                    first, _, last = asked.removeprefix("bytes=").partition("-")
+                    start, stop = int(first), min(int(last) + 1 if last else stop, stop)
+                    self.send_response(206)
+                    self.send_header("content-range", f"bytes {start}-{stop - 1}/{len(data)}")
+                else:
+                    self.send_response(200)
+                self.send_header("etag", f'"{len(data)}-{hash(self.path) & 0xFFFF}"')
+                if ranges:
+                    self.send_header("accept-ranges", "bytes")
+                if length:
+                    self.send_header("content-length", str(stop - start))
+                else:
+                    self.send_header("connection", "close")
+                self.end_headers()
+                for offset in range(start, stop, 1 << 16):
+                    part = data[offset : min(stop, offset + (1 << 16))]
+                    self.wfile.write(part)
+                    origin.sent_bytes += len(part)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def put(self, path: str, data: bytes) -> str:
+        """Offer bytes; returns their URL."""
+        self.files[path] = data
+        return f"http://127.0.0.1:{self._server.server_address[1]}{path}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Daemon:
+    """A `hawker` process that serves."""
+
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self.data = data
+        command = [sys.executable, "-m", "hawker", *arguments, "--port", "0", "--json"]
+        self.process = subprocess.Popen(
+            [*command, "--data", str(data)], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"{arguments} printed no ready line (exit {self.process.poll()})"
+        ready = json.loads(line)
+        self.url: str = ready["url"]
+        self.socket: str = ready["socket"]
+
+    def client(self) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=self.socket)
+        return httpx.Client(transport=transport, base_url="http://daemon", timeout=60)
+
+    def wait_ready(self) -> None:
+        """Until its schedulers know it."""
+        with self.client() as client:
+            for _ in range(300):
+                if client.get("/readyz").status_code == 200:
+                    return
+                # The daemon says when it is ready only when asked.
+                threading.Event().wait(0.1)
+        raise AssertionError(f"{self.url} did not become ready")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self._end()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        self._end()
+
+    def _end(self) -> None:
+        self.process.wait(timeout=20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Cluster:
+    """Daemons of one test, all stopped at its end."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.key = root / "cluster.key"
+        self._daemons: list[Daemon] = []
+
+    def make_key(self) -> None:
+        hawker("cluster", "key", str(self.key))
+
+    def start(self, name: str, *arguments: str) -> Daemon:
+        daemon = Daemon(self.root / name, *arguments)
+        self._daemons.append(daemon)
+        return daemon
+
+    def scheduler(self) -> Daemon:
+        return self.start("scheduler", "serve", "scheduler", "--cluster-key", str(self.key))
+
+    def peer(self, name: str, scheduler: Daemon, *flags: str) -> Daemon:
+        command = ("serve", "peer", "--scheduler", scheduler.url, "--cluster-key", str(self.key))
+        return self.start(name, *command, *flags)
+
+    def close(self) -> None:
+        for daemon in reversed(self._daemons):
+            daemon.stop()
+
+
+def hawker(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line to its end."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HAWKER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "hawker", *arguments],
+        capture_output=True,
+        timeout=timeout,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    made = Origin()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def plain_origin() -> Iterator[Origin]:
+    """Without ranges and without a length."""
+    made = Origin(ranges=False, length=False)
+    yield made
+    made.close()
