@@ -248,6 +248,7 @@ class Scheduler:
 
     def _complete(self, task: Task, peer: Peer, generation: Generation) -> None:
         generation.complete.add(peer.host)
+        task.attempts = 0
         peer.machine.fire("finish")
         self._graph.make_root(task, peer)
 
@@ -299,7 +300,6 @@ class Scheduler:
             if other.generation is None and other.wants:
                 self._enter(task, other, current, now)
         if report.done:
-            task.attempts = 0
             self._end_lease(task, now, failed=False)
             self._read_what_is_missing(task, now)
 

@@ -68,6 +68,10 @@ class ReadingTask(Protocol):
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
 
+    def flush(self) -> None:
+        """Report what became valid and was not reported yet."""
+        ...
+
 
 class OriginReader:
     """Runs one lease to its end; its task, and so the scheduler, learns what became of it."""
@@ -98,6 +102,8 @@ class OriginReader:
         task = self.lease.task
         try:
             await self._run()
+            # What was read must be known before the lease is over, or it would be read again.
+            self._task.flush()
             self._progress(done=True)
         except OriginChanged as exc:
             log.warning("task %s: %s", task[:12], exc)

@@ -283,7 +283,6 @@ class TaskRun:
             self._reader = None
             self._reading = None
             if self._swarm is not None:
-                self._swarm.flush()
                 self._swarm.release()
             self._wake.fire()
 
@@ -486,6 +485,10 @@ class _Desk:
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None:
         self._run.report(report, urgent=urgent)
+
+    def flush(self) -> None:
+        if self._run._swarm is not None:
+            self._run._swarm.flush()
 
 
 def with_stored(register: Register, entry: Entry | None) -> Register:
