@@ -87,4 +87,6 @@ async def _chunk(reader: asyncio.StreamReader) -> bytes:
     if not 0 <= size <= MAX_CHUNK:
         raise ValueError(f"a chunk of {size} bytes")
     data = await reader.readexactly(size + 2)
+    if not data.endswith(b"\r\n"):
+        raise ValueError("a chunk that is longer than it says")
     return data[:-2]

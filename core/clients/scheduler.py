@@ -164,6 +164,8 @@ class SchedulerLink:
                 self._streaming.clear()
             await asyncio.sleep(backoff)
             backoff = min(LAST_BACKOFF, backoff * 2)
+            # Whoever answers next may be a scheduler that was started anew.
+            await self._announce_again(client)
 
     async def _send_for_ever(self, client: httpx.AsyncClient) -> None:
         backoff = FIRST_BACKOFF
@@ -184,9 +186,6 @@ class SchedulerLink:
                 self._lost("reports", exc)
                 if isinstance(exc, NotFound):
                     await self._announce_again(client)
-                if isinstance(exc, BadRequest):
-                    # It will not become better by being sent again.
-                    del self._queue[:MAX_BATCH]
                 await asyncio.sleep(backoff)
                 backoff = min(LAST_BACKOFF, backoff * 2)
 
@@ -199,7 +198,12 @@ class SchedulerLink:
         response = await client.post(
             self._url("/reports"), content=body, headers=self._headers("report")
         )
-        await raise_for_problem(response)
+        try:
+            await raise_for_problem(response)
+        except BadRequest:
+            # It will not become better by being sent again.
+            del self._queue[: len(batch)]
+            raise
         answer = decode_answer(response.content)
         self._report_after = answer.report_after_ms / 1000
         self._queue = [entry for entry in self._queue if entry[0] > answer.accepted]
@@ -215,7 +219,11 @@ class SchedulerLink:
             self._lost("announce", exc)
 
     def _take(self, raw: bytes) -> None:
-        decision = self._decode(raw)
+        try:
+            decision = self._decode(raw)
+        except BadRequest as exc:
+            log.warning("scheduler %s: a decision is passed over: %s", self._base, exc)
+            return
         if isinstance(decision, Reset):
             self._epoch = ""
             self._on_epoch(self)
