@@ -126,10 +126,17 @@ async def _end(connections: set[asyncio.Task[Any]]) -> None:
 
 def _bind_tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # Named TCP, for asyncio sets TCP_NODELAY only on such: else each answer on a kept connection
+    # waits 40 ms for the client's delayed acknowledgement.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
+    except OverflowError as exc:
+        sock.close()
+        raise Unavailable(
+            f"cannot listen on {host}:{port}: no such port", hint="choose a --port up to 65535"
+        ) from exc
     except OSError as exc:
         sock.close()
         hint = "choose another --port" if exc.errno == errno.EADDRINUSE else "check --host"

@@ -109,18 +109,25 @@ def _check_here(scope: Mapping[str, Any]) -> None:
                 hint="set auth.mode = required",
             )
     origin = headers.get("origin")
-    if origin is not None and not _is_loopback(urlsplit(origin).hostname):
+    if origin is not None and not is_loopback(_host_of(origin)):
         raise Forbidden(f"requests from pages of {origin} are not taken without a token")
     if is_local(scope):
         return
     host = headers.get("host", "")
-    if not _is_loopback(urlsplit(f"//{host}").hostname):
+    if not is_loopback(_host_of(f"//{host}")):
         raise Forbidden(f"{host!r} is not a name of this machine's loopback")
 
 
-def _is_loopback(host: str | None) -> bool:
-    if host is None:
-        return False
+def _host_of(url: str) -> str:
+    """The host a URL names, empty where it names none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Only this machine is reached by this name or address."""
     if host == "localhost":
         return True
     try:

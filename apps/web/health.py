@@ -52,12 +52,18 @@ class Health:
             buckets=LAG_BUCKETS,
         )
         self._registry.register(_Counters(self._metrics))
+        failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
             measuring = group.create_task(_measure(lag.observe))
             try:
                 yield
+            except Exception as exc:
+                # The group would wrap it, and nobody would know it by its class any more.
+                failure = exc
             finally:
                 measuring.cancel()
+        if failure is not None:
+            raise failure
 
     async def _healthy(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")

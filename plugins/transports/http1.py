@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from hawker.core.contracts import Codec, PieceRequest, Sink, Transport
 from hawker.core.errors import (
@@ -33,6 +34,8 @@ CHUNK = 1024 * 1024
 MAX_HEAD = 64 * 1024
 MAX_PROBLEM = 64 * 1024
 CONNECT_TIMEOUT = 1.0
+# How exactly a stall is measured.
+TICK = 0.2
 MAX_IDLE = 8
 IDLE_SECONDS = 30.0
 
@@ -98,14 +101,15 @@ class Http1Transport:
 
     async def fetch(self, request: PieceRequest, sink: Sink) -> None:
         job = _Job(request, sink)
-        loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._threads, self._run, job)
+        submitted = self._threads.submit(self._run, job)
+        running = asyncio.wrap_future(submitted)
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
-            job.abort()
-            # Nothing may be written to the sink once this has returned.
-            await asyncio.gather(running, return_exceptions=True)
+            # One that no thread has begun yet is taken back from the queue.
+            if not submitted.cancel():
+                job.abort()
+                await _ended(running)
             raise
 
     async def close(self) -> None:
@@ -120,11 +124,9 @@ class Http1Transport:
 
     def _run(self, job: _Job) -> None:
         parts = urlsplit(job.request.base_url)
-        if parts.scheme != "http" or parts.hostname is None:
-            raise Unavailable(f"{job.request.base_url} is not an http:// URL")
-        address = (parts.hostname, parts.port or 80)
+        address = _address(parts)
         while True:
-            connection = self._take(address)
+            connection = self._take(address, job)
             kept = connection.used
             done = False
             try:
@@ -144,21 +146,19 @@ class Http1Transport:
             finally:
                 self._give_back(address, connection, reusable=done)
 
-    def _take(self, address: tuple[str, int]) -> _Connection:
+    def _take(self, address: tuple[str, int], job: _Job) -> _Connection:
         now = time.monotonic()
         with self._lock:
             idle = self._idle.get(address, [])
             while idle:
                 connection = idle.pop()
-                if now - connection.idle_since < IDLE_SECONDS:
+                if now - connection.idle_since < IDLE_SECONDS and _quiet(connection.sock):
                     return connection
                 connection.sock.close()
         try:
-            sock = socket.create_connection(address, timeout=CONNECT_TIMEOUT)
+            return _connect(address, job)
         except OSError as exc:
             raise Unavailable(f"{address[0]}:{address[1]} cannot be reached: {exc}") from exc
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return _Connection(sock)
 
     def _give_back(
         self, address: tuple[str, int], connection: _Connection, *, reusable: bool
@@ -180,10 +180,11 @@ class Http1Transport:
             sock.sendall(_request_bytes(request, host, base))
         except (BrokenPipeError, ConnectionResetError) as exc:
             raise _Closed from exc
-        head = _read_head(sock)
+        patience = _Patience(sock, request.stall)
+        head = _read_head(patience)
         keep = head.headers.get("connection", "").lower() != "close"
         if head.status != 200:
-            raise _refusal(head, sock, host, keep)
+            raise _refusal(head, patience, host, keep)
         length = head.headers.get("content-length", "")
         if not length.isdigit() or len(length) > 18:
             raise Unavailable(f"{host} did not say how long its answer is")
@@ -191,12 +192,12 @@ class Http1Transport:
         if coding == "identity":
             if int(length) != request.length:
                 raise Unavailable(f"{host} sent {length} bytes, not {request.length}")
-            _receive(sock, head.rest, int(length), job.sink, self._buffer())
+            _receive(patience, head.rest, int(length), job.sink, self._buffer())
         else:
             codec = request.codecs.get(coding)
             if codec is None:
                 raise Unavailable(f"{host} answered in the coding {coding!r}, which was not asked")
-            _receive_coded(sock, head.rest, int(length), job, codec, self._buffer())
+            _receive_coded(patience, head.rest, int(length), job, codec, self._buffer())
         return keep
 
     def _buffer(self) -> memoryview:
@@ -205,6 +206,16 @@ class Http1Transport:
         if buffer is None:
             buffer = self._local.buffer = memoryview(bytearray(CHUNK))
         return buffer
+
+
+async def _ended(running: asyncio.Future[None]) -> None:
+    """Until the thread has ended, however often the caller is cancelled meanwhile: nothing may be
+    written to the sink once `fetch` has returned. It takes no time, as the socket is shut down."""
+    while not running.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([running])
+    # Its failure is that of a transfer nobody wants any more.
+    running.cancelled() or running.exception()
 
 
 class _Answered(Exception):
@@ -216,17 +227,92 @@ class _Answered(Exception):
         self.reusable = reusable
 
 
+def _address(parts: SplitResult) -> tuple[str, int]:
+    try:
+        port = parts.port or 80
+    except ValueError:
+        port = 0
+    if parts.scheme != "http" or not parts.hostname or not port:
+        raise Unavailable(f"{parts.geturl()} is not an http:// URL")
+    return parts.hostname, port
+
+
+def _connect(address: tuple[str, int], job: _Job) -> _Connection:
+    """A new connection; `job.abort` ends a handshake that nobody answers."""
+    failure: OSError = OSError("no address")
+    for family, kind, protocol, _, target in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+        connection = _Connection(socket.socket(family, kind, protocol))
+        try:
+            connection.sock.settimeout(CONNECT_TIMEOUT)
+            with job.using(connection):
+                connection.sock.connect(target)
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        except OSError as exc:
+            connection.sock.close()
+            failure = exc
+        except BaseException:
+            connection.sock.close()
+            raise
+    raise failure
+
+
+def _quiet(sock: socket.socket) -> bool:
+    """Nothing came on a kept connection: neither its end nor bytes that no request asked for."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return not poll.poll(0)
+
+
 def _set_stall(sock: socket.socket, seconds: float) -> None:
-    """A blocking socket whose reads and writes give up after `seconds` without a byte.
+    """A blocking socket whose writes give up after `seconds`, and its reads after a `TICK`.
 
     The kernel's own timeout, and not Python's: that one makes the socket non-blocking, so that
-    a read could not wait for a whole buffer in one call.
+    a read could not wait for a whole buffer in one call. Such a read returns what came when the
+    timeout passes, whenever in between that was: hence ticks, which `_Patience` counts.
     """
     sock.settimeout(None)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(seconds, TICK)))
+
+
+def _timeval(seconds: float) -> bytes:
     whole = int(seconds)
-    value = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+    return struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+
+
+class _Patience:
+    """Reads that raise TimeoutError after `seconds` without a byte."""
+
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
+        self._sock = sock
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def recv(self, size: int) -> bytes:
+        while True:
+            try:
+                data = self._sock.recv(size)
+            except BlockingIOError:
+                self._check()
+                continue
+            self._last = time.monotonic()
+            return data
+
+    def fill(self, view: memoryview) -> int:
+        """Bytes put into `view`, fewer than it takes only after a tick; 0 at the end."""
+        while True:
+            try:
+                size = self._sock.recv_into(view, len(view), socket.MSG_WAITALL)
+            except BlockingIOError:
+                self._check()
+                continue
+            self._last = time.monotonic()
+            return size
+
+    def _check(self) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            raise TimeoutError
 
 
 def _request_bytes(request: PieceRequest, host: str, base: str) -> bytes:
@@ -236,7 +322,7 @@ def _request_bytes(request: PieceRequest, host: str, base: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def _read_head(sock: socket.socket) -> _Head:
+def _read_head(sock: _Patience) -> _Head:
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         if len(data) > MAX_HEAD:
@@ -269,7 +355,7 @@ def _read_head(sock: socket.socket) -> _Head:
     return _Head(int(code), headers, data[end + 4 :])
 
 
-def _refusal(head: _Head, sock: socket.socket, host: str, keep: bool) -> Exception:
+def _refusal(head: _Head, sock: _Patience, host: str, keep: bool) -> Exception:
     """The error behind an unsuccessful answer."""
     length = head.headers.get("content-length", "")
     body = bytearray(head.rest)
@@ -292,7 +378,7 @@ def _refusal(head: _Head, sock: socket.socket, host: str, keep: bool) -> Excepti
 
 
 def _chunks(
-    sock: socket.socket, first: bytes, length: int, buffer: memoryview
+    sock: _Patience, first: bytes, length: int, buffer: memoryview
 ) -> Iterator[memoryview]:
     """The body in parts as large as the buffer, so that each is hashed and stored in one go."""
     if len(first) > length:
@@ -304,7 +390,7 @@ def _chunks(
         want = min(left, len(buffer))
         filled = 0
         while filled < want:
-            size = sock.recv_into(buffer[filled:want], want - filled, socket.MSG_WAITALL)
+            size = sock.fill(buffer[filled:want])
             if not size:
                 raise Unavailable(f"the connection ended {left - filled} bytes too early")
             filled += size
@@ -313,14 +399,14 @@ def _chunks(
 
 
 def _receive(
-    sock: socket.socket, first: bytes, length: int, sink: Sink, buffer: memoryview
+    sock: _Patience, first: bytes, length: int, sink: Sink, buffer: memoryview
 ) -> None:
     for chunk in _chunks(sock, first, length, buffer):
         sink.write(chunk)
 
 
 def _receive_coded(
-    sock: socket.socket, first: bytes, length: int, job: _Job, codec: Codec, buffer: memoryview
+    sock: _Patience, first: bytes, length: int, job: _Job, codec: Codec, buffer: memoryview
 ) -> None:
     decoder = codec.decoder()
     expected = job.request.length
