@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json as jsonlib
 import logging
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from hawker.apps.compose import compose
@@ -47,10 +49,14 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
         host=settings.listen.host, port=settings.listen.port, unix_socket=settings.unix_socket
     )
     try:
-        async with app.router.lifespan_context(app), serving(app, listen) as where:
+        async with (
+            _stop_signals() as stopped,
+            app.router.lifespan_context(app),
+            serving(app, listen) as where,
+        ):
             bound.set_result(where)
             _say_ready(where, roles, json=json)
-            await _stop_signal()
+            await stopped.wait()
     finally:
         await plugins.close()
     return 0
@@ -89,15 +95,18 @@ def _say_ready(where: Bound, roles: list[str], *, json: bool) -> None:
         print(f"hawker: {names} at {where.url} and {where.socket_path}", flush=True)
 
 
-async def _stop_signal() -> None:
-    """Until the process is asked to stop."""
+@contextlib.asynccontextmanager
+async def _stop_signals() -> AsyncIterator[asyncio.Event]:
+    """An event that is set when the process is asked to stop."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.remove_signal_handler(number)
+    try:
+        yield stopped
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 def _set_up_logs(level: str) -> None:

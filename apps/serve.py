@@ -2,7 +2,7 @@
 
 HTTP/1.1 and cleartext HTTP/2 (prior knowledge) on TCP and on a unix socket. hypercorn's own
 `serve` is not used: it does not tell the ports it bound, and on Python 3.12 and later it never
-returns while a response is streaming. Its connections (`TCPServer`) are, unchanged.
+returns while a response is streaming. Its connections (`TCPServer`) are, nearly unchanged.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.utils import wrap_app
 
 from hawker.core.errors import Unavailable
@@ -52,6 +53,18 @@ class Bound:
     socket_path: Path
 
 
+class _Connection(TCPServer):
+    """Ends with its client. hypercorn's own starts the idle timer once more when the last stream of
+    a lost connection ends, and then stays for the whole `keep_alive_timeout`."""
+
+    async def protocol_send(self, event: Event) -> None:
+        lost = self.reader.at_eof() or self.writer.is_closing()
+        if lost and isinstance(event, Updated) and event.idle:
+            await self.idle_task.stop()
+        else:
+            await super().protocol_send(event)
+
+
 @contextlib.asynccontextmanager
 async def serving(app: Any, listen: Listen) -> AsyncIterator[Bound]:
     """Serve while inside; the app's lifespan is the caller's business.
@@ -70,7 +83,7 @@ async def serving(app: Any, listen: Listen) -> AsyncIterator[Bound]:
         connections.add(task)
         try:
             loop = asyncio.get_running_loop()
-            await TCPServer(wrapped, loop, config, context, {}, reader, writer)
+            await _Connection(wrapped, loop, config, context, {}, reader, writer)
         except asyncio.CancelledError:
             # Only our own shutdown cancels a connection, and it waits for the task's end.
             log.debug("a connection was cut at shutdown")

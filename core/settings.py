@@ -149,7 +149,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def data(self) -> Path:
         """The data directory."""
-        return Path(self.storage.data or default_data_directory())
+        return Path(self.storage.data or default_data_directory()).absolute()
 
     @property
     def unix_socket(self) -> Path:

@@ -25,6 +25,7 @@ from hawker.core.settings import Settings
 from hawker.core.transfer.conductor import Conductor
 
 MAX_BODY = 1024 * 1024
+BODY_SECONDS = 30.0
 
 
 class Daemon(Protocol):
@@ -167,13 +168,16 @@ def _ids(request: Request) -> tuple[str, str]:
 
 
 async def _body(request: Request) -> bytes:
-    async with asyncio.timeout(30):
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise BadRequest(f"the body is larger than {MAX_BODY} bytes")
-        return bytes(body)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise BadRequest(f"the body is larger than {MAX_BODY} bytes")
+    except TimeoutError as exc:
+        raise BadRequest(f"the body did not come within {BODY_SECONDS:g} s") from exc
+    return bytes(body)
 
 
 def _json(value: object) -> Response:

@@ -14,18 +14,27 @@ from hawker.core.messages import DownloadRequest, Progress, encode
 from hawker.core.pieces import MIB
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
-from hawker.core.transfer.downloads import download, spec_of
+from hawker.core.transfer.downloads import download, named_digest, spec_of
 from hawker.core.transfer.ground import Ground
 from hawker.core.transfer.importing import Import
 
 MAX_PIN = 3600.0
 
 
-async def progress_lines(
+def progress_lines(
     conductor: Conductor, request: DownloadRequest, *, show_path: bool
 ) -> AsyncGenerator[bytes, None]:
-    """The progress of a download, one JSON object a line; the last says `done` or why not."""
-    task = spec_of(request).task_id
+    """The progress of a download, one JSON object a line; the last says `done` or why not.
+
+    Raises:
+        BadRequest: at once, for a URL that names nothing.
+    """
+    return _lines(conductor, request, spec_of(request).task_id, show_path)
+
+
+async def _lines(
+    conductor: Conductor, request: DownloadRequest, task: str, show_path: bool
+) -> AsyncGenerator[bytes, None]:
     try:
         async with download(conductor, request) as active:
             async for progress in active.progress():
@@ -60,13 +69,22 @@ async def receive_import(ground: Ground, request: Request) -> Entry:
         tag=query.get("tag", ""),
         application=query.get("application", ""),
     )
+    known = ground.store.newest(spec.task_id)
+    if known is not None and known.complete and named_digest(spec.url) is not None:
+        async for _ in request.stream():
+            # The name says what it is, and it is here: read and forget.
+            continue
+        return known
     importing = await Import.begin(ground, spec, int(length))
     try:
         await _copy(request, importing)
-        return await importing.finish()
+        entry = await importing.finish()
     except BaseException:
         await asyncio.shield(importing.abandon())
         raise
+    for older in [e for e in ground.store.entries() if e.task == entry.task and e is not entry]:
+        await ground.store.remove(older.task, older.generation)
+    return entry
 
 
 async def _copy(request: Request, importing: Import) -> None:

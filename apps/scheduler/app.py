@@ -125,6 +125,7 @@ class SchedulerRole(Role):
 
     async def _decisions(self, request: Request) -> Response:
         host = await self._host(request, "decisions")
+        self.core.check_announced(host)
         if "wait" in request.query_params:
             return await self._poll(host, request.query_params["wait"])
         return event_stream(self._follow(host))

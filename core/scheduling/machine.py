@@ -92,6 +92,10 @@ class Scheduler:
         known.machine.fire("announce")
         return self._decided()
 
+    def check_announced(self, host: str) -> None:
+        """Raise NotFound for a host that never announced itself."""
+        self._host(host)
+
     def connected(self, host: str, now: float) -> list[Outgoing]:
         """The host's decision stream is open."""
         known = self._host(host)

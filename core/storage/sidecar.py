@@ -89,8 +89,10 @@ class Digests:
         return any(p not in self._by_piece for p in pieces) or bool(self._merged(run))
 
     def _merged(self, run: DigestRun) -> set[bytes]:
-        """Signatures of known runs that this one says again, all together: it takes their place where there are
-        several, so that whoever comes late has one signature to check and not hundreds."""
+        """Signatures of known runs that this one says again, where there are several.
+
+        It takes their place: whoever comes late has one signature to check and not hundreds.
+        """
         first, last = run.run
         if run.count < 2 or self._by_piece.get(first) is self._by_piece.get(last):
             return set()

@@ -72,6 +72,7 @@ class Download:
             async with asyncio.timeout(self._request.timeout):
                 while not self.run.satisfied(self._user):
                     self.run.check()
+                    self.run.admit(self._user)
                     now = self._now(seen)
                     if now.seconds - told >= PROGRESS_EVERY:
                         seen += len(now.arrivals)
@@ -114,6 +115,7 @@ class Download:
         """
         run, user = self.run, self._user
         entry = await run.opened(self._request.timeout)
+        run.admit(user)
         position = span.start if span is not None else 0
         stop = span.stop if span is not None else None
         run.moved(user, position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-from hawker.core.digests import PIECE_DIGEST_BYTES, DigestRun, Reader
+from hawker.core.digests import PIECE_DIGEST_BYTES, Digest, DigestRun, Reader
 from hawker.core.errors import BadRequest
 from hawker.core.ids import TaskSpec, random_generation
 from hawker.core.pieces import Layout, piece_length_for
@@ -20,19 +20,26 @@ PIECES_PER_RUN = 1024
 class Import:
     """An import in progress: `write` in order, then `finish`; `abandon` leaves nothing behind."""
 
-    def __init__(self, ground: Ground, entry: Entry) -> None:
+    def __init__(self, ground: Ground, entry: Entry, digest: Digest | None) -> None:
         self._ground = ground
         self._entry = entry
-        self._digest = named_digest(entry.spec.url)
-        self._hash = self._digest.hasher() if self._digest is not None else None
+        self._digest = digest
+        self._hash = digest.hasher() if digest is not None else None
         last = max(0, (entry.layout.count or 0) - 1)
         self._sink = PieceSink(entry.layout, (0, last), entry.write)
 
     @classmethod
     async def begin(cls, ground: Ground, spec: TaskSpec, total: int) -> Import:
-        """Make room for `total` bytes; raises QuotaExceeded where there is none."""
+        """Make room for `total` bytes.
+
+        Raises:
+            BadRequest: the total or the digest that the URL names cannot be.
+            QuotaExceeded: there is no room.
+        """
         layout = Layout(total, piece_length_for(total)).check()
-        return cls(ground, await ground.store.create(spec, random_generation(), layout))
+        # Before anything is stored: what it raises must leave nothing behind.
+        digest = named_digest(spec.url)
+        return cls(ground, await ground.store.create(spec, random_generation(), layout), digest)
 
     async def write(self, data: bytes) -> None:
         """The next bytes; about a mebibyte at a time is best."""

@@ -86,6 +86,7 @@ class TaskRun:
         self._swarming: asyncio.Task[None] | None = None
         self._registered: Register | None = None
         self._finished = ""
+        self._owner: User | None = None
         self._gone: str | None = None
 
     # ------------------------------------------------------------------ users
@@ -136,6 +137,15 @@ class TaskRun:
             raise OriginChanged(f"generation {generation} of {self.spec.url} was given up")
         if self.entry is not None and self.entry.gone:
             raise GenerationGone(f"{self.spec.url} was removed from the store")
+
+    def admit(self, user: User) -> None:
+        """Raise QuotaExceeded where content larger than the store is another user's stream: what
+        that one has consumed is not kept."""
+        if self.entry is not None and self.entry.windowed and user is not self._owner:
+            raise QuotaExceeded(
+                f"{self.spec.url} is larger than the store's quota, and being streamed to another",
+                hint="raise storage.quota, or try again later",
+            )
 
     def progress(self, since: float, seen: int = 0, *, trace: bool = False) -> Progress:
         """How far the task is; arrivals from number `seen` on where a trace is wanted."""
@@ -368,11 +378,8 @@ class TaskRun:
             streaming = bool(self.users) and all(u.position is not None for u in self.users)
             window = WINDOW if streaming else None
             created = await self._ground.store.create(self.spec, generation, layout, window=window)
-            if created.windowed and len(self.users) > 1:
-                raise QuotaExceeded(
-                    f"{self.spec.url} is larger than the store's quota and streamed already",
-                    hint="raise storage.quota",
-                )
+            if created.windowed:
+                self._owner = next(iter(self.users), None)
             return await self._hold(created, group)
 
     async def _hold(self, entry: Entry, group: asyncio.TaskGroup) -> Entry:

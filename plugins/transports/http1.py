@@ -377,9 +377,7 @@ def _refusal(head: _Head, sock: _Patience, host: str, keep: bool) -> Exception:
     return _Answered(error, reusable=keep and whole)
 
 
-def _chunks(
-    sock: _Patience, first: bytes, length: int, buffer: memoryview
-) -> Iterator[memoryview]:
+def _chunks(sock: _Patience, first: bytes, length: int, buffer: memoryview) -> Iterator[memoryview]:
     """The body in parts as large as the buffer, so that each is hashed and stored in one go."""
     if len(first) > length:
         raise Unavailable("more bytes came than were announced")
@@ -398,9 +396,7 @@ def _chunks(
         left -= want
 
 
-def _receive(
-    sock: _Patience, first: bytes, length: int, sink: Sink, buffer: memoryview
-) -> None:
+def _receive(sock: _Patience, first: bytes, length: int, sink: Sink, buffer: memoryview) -> None:
     for chunk in _chunks(sock, first, length, buffer):
         sink.write(chunk)
 
