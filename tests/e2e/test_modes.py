@@ -158,3 +158,49 @@ def test_two_peers_that_ask_for_parts_cost_the_origin_only_those_parts(
             assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(data)}"
             assert answer.content == data[start:stop]
     assert origin.sent_bytes < 2 * 2**20
+
+
+def test_many_who_ask_one_peer_share_one_download(cluster: Cluster, origin: Origin) -> None:
+    data = os.urandom(6 * 2**20)
+    url = origin.put("/shared", data)
+    peer = cluster.start("peer", "serve", "peer")
+
+    def ask(_: int) -> bytes:
+        with peer.client() as client:
+            return client.get("/peer/v1/content", params={"url": url}).content
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(8))) == {data}
+    assert (origin.requests, origin.sent_bytes) == (1, len(data))
+
+
+def test_compressible_content_crosses_the_wire_smaller_and_arrives_whole(
+    cluster: Cluster, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (b"the same words again and again, " * 64 + os.urandom(256)) * 2048
+    url = origin.put("/words", data)
+    cluster.make_key()
+    scheduler = cluster.scheduler()
+    seed = cluster.peer("seed", scheduler, "--seed")
+    monkeypatch.setenv("HAWKER_PEER__COMPRESSION", "true")
+    peer = cluster.peer("peer", scheduler)
+    for daemon in (seed, peer):
+        daemon.wait_ready()
+    assert get(peer, url, tmp_path / "out") == (0, "")
+    assert (tmp_path / "out").read_bytes() == data
+    with seed.client() as client:
+        metrics = client.get("/metrics").text.splitlines()
+    name = "hawker_peer_uploaded_bytes_total"
+    sent = next(float(line.split()[1]) for line in metrics if line.startswith(name))
+    assert 0 < sent < len(data) / 2
+
+
+def test_a_wrong_digest_is_told_and_nothing_is_delivered(
+    cluster: Cluster, origin: Origin, tmp_path: Path
+) -> None:
+    url = origin.put("/digest", os.urandom(2**20))
+    peer = cluster.start("peer", "serve", "peer")
+    code, message = get(peer, url, tmp_path / "out", "--digest", "sha256:" + "0" * 64)
+    assert code == 5
+    assert "sha256:" in message and "Traceback" not in message
+    assert list(tmp_path.glob("out*")) == []
