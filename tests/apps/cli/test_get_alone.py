@@ -149,7 +149,8 @@ def test_killed_download_continues(hawker: CommandLine, origin: Origin) -> None:
     done = get(hawker, origin.url, "--digest", SHA256)
     assert done.returncode == 0, done.stderr
     assert (hawker.home / "file").read_bytes() == CONTENT
-    assert origin.sent <= len(CONTENT) * 5 // 8
+    # The killed process's own request may still send the chunk that was held back.
+    assert origin.sent <= len(CONTENT) * 5 // 8 + 2**16
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
