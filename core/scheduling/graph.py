@@ -37,6 +37,8 @@ class Graph:
         self._evaluator = evaluator
         self._rng = rng
         self._touched = touched
+        # (task, host) of peers that want pieces and found no parent: tried again as things change.
+        self._orphans: dict[tuple[str, str], None] = {}
 
     # ------------------------------------------------------------------ members
 
@@ -55,12 +57,13 @@ class Graph:
         generation.members.remove(peer.host)
         generation.roots.remove(peer.host)
         generation.complete.discard(peer.host)
+        self._orphans.pop((task.id, peer.host), None)
         bereft = self.cut(task, peer)
         peer.generation = None
         for other in bereft:
             self.supply(task, other, now)
 
-    def make_root(self, task: Task, peer: Peer) -> None:
+    def make_root(self, task: Task, peer: Peer, now: float) -> None:
         """The peer needs no parents any more: it comes before all others."""
         generation = peer.generation
         if generation is None or peer.host in generation.roots:
@@ -70,6 +73,8 @@ class Graph:
         generation.first_order -= 1
         peer.order = generation.first_order
         generation.roots.add(peer.host)
+        self._orphans.pop((task.id, peer.host), None)
+        self.adopt(task, now)
 
     def unmake_root(self, task: Task, peer: Peer, now: float) -> None:
         """The peer needs parents like everybody: it starts again behind all others."""
@@ -105,6 +110,16 @@ class Graph:
         if other.host in one.neighbours:
             self._part(task, one, other)
 
+    def adopt(self, task: Task, now: float) -> None:
+        """Try again to find parents for the task's orphans."""
+        for host in [host for name, host in self._orphans if name == task.id]:
+            self.supply(task, task.peers[host], now)
+
+    @property
+    def orphaned(self) -> set[str]:
+        """Tasks with orphans."""
+        return {name for name, _ in self._orphans}
+
     # ------------------------------------------------------------------ choosing
 
     def supply(self, task: Task, peer: Peer, now: float) -> None:
@@ -116,6 +131,10 @@ class Graph:
             self._find_parents(task, peer, generation, now)
         if len(peer.neighbours) < NEIGHBOURS_PICKED:
             self._find_neighbours(task, peer, generation, now)
+        if peer.parents:
+            self._orphans.pop((task.id, peer.host), None)
+        else:
+            self._orphans[task.id, peer.host] = None
 
     def _find_parents(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
         roots = self._possible(task, peer, generation.roots.sample(self._rng, SAMPLE), now)

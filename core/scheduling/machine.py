@@ -102,7 +102,7 @@ class Scheduler:
         known.machine.fire("connect")
         self._away.discard(host)
         for task in list(known.tasks):
-            self._replenish(self._tasks[task], now)
+            self._graph.adopt(self._tasks[task], now)
         return self._decided()
 
     def disconnected(self, host: str, now: float) -> list[Outgoing]:
@@ -135,6 +135,8 @@ class Scheduler:
             if task.lease is not None and overdue(task.lease, now, self._lease_timeout):
                 self._end_lease(task, now, failed=True)
                 self._read_what_is_missing(task, now)
+        for name in sorted(self._graph.orphaned):
+            self._graph.adopt(self._tasks[name], now)
         return self._decided()
 
     # ------------------------------------------------------------------ reports
@@ -156,13 +158,14 @@ class Scheduler:
             return self._decided()
         match report:
             case Have():
-                self._have(task, peer, report.generation, PieceSet.from_runs(report.pieces))
+                pieces = PieceSet.from_runs(report.pieces)
+                self._have(task, peer, report.generation, pieces, now)
             case LeaseProgress():
                 self._progress(known, task, peer, report, now)
             case Length():
                 self._length(task, report)
             case Finished():
-                self._finished(task, peer, report)
+                self._finished(task, peer, report, now)
             case ParentFailed():
                 self._parent_failed(task, peer, report.parent, now, counts=report.reason != "busy")
             case PieceCorrupt():
@@ -234,9 +237,9 @@ class Scheduler:
         if task.current is not None and task.current.id == report.generation:
             if peer.generation is not task.current:
                 self._enter(task, peer, task.current, now)
-            self._have(task, peer, report.generation, have)
+            self._have(task, peer, report.generation, have, now)
 
-    def _have(self, task: Task, peer: Peer, generation: str, pieces: PieceSet) -> None:
+    def _have(self, task: Task, peer: Peer, generation: str, pieces: PieceSet, now: float) -> None:
         mine = peer.generation
         if mine is None or mine.id != generation:
             return
@@ -248,21 +251,21 @@ class Scheduler:
         for host in peer.parents:
             self._hosts[host].served += len(new)
         if layout.total is not None and layout.everything() <= peer.have:
-            self._complete(task, peer, mine)
+            self._complete(task, peer, mine, now)
 
-    def _complete(self, task: Task, peer: Peer, generation: Generation) -> None:
+    def _complete(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
         generation.complete.add(peer.host)
         task.attempts = 0
         peer.machine.fire("finish")
-        self._graph.make_root(task, peer)
+        self._graph.make_root(task, peer, now)
 
-    def _finished(self, task: Task, peer: Peer, report: Finished) -> None:
+    def _finished(self, task: Task, peer: Peer, report: Finished, now: float) -> None:
         mine = peer.generation
         if mine is None or mine.id != report.generation or mine.layout.total is None:
             return
         peer.digest = report.digest
         peer.have = mine.layout.everything()
-        self._complete(task, peer, mine)
+        self._complete(task, peer, mine, now)
 
     def _length(self, task: Task, report: Length) -> None:
         generation = task.current
@@ -299,7 +302,7 @@ class Scheduler:
         assert current is not None
         if peer.generation is not current:
             self._enter(task, peer, current, now)
-        self._graph.make_root(task, peer)
+        self._graph.make_root(task, peer, now)
         for other in task.peers.values():
             if other.generation is None and other.wants:
                 self._enter(task, other, current, now)
@@ -383,7 +386,7 @@ class Scheduler:
         if generation is not None:
             if peer.generation is not generation:
                 self._enter(task, peer, generation, now)
-            self._graph.make_root(task, peer)
+            self._graph.make_root(task, peer, now)
             for member in generation.members:
                 self._touch(task, task.peers[member])
         self._send_read(task, task.lease)
@@ -503,7 +506,7 @@ class Scheduler:
         reading = task.lease is not None and task.lease.host == peer.host
         holder = peer.machine.state == "holding" and bool(peer.have)
         if peer.host in generation.complete or reading or holder:
-            self._graph.make_root(task, peer)
+            self._graph.make_root(task, peer, now)
         else:
             self._graph.unmake_root(task, peer, now)
 
@@ -589,7 +592,9 @@ class Scheduler:
             host.evidence.append((peer.host, now))
             if len({accuser for accuser, _ in host.evidence}) >= ACCUSERS:
                 self._suspect(host, now)
-        self._graph.supply(task, peer, now)
+        for bereft in (peer, other):
+            if bereft is not None:
+                self._graph.supply(task, bereft, now)
         self._touch(task, peer)
 
     def _suspect(self, host: Host, now: float) -> None:
@@ -632,11 +637,6 @@ class Scheduler:
             if name in self._tasks:
                 self._read_what_is_missing(task, now)
 
-    def _replenish(self, task: Task, now: float) -> None:
-        for peer in list(task.peers.values()):
-            if peer.wants and not peer.parents:
-                self._graph.supply(task, peer, now)
-
     # ------------------------------------------------------------------ records
 
     def _touch(self, task: Task, peer: Peer) -> None:
@@ -652,7 +652,8 @@ class Scheduler:
             if task is not None and peer is not None and host in self._hosts:
                 peer.revision += 1
                 out.append(Outgoing(host, self._parents(task, peer)))
-        return out
+        # A host may have gone after something was decided for it.
+        return [outgoing for outgoing in out if outgoing.host in self._hosts]
 
     def _parents(self, task: Task, peer: Peer) -> Parents:
         generation = peer.generation

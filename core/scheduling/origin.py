@@ -71,7 +71,9 @@ def missing_of(task: Task) -> list[ByteRange] | bool | None:
         return False
     generation = task.current
     if generation is None:
-        return union_of(wanting)
+        # Those who still finish an older generation need nothing of the origin.
+        waiting = [peer for peer in wanting if peer.generation is None]
+        return union_of(waiting) if waiting else False
     if generation.complete:
         return False
     return _uncovered(task, generation, wanting)

@@ -1,0 +1,193 @@
+"""A scheduler under test: hosts by short names, and the invariants that always hold."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import networkx as nx
+
+from hawker.core.contracts import Candidate, Child
+from hawker.core.digests import HostKey, Reader
+from hawker.core.ids import TaskSpec
+from hawker.core.messages import (
+    AnyDecision,
+    AnyReport,
+    HostAnnouncement,
+    LeaseProgress,
+    Read,
+    Register,
+)
+from hawker.core.pieces import MIB, Layout, PieceSet
+from hawker.core.ranges import ByteRange
+from hawker.core.scheduling import Outgoing, Scheduler
+from hawker.core.scheduling.entities import Task
+
+LAYOUT = Layout(8 * MIB - 5, MIB)
+ALL = [(0, 7)]
+
+
+class Flat:
+    """Every parent is as good as any other."""
+
+    def score(self, child: Child, candidate: Candidate) -> float:
+        return 0.5
+
+
+class World:
+    """A scheduler, its hosts, and the time."""
+
+    def __init__(self, seed: int = 7) -> None:
+        self.scheduler = Scheduler(Flat(), random.Random(seed))
+        self.now = 100.0
+        self.keys: dict[str, HostKey] = {}
+
+    def key(self, name: str) -> HostKey:
+        if name not in self.keys:
+            self.keys[name] = HostKey.from_bytes(name.encode().ljust(32, b"."))
+        return self.keys[name]
+
+    def host(self, name: str) -> str:
+        return self.key(name).host
+
+    def announce(self, name: str, *, seed: bool = False, boot: str = "1") -> list[Outgoing]:
+        announcement = HostAnnouncement(
+            url=f"http://{name}/peer", key=self.key(name).public, boot=boot, seed=seed
+        )
+        return self.scheduler.announce(self.host(name), announcement, self.now)
+
+    def join(self, name: str, *, seed: bool = False) -> None:
+        """Announce a host and open its stream."""
+        self.announce(name, seed=seed)
+        self.scheduler.connected(self.host(name), self.now)
+
+    def report(self, name: str, report: AnyReport) -> list[Outgoing]:
+        out = self.scheduler.report(self.host(name), report, self.now)
+        check(self.scheduler, self.now)
+        return out
+
+    def ask(
+        self,
+        name: str,
+        spec: TaskSpec,
+        *,
+        want: list[ByteRange] | None = None,
+        private: bool = False,
+        readable: bool = True,
+    ) -> list[Outgoing]:
+        return self.report(
+            name,
+            Register(task=spec.task_id, spec=spec, want=want, private=private, readable=readable),
+        )
+
+    def offer(
+        self, name: str, spec: TaskSpec, generation: str, readers: list[Reader]
+    ) -> list[Outgoing]:
+        return self.report(
+            name,
+            Register(
+                task=spec.task_id,
+                spec=spec,
+                want=[],
+                generation=generation,
+                layout=LAYOUT,
+                have=ALL,
+                readers=readers,
+            ),
+        )
+
+    def progress(
+        self,
+        name: str,
+        read: Read,
+        *,
+        generation: str = "g" * 16,
+        validator: str = '"v"',
+        size: int = 0,
+        done: bool = False,
+    ) -> list[Outgoing]:
+        return self.report(
+            name,
+            LeaseProgress(
+                task=read.task,
+                lease=read.lease,
+                generation=generation,
+                layout=LAYOUT,
+                validator=validator,
+                read_bytes=size,
+                done=done,
+            ),
+        )
+
+    def tick(self, seconds: float) -> list[Outgoing]:
+        self.now += seconds
+        out = self.scheduler.tick(self.now)
+        check(self.scheduler, self.now)
+        return out
+
+    def of(self, out: Iterable[Outgoing], name: str) -> list[AnyDecision]:
+        """What was decided for one host."""
+        return [decision for host, decision in out if host == self.host(name)]
+
+
+def check(scheduler: Scheduler, now: float) -> None:
+    """Every invariant of the scheduler's state; raises AssertionError."""
+    hosts = scheduler._hosts
+    children = dict.fromkeys(hosts, 0)
+    for task in scheduler._tasks.values():
+        assert task.peers, "a task without peers is forgotten"
+        check_task(scheduler, task, now)
+        for peer in task.peers.values():
+            assert task.id in hosts[peer.host].tasks
+            children[peer.host] += len(peer.children)
+    for name, host in hosts.items():
+        assert host.children == children[name]
+        assert all(task in scheduler._tasks for task in host.tasks)
+    assert scheduler._leased == {t.id for t in scheduler._tasks.values() if t.lease is not None}
+    for name in hosts:
+        for decision in scheduler.current(name):
+            assert decision.task in scheduler._tasks
+
+
+def check_task(scheduler: Scheduler, task: Task, now: float) -> None:
+    spine: nx.DiGraph[str] = nx.DiGraph()
+    for name, peer in task.peers.items():
+        spine.add_node(name)
+        for parent in peer.parents:
+            spine.add_edge(parent, name)
+            assert name in task.peers[parent].children
+            assert task.peers[parent].generation is peer.generation is not None
+        for child in peer.children:
+            assert name in task.peers[child].parents
+        for neighbour in peer.neighbours:
+            assert name in task.peers[neighbour].neighbours and neighbour != name
+            assert task.peers[neighbour].generation is peer.generation
+        generation = peer.generation
+        if generation is None:
+            assert not peer.have and not peer.parents and not peer.neighbours
+            continue
+        assert name in set(generation.members)
+        layout = generation.layout
+        assert layout.total is None or peer.have <= layout.everything()
+        if name in set(generation.roots):
+            assert not peer.parents
+        elif peer.wants and not peer.parents:
+            usable = [
+                root
+                for root in generation.roots
+                if root != name
+                and scheduler._hosts[root].connected
+                and scheduler._hosts[root].suspect_until <= now
+                and peer.avoid.get(root, 0.0) <= now
+                and task.peers[root].avoid.get(name, 0.0) <= now
+            ]
+            assert not usable, "a peer that wants pieces has a path from a root"
+    assert nx.is_directed_acyclic_graph(spine)
+    if task.lease is not None:
+        assert task.lease.host in task.peers
+    if task.current is not None:
+        assert task.machine.state == "live"
+        assert task.current.complete <= set(task.current.members)
+        for name in task.current.complete:
+            have = task.peers[name].have
+            assert task.current.layout.total is None or have == PieceSet.first(8)
