@@ -1,0 +1,275 @@
+"""The http source against real servers that say exactly what the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+import trustme
+
+from hawker.core.contracts import SourceRequest
+from hawker.core.errors import (
+    BadRequest,
+    HawkerError,
+    NotFound,
+    OriginChanged,
+    OriginFailed,
+    OriginRefused,
+)
+from hawker.core.ranges import ByteRange
+from hawker.plugins.sources.http import HttpSource
+
+Answer = Callable[[str], bytes]
+
+
+class Scripted:
+    """Answers each request with bytes made from its head; remembers the heads."""
+
+    def __init__(self, answer: Answer, context: ssl.SSLContext | None = None) -> None:
+        self.heads: list[str] = []
+        self._answer = answer
+        self._context = context
+        self._sock = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def url(self, path: str = "/file") -> str:
+        scheme = "https" if self._context is not None else "http"
+        return f"{scheme}://127.0.0.1:{self._sock.getsockname()[1]}{path}"
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._sock.accept()
+            except OSError:
+                return
+            with closing(connection):
+                connection.settimeout(5)
+                try:
+                    self._talk(connection)
+                except OSError:
+                    continue
+
+    def _talk(self, connection: socket.socket) -> None:
+        if self._context is not None:
+            connection = self._context.wrap_socket(connection, server_side=True)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            part = connection.recv(65536)
+            if not part:
+                return
+            head += part
+        self.heads.append(head.decode("latin-1"))
+        connection.sendall(self._answer(self.heads[-1]))
+        connection.close()
+
+    def close(self) -> None:
+        self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        self._thread.join()
+
+
+@contextmanager
+def serving(answer: Answer | bytes, context: ssl.SSLContext | None = None) -> Iterator[Scripted]:
+    script = answer if callable(answer) else lambda head: answer
+    server = Scripted(script, context)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def response(status: str, body: bytes = b"", *fields: str, length: bool = True) -> bytes:
+    lines = [f"HTTP/1.1 {status}", *fields, "connection: close"]
+    if length:
+        lines.append(f"content-length: {len(body)}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def take(url: str, span: ByteRange | None = None, **headers: str) -> tuple[bytes, object]:
+    """Open, read all, close."""
+
+    async def main() -> tuple[bytes, object]:
+        source = HttpSource()
+        try:
+            reading = await source.open(SourceRequest(url, headers), span)
+            try:
+                body = b"".join([chunk async for chunk in reading.stream()])
+                return body, (reading.total, reading.validator, reading.ranges, reading.span)
+            finally:
+                await reading.close()
+        finally:
+            await source.close()
+
+    return asyncio.run(main())
+
+
+def read(url: str, span: ByteRange, validator: str, total: int) -> bytes:
+    async def main() -> bytes:
+        source = HttpSource()
+        try:
+            reading = await source.read(SourceRequest(url), span, validator, total)
+            try:
+                return b"".join([chunk async for chunk in reading.stream()])
+            finally:
+                await reading.close()
+        finally:
+            await source.close()
+
+    return asyncio.run(main())
+
+
+def test_one_request_tells_length_validator_and_ranges() -> None:
+    answer = response("200 OK", b"content", 'etag: "v1"', "accept-ranges: bytes")
+    with serving(answer) as server:
+        assert take(server.url()) == (b"content", (7, '"v1"', True, None))
+        assert len(server.heads) == 1
+        assert "accept-encoding: identity" in server.heads[0].lower()
+
+
+def test_a_stream_without_length_ends_where_it_ends() -> None:
+    with serving(response("200 OK", b"content", length=False)) as server:
+        assert take(server.url()) == (b"content", (None, None, False, None))
+
+
+@pytest.mark.parametrize(
+    ("fields", "validator"),
+    [
+        (['etag: W/"weak"'], None),
+        (["etag: unquoted"], None),
+        (["last-modified: Tue, 24 Nov 2026 00:00:00 GMT"], None),
+        (
+            ["date: Tue, 24 Nov 2026 00:00:30 GMT", "last-modified: Tue, 24 Nov 2026 00:00:00 GMT"],
+            None,
+        ),
+        (
+            ["date: Tue, 24 Nov 2026 01:00:00 GMT", "last-modified: Tue, 24 Nov 2026 00:00:00 GMT"],
+            "Tue, 24 Nov 2026 00:00:00 GMT",
+        ),
+    ],
+)
+def test_only_strong_validators_count(fields: list[str], validator: str | None) -> None:
+    with serving(response("200 OK", b"x", *fields)) as server:
+        assert take(server.url())[1] == (1, validator, False, None)
+
+
+def test_a_range_is_taken_where_the_origin_gives_it() -> None:
+    part = response("206 Partial", b"nt", 'etag: "v"', "content-range: bytes 2-3/7")
+    with serving(part) as server:
+        answer = take(server.url(), ByteRange(2, 4))
+        assert answer == (b"nt", (7, '"v"', True, ByteRange(2, 4)))
+        assert "range: bytes=2-3" in server.heads[0].lower()
+    with serving(response("200 OK", b"content")) as server:
+        assert take(server.url(), ByteRange(2, 4)) == (b"content", (7, None, False, None))
+    with serving(response("416 Beyond", b"", "content-range: bytes */0")) as server:
+        assert take(server.url(), ByteRange(0, 1))[1] == (0, None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (response("404 Not Found"), NotFound),
+        (response("410 Gone"), NotFound),
+        (response("401 Unauthorized"), OriginRefused),
+        (response("403 Forbidden"), OriginRefused),
+        (response("500 Broken"), OriginFailed),
+        (response("200 OK", b"\x1f\x8b", "content-encoding: gzip"), OriginFailed),
+        (response("200 OK", b"content").replace(b"length: 7", b"length: 9"), OriginFailed),
+        (response("302 Found", b"", "location: ftp://elsewhere/"), OriginRefused),
+        (response("302 Found"), OriginFailed),
+        (b"nonsense\r\n\r\n", OriginFailed),
+        (b"", OriginFailed),
+    ],
+)
+def test_what_goes_wrong_has_its_name(answer: bytes, error: type[HawkerError]) -> None:
+    with serving(answer) as server, pytest.raises(error):
+        take(server.url())
+
+
+@pytest.mark.parametrize(
+    "content_range", ["", "bytes 0-1/7", "bytes 2-3/3", "bytes 3-2/7", "items 2-3/7"]
+)
+def test_a_206_with_another_range_is_refused(content_range: str) -> None:
+    part = response("206 Partial", b"nt", f"content-range: {content_range}")
+    with serving(part) as server, pytest.raises(OriginFailed):
+        take(server.url(), ByteRange(2, 4))
+
+
+def test_retry_after_is_passed_on() -> None:
+    with serving(response("503 Later", b"", "retry-after: 7")) as server:
+        with pytest.raises(OriginFailed) as caught:
+            take(server.url())
+        assert caught.value.retry_after == 7
+
+
+def test_redirects_are_followed_and_credentials_stay_with_their_origin() -> None:
+    with serving(response("200 OK", b"there")) as target:
+        elsewhere = response("302 Found", b"", f"location: {target.url()}")
+        with serving(elsewhere) as first:
+            assert take(first.url(), authorization="Bearer secret")[0] == b"there"
+            assert "secret" in first.heads[0] and "secret" not in target.heads[0]
+
+
+def test_a_loop_of_redirects_ends() -> None:
+    with serving(response("302 Found", b"", "location: /file")) as server:
+        with pytest.raises(OriginFailed, match="more than"):
+            take(server.url())
+        assert len(server.heads) == 11
+
+
+def test_ranged_reads_are_conditional_and_checked() -> None:
+    part = response("206 Partial", b"nt", 'etag: "v"', "content-range: bytes 2-3/7")
+    with serving(part) as server:
+        assert read(server.url(), ByteRange(2, 4), '"v"', 7) == b"nt"
+        assert 'if-match: "v"' in server.heads[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (response("412 Changed"), OriginChanged),
+        (response("206 P", b"nt", 'etag: "w"', "content-range: bytes 2-3/7"), OriginChanged),
+        (response("206 P", b"nt", 'etag: "v"', "content-range: bytes 2-3/8"), OriginChanged),
+        (response("200 OK", b"content", 'etag: "w"'), OriginChanged),
+        (response("200 OK", b"content", 'etag: "v"'), OriginFailed),
+        (response("206 P", b"nte", 'etag: "v"', "content-range: bytes 2-4/7"), OriginFailed),
+    ],
+)
+def test_a_read_of_changed_or_wrong_content_is_refused(
+    answer: bytes, error: type[HawkerError]
+) -> None:
+    with serving(answer) as server, pytest.raises(error):
+        read(server.url(), ByteRange(2, 4), '"v"', 7)
+
+
+def test_http_has_no_listing() -> None:
+    async def main() -> None:
+        source = HttpSource()
+        try:
+            with pytest.raises(BadRequest):
+                async for _ in source.list(SourceRequest("http://e.test/")):
+                    pass
+        finally:
+            await source.close()
+
+    asyncio.run(main())
+
+
+def test_tls_is_verified(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusted = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+    with serving(response("200 OK", b"secret"), context) as server:
+        with pytest.raises(OriginFailed, match=r"(?i)certificate"):
+            take(server.url())
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        assert take(server.url())[0] == b"secret"
