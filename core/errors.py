@@ -217,3 +217,12 @@ def from_problem(problem: Problem) -> HawkerError:
     """The error a problem document stands for."""
     cls = BY_CODE.get(problem.code, HawkerError)
     return cls(problem.detail or problem.title, hint=problem.hint, retry_after=problem.retry_after)
+
+
+def first_of(errors: BaseExceptionGroup[HawkerError]) -> HawkerError:
+    """The first error in a group, however deep."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, HawkerError)
+    return error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,14 +17,14 @@ from hawker.apps.peer.pieces import PieceServer, UploadSlots
 from hawker.apps.peer.policy import check_origin
 from hawker.apps.web.access import Access, is_local
 from hawker.apps.web.events import event_stream, ndjson_stream
+from hawker.apps.web.requests import json_response, read_body, task_of
 from hawker.core.errors import BadRequest, NotFound
-from hawker.core.ids import GENERATION_ID, TASK_ID
-from hawker.core.messages import DownloadRequest, decode_download, encode
+from hawker.core.ids import GENERATION_ID
+from hawker.core.messages import DownloadRequest, decode_download
 from hawker.core.settings import Settings
 from hawker.core.transfer.conductor import Conductor
 
 MAX_BODY = 1024 * 1024
-BODY_SECONDS = 30.0
 
 
 class Daemon(Protocol):
@@ -78,7 +77,7 @@ class Api:
 
     async def _host(self, request: Request) -> Response:
         await self._role.access.require(request.scope, "tasks")
-        return _json(
+        return json_response(
             {
                 "host": self._role.conductor.ground.host,
                 "seed": self._role.settings.peer.seed,
@@ -111,7 +110,7 @@ class Api:
 
     async def _download(self, request: Request) -> Response:
         await self._role.access.require(request.scope, "downloads")
-        wanted = decode_download(await _body(request))
+        wanted = decode_download(await read_body(request, MAX_BODY))
         self._check_origin(request, wanted.url)
         lines = progress_lines(self._role.conductor, wanted, show_path=is_local(request.scope))
         return ndjson_stream(lines)
@@ -119,18 +118,18 @@ class Api:
     async def _list(self, request: Request) -> Response:
         await self._role.access.require(request.scope, "tasks")
         entries = self._role.conductor.ground.store.entries()
-        return _json([entry.stat() for entry in entries])
+        return json_response([entry.stat() for entry in entries])
 
     async def _stat(self, request: Request) -> Response:
-        task = _task(request)
+        task = task_of(request)
         await self._role.access.require(request.scope, "tasks", task)
         entry = self._role.conductor.ground.store.newest(task)
         if entry is None:
             raise NotFound(f"nothing of task {task} is stored here")
-        return _json(entry.stat())
+        return json_response(entry.stat())
 
     async def _remove(self, request: Request) -> Response:
-        task = _task(request)
+        task = task_of(request)
         await self._role.access.require(request.scope, "tasks:delete", task)
         if not await self._role.conductor.ground.store.remove(task):
             raise NotFound(f"nothing of task {task} is stored here")
@@ -141,7 +140,7 @@ class Api:
         conductor = self._role.conductor
         entry = await receive_import(conductor.ground, request)
         conductor.offer(entry)
-        return _json(entry.stat())
+        return json_response(entry.stat())
 
     def _check_origin(self, request: Request, url: str) -> None:
         roots = self._role.settings.sources.file.roots
@@ -153,32 +152,8 @@ def _only(request: Request, *methods: str) -> None:
         raise BadRequest(f"{request.method} is not for this resource", hint=" or ".join(methods))
 
 
-def _task(request: Request) -> str:
-    task: str = request.path_params["task"]
-    if not TASK_ID.match(task):
-        raise BadRequest(f"{task!r} is not a task id", hint="it is 64 hex digits")
-    return task
-
-
 def _ids(request: Request) -> tuple[str, str]:
     generation: str = request.path_params["generation"]
     if not GENERATION_ID.match(generation):
         raise BadRequest(f"{generation!r} is not a generation", hint="it is 16 hex digits")
-    return _task(request), generation
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise BadRequest(f"the body is larger than {MAX_BODY} bytes")
-    except TimeoutError as exc:
-        raise BadRequest(f"the body did not come within {BODY_SECONDS:g} s") from exc
-    return bytes(body)
-
-
-def _json(value: object) -> Response:
-    return Response(encode(value), media_type="application/json")
+    return task_of(request), generation

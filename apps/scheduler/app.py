@@ -8,7 +8,6 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -19,10 +18,11 @@ from hawker.apps.scheduler.ledger import Ledger
 from hawker.apps.scheduler.mailbox import Mailbox
 from hawker.apps.web.access import Access
 from hawker.apps.web.events import Frame, event_stream
+from hawker.apps.web.requests import json_response, read_body, task_of
 from hawker.apps.web.role import Role
 from hawker.core.contracts import Evaluator, RoleContext
 from hawker.core.errors import BadRequest, Forbidden, HawkerError, NotFound
-from hawker.core.ids import HOST_ID, TASK_ID, host_id
+from hawker.core.ids import HOST_ID, host_id
 from hawker.core.messages import (
     Announced,
     AnyDecision,
@@ -107,12 +107,12 @@ class SchedulerRole(Role):
 
     async def _announce(self, request: Request) -> Response:
         host = await self._host(request, "announce")
-        announcement = decode_announcement(await _body(request))
+        announcement = decode_announcement(await read_body(request, MAX_BODY))
         if host_id(announcement.key) != host:
             raise Forbidden("the host's id is not that of the key it announces")
         await self._act(lambda now: self.core.announce(host, announcement, now))
         answer = Announced(self.epoch, ANNOUNCE_AFTER, self.core.report_after_ms(host))
-        return _json(answer)
+        return json_response(answer)
 
     async def _leave(self, request: Request) -> Response:
         host = await self._host(request, "announce")
@@ -145,7 +145,7 @@ class SchedulerRole(Role):
             raise BadRequest(f"wait={wait!r} is not a number of seconds") from exc
         async with self._listening(host) as mailbox:
             await mailbox.wait(seconds)
-            return _json(mailbox.take())
+            return json_response(mailbox.take())
 
     @contextlib.asynccontextmanager
     async def _listening(self, host: str) -> AsyncIterator[Mailbox]:
@@ -167,7 +167,7 @@ class SchedulerRole(Role):
 
     async def _reports(self, request: Request) -> Response:
         host = await self._host(request, "report")
-        batch = decode_batch(await _body(request))
+        batch = decode_batch(await read_body(request, MAX_BODY))
         own = await self._act(lambda now: self._take(host, batch, now), answer_to=host)
         answer = ReportAnswer(
             epoch=self.epoch,
@@ -175,7 +175,7 @@ class SchedulerRole(Role):
             report_after_ms=self.core.report_after_ms(host),
             decisions=[msgspec.Raw(encode(decision)) for decision in own],
         )
-        return _json(answer)
+        return json_response(answer)
 
     def _take(self, host: str, batch: ReportBatch, now: float) -> list[Outgoing]:
         """Every event once, in order; one that makes no sense harms none of the others."""
@@ -200,22 +200,22 @@ class SchedulerRole(Role):
 
     async def _list_tasks(self, request: Request) -> Response:
         await self._access.require(request.scope, "tasks")
-        return _json(self.core.tasks())
+        return json_response(self.core.tasks())
 
     async def _list_hosts(self, request: Request) -> Response:
         await self._access.require(request.scope, "tasks")
-        return _json(self.core.hosts())
+        return json_response(self.core.hosts())
 
     async def _inspect(self, request: Request) -> Response:
-        task = _task(request)
+        task = task_of(request)
         await self._access.require(request.scope, "tasks", task)
         description = self.core.describe(task)
         if description is None:
             raise NotFound(f"no host takes part in task {task}")
-        return _json(description)
+        return json_response(description)
 
     async def _delete(self, request: Request) -> Response:
-        task = _task(request)
+        task = task_of(request)
         await self._access.require(request.scope, "tasks:delete", task)
         await self._act(lambda now: self.core.delete(task, now))
         return Response(status_code=204)
@@ -259,24 +259,3 @@ class SchedulerRole(Role):
             raise BadRequest(f"{host!r} is not a host id", hint="it is 32 hex digits")
         await self._access.require_token(request.scope, verb, host=host)
         return host
-
-
-def _task(request: Request) -> str:
-    task: str = request.path_params["task"]
-    if not TASK_ID.match(task):
-        raise BadRequest(f"{task!r} is not a task id", hint="it is 64 hex digits")
-    return task
-
-
-async def _body(request: Request) -> bytes:
-    """The request's body, of bounded size."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise BadRequest(f"the body is larger than {MAX_BODY} bytes")
-    return bytes(body)
-
-
-def _json(value: Any) -> Response:
-    return Response(encode(value), media_type="application/json")

@@ -19,7 +19,7 @@ from hawker.core.digests import (
     DigestRun,
     Reader,
 )
-from hawker.core.errors import HawkerError, OriginChanged, OriginFailed
+from hawker.core.errors import HawkerError, OriginChanged, OriginFailed, first_of
 from hawker.core.ids import generation_of, random_generation
 from hawker.core.messages import AnyReport, Changed, Failed, LeaseProgress, Length, Read
 from hawker.core.pieces import MAX_PIECES, MIB, Layout, PieceSet, piece_length_for
@@ -141,7 +141,7 @@ class OriginReader:
                     publisher.cancel()
                     ticker.cancel()
         except* HawkerError as errors:
-            raise _first(errors) from None
+            raise first_of(errors) from None
         finally:
             if reading is not None:
                 await reading.close()
@@ -403,11 +403,3 @@ class OriginReader:
 def _write_all(sink: PieceSink, chunks: list[bytes]) -> None:
     for chunk in chunks:
         sink.write(memoryview(chunk))
-
-
-def _first(errors: BaseExceptionGroup[HawkerError]) -> HawkerError:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, HawkerError)
-    return error

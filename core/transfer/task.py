@@ -18,6 +18,7 @@ from hawker.core.errors import (
     HawkerError,
     OriginChanged,
     QuotaExceeded,
+    first_of,
     from_problem,
 )
 from hawker.core.ids import TaskSpec
@@ -397,7 +398,7 @@ class TaskRun:
         try:
             await swarm.run()
         except* HawkerError as errors:
-            self.fail(_first(errors))
+            self.fail(first_of(errors))
 
     def wanted(self, offered: PieceSet) -> tuple[PieceSet, PieceSet]:
         entry = self.entry
@@ -521,11 +522,3 @@ async def _end(task: asyncio.Task[None] | None) -> None:
         return
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _first(errors: BaseExceptionGroup[HawkerError]) -> HawkerError:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, HawkerError)
-    return error

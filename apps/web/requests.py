@@ -1,0 +1,41 @@
+"""What the roles' handlers do alike: bodies of bounded size, task ids in paths, JSON answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hawker.core.errors import BadRequest
+from hawker.core.ids import TASK_ID
+from hawker.core.messages import encode
+
+BODY_SECONDS = 30.0
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body; raises BadRequest beyond `limit` bytes or after 30 s."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise BadRequest(f"the body is larger than {limit} bytes")
+    except TimeoutError as exc:
+        raise BadRequest(f"the body did not come within {BODY_SECONDS:g} s") from exc
+    return bytes(body)
+
+
+def task_of(request: Request) -> str:
+    """The task id in the path; raises BadRequest where it is none."""
+    task: str = request.path_params["task"]
+    if not TASK_ID.match(task):
+        raise BadRequest(f"{task!r} is not a task id", hint="it is 64 hex digits")
+    return task
+
+
+def json_response(value: object) -> Response:
+    """Anything msgspec encodes, as JSON."""
+    return Response(encode(value), media_type="application/json")
