@@ -36,6 +36,7 @@ from hawker.core.contracts import (
     RoleContext,
     Searcher,
     Source,
+    SourceServices,
     Transport,
 )
 
@@ -68,11 +69,14 @@ def hawker_role(name: str, context: RoleContext) -> RoleApp:  # type: ignore[emp
 
 
 @hookspec
-def hawker_source(scheme: str, settings: Any) -> Source:  # type: ignore[empty-body]
+def hawker_source(  # type: ignore[empty-body]
+    scheme: str, settings: Any, services: SourceServices
+) -> Source:
     """Group `hawker.sources`: reads the origins whose URLs have this scheme.
 
     Called when the first URL of the scheme is read in this process. `settings` are the process's
-    settings; a plugin's own options are `settings.plugins.options["<its name>"]`.
+    settings; a plugin's own options are `settings.plugins.options["<its name>"]`. `services` has
+    the egress policy, which every connection must ask, and the configured credentials.
     """
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from hawker.apps.compose import compose
 from hawker.apps.memory import keep_freed_memory
 from hawker.apps.serve import Bound, Listen, serving
-from hawker.apps.web.access import decide_mode, is_loopback
+from hawker.apps.web.access import decide_mode
 from hawker.core.contracts import RoleApp, RoleContext
+from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
@@ -54,6 +55,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
             app.router.lifespan_context(app),
             serving(app, listen) as where,
         ):
+            plugins.egress.listens(listen.host, where.port)
             bound.set_result(where)
             _say_ready(where, roles, json=json)
             await stopped.wait()

@@ -24,6 +24,10 @@ class SourceRequest(msgspec.Struct, frozen=True):
     url: str
     headers: Mapping[str, str] = {}
 
+    def __repr__(self) -> str:
+        # The fields may hold credentials, which must not reach a log.
+        return f"SourceRequest({self.url!r}, {sorted(self.headers)})"
+
 
 class Reading(Protocol):
     """An opened representation: what is known of it, and its bytes.
@@ -95,14 +99,60 @@ class Source(Protocol):
     async def close(self) -> None: ...
 
 
+class Credential(msgspec.Struct, frozen=True):
+    """What one origin wants to see; a source uses the fields that its protocol knows.
+
+    `headers` are complete header fields, `username` and `password` a user of HTTP's Basic scheme,
+    `token` an HTTP bearer token. `access_key`, `secret_key` and `session_token` are an object
+    store's; `anonymous` says that its requests go unsigned.
+    """
+
+    headers: Mapping[str, str] = {}
+    username: str = ""
+    password: str = ""
+    token: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+    session_token: str = ""
+    anonymous: bool = False
+
+    def __repr__(self) -> str:
+        return "Credential(…)"
+
+
 class Credentials(Protocol):
     """Signs in at origins (group `hawker.credentials`)."""
 
-    async def headers(self, url: str) -> Mapping[str, str]:
-        """Header fields for a request to exactly this origin; empty where it has none for it."""
+    async def find(self, url: str) -> Credential | None:
+        """What to show to the origin of this URL and to no other; None where it has nothing.
+
+        Raises:
+            OriginRefused: there should be something, and it cannot be had (a broken helper, say).
+        """
         ...
 
     async def close(self) -> None: ...
+
+
+class Egress(Protocol):
+    """Which hosts may be connected to (design: egress policy)."""
+
+    async def addresses(self, host: str, port: int) -> Sequence[str]:
+        """The addresses of a host that may be connected to: connect to one of these, and to no
+        other, so that a name cannot be resolved to something else in between.
+
+        Raises:
+            Forbidden: the policy allows none of them.
+            OriginFailed: the name cannot be resolved.
+        """
+        ...
+
+
+class SourceServices(msgspec.Struct, frozen=True):
+    """What a source gets from the process: the egress policy and the configured credentials."""
+
+    egress: Egress
+    credentials: Credentials
 
 
 # ---------------------------------------------------------------------------- scheduling
@@ -248,13 +298,17 @@ class Transport(Protocol):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls us: a subject, its tenant and the verbs it may use ("*" all)."""
+    """Who calls us: a subject, its tenant and the verbs it may use ("*" all).
+
+    `proven`: the caller holds the private key of `host`.
+    """
 
     subject: str
     tenant: str = "default"
     verbs: frozenset[str] = frozenset()
     task: str = ""
     host: str = ""
+    proven: bool = False
 
     def may(self, verb: str, task: str = "") -> bool:
         """Whether this caller may do `verb`, on `task` where one is named."""

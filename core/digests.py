@@ -152,10 +152,23 @@ class HostKey:
     def to_bytes(self) -> bytes:
         return self._private.private_bytes_raw()
 
+    def sign_bytes(self, message: bytes) -> bytes:
+        """The signature (64 bytes) of a message."""
+        return self._private.sign(message)
+
     def sign(self, run: DigestRun) -> DigestRun:
         """The run signed by this host; its `host` becomes this host."""
         unsigned = msgspec.structs.replace(run, host=self.host, signature=b"")
         return msgspec.structs.replace(unsigned, signature=self._private.sign(unsigned.payload()))
+
+
+def signed_by(key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the holder of this public key (32 bytes) signed the message."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def check_run(run: DigestRun, layout: Layout | None, readers: Sequence[Reader]) -> None:
@@ -194,9 +207,6 @@ def check_run(run: DigestRun, layout: Layout | None, readers: Sequence[Reader]) 
     if reader.pieces is not None and run.count:
         if not PieceSet.of_run(*run.run) <= PieceSet.from_runs(reader.pieces):
             raise DigestMismatch(f"{what}: not covered by lease {run.lease!r}")
-    try:
-        Ed25519PublicKey.from_public_bytes(reader.key).verify(
-            run.signature, msgspec.structs.replace(run, signature=b"").payload()
-        )
-    except (InvalidSignature, ValueError) as exc:
-        raise DigestMismatch(f"{what}: its signature is not the reader's") from exc
+    unsigned = msgspec.structs.replace(run, signature=b"")
+    if not signed_by(reader.key, run.signature, unsigned.payload()):
+        raise DigestMismatch(f"{what}: its signature is not the reader's")

@@ -286,7 +286,8 @@ class DownloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `digest` is checked over the whole. `timeout` is in seconds. `pin` keeps the stream open after
     `done` until the client leaves, so that the stored file cannot be evicted meanwhile;
-    `hard_link` prepares the stored file for a hard link (it becomes read-only).
+    `hard_link` prepares the stored file for a hard link (it becomes read-only). `headers` are shown
+    to the URL's origin and to nobody else.
     """
 
     url: str
@@ -303,6 +304,7 @@ class DownloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     pin: bool = False
     hard_link: bool = False
     trace: bool = False
+    headers: dict[str, str] = {}
 
 
 class Arrival(msgspec.Struct, frozen=True, array_like=True):

@@ -12,12 +12,14 @@ import msgspec
 import pluggy
 
 from hawker import pluggy_specs
-from hawker.core.contracts import RoleApp, RoleContext
+from hawker.core.contracts import Credential, Credentials, RoleApp, RoleContext, SourceServices
+from hawker.core.egress import EgressPolicy, is_loopback
 from hawker.core.errors import UnknownPlugin
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import API, HOOKS, PROJECT
 
 ROLES = "hawker.roles"
+SOURCES = "hawker.sources"
 
 
 class PluginReport(msgspec.Struct, frozen=True):
@@ -35,6 +37,7 @@ class PluginHost:
     """Loads plugins from entry points and keeps what their hooks returned."""
 
     def __init__(self, settings: Settings) -> None:
+        self.egress = EgressPolicy(settings.egress, loopback=is_loopback(settings.listen.host))
         self._settings = settings
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(pluggy_specs)
@@ -51,7 +54,10 @@ class PluginHost:
         Raises:
             UnknownPlugin: there is none of that name, or it cannot be used; says why.
         """
-        return self._get(group, name, {"settings": self._settings})
+        given: dict[str, Any] = {"settings": self._settings}
+        if group == SOURCES:
+            given["services"] = SourceServices(self.egress, _Configured(self, self._settings))
+        return self._get(group, name, given)
 
     def get_role(self, name: str, context: RoleContext) -> RoleApp:
         """The role of that name, made for this context; raises UnknownPlugin."""
@@ -174,6 +180,25 @@ class PluginHost:
             elif "is offered by" in reason:
                 state = "duplicate"
         return PluginReport(group, entry.name, distribution, version, state, reason)
+
+
+class _Configured:
+    """The credentials plugins of `sources.credentials`, asked in that order."""
+
+    def __init__(self, host: PluginHost, settings: Settings) -> None:
+        self._host = host
+        self._names = settings.sources.credentials
+
+    async def find(self, url: str) -> Credential | None:
+        for name in self._names:
+            plugin: Credentials = self._host.get("hawker.credentials", name)
+            found = await plugin.find(url)
+            if found is not None:
+                return found
+        return None
+
+    async def close(self) -> None:
+        """The plugin host closes the plugins."""
 
 
 class _Named:

@@ -33,6 +33,9 @@ class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     key_file: str = ""
     """File with the cluster key; empty: `cluster.key` in the data directory."""
+    networks: list[str] = []
+    """Networks (CIDR) whose addresses hosts may announce; others must announce the address that
+    they call from."""
 
 
 class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +47,19 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TCP port; 0 takes a free one and prints it."""
     unix_socket: str = ""
     """Path of the unix socket; empty: `hawker.sock` in the data directory."""
+
+
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS between roles, and towards clients; files are PEM."""
+
+    certificate: str = ""
+    """Certificate chain of this process; with it every TCP listener speaks TLS."""
+    key: str = ""
+    """Private key of the certificate."""
+    ca: str = ""
+    """Certificates of the authority that the cluster's other processes are verified by."""
+    mutual: bool = False
+    """Take only TCP clients that show a certificate of `ca`, and show ours to other roles."""
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +105,12 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Evaluator plugin that ranks parents."""
     lease_timeout: float = 2.0
     """Seconds without progress after which a lease on an origin ends."""
+    origin_reads: int = 16
+    """Leases on one origin (scheme, host and port) at the same time, in the whole cluster."""
+    origin_rate: int = 0
+    """Bytes per second read from one origin by the whole cluster; 0: no limit."""
+    readers: int = 1
+    """Most hosts that read disjoint parts of one content at the same time."""
 
 
 class FileSourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +124,21 @@ class SourcesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where bytes come from when no peer has them."""
 
     file: FileSourceSettings = FileSourceSettings()
+    credentials: list[str] = []
+    """Credentials plugins, asked in this order for what an origin wants to see."""
+
+
+class EgressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which origins this process may read."""
+
+    allow: list[str] = []
+    """Networks (CIDR) that may be read; empty: all that are not denied."""
+    deny: list[str] = []
+    """Networks (CIDR) that may not be read, whatever `allow` says."""
+    ports: list[int] = []
+    """Ports that may be read; empty: all but those of well-known services that are not HTTP."""
+    ca: str = ""
+    """Certificates (PEM) that origins may be verified by, besides the system's."""
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,10 +175,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cluster: ClusterSettings = ClusterSettings()
     listen: ListenSettings = ListenSettings()
+    tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
     peer: PeerSettings = PeerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     sources: SourcesSettings = SourcesSettings()
+    egress: EgressSettings = EgressSettings()
     storage: StorageSettings = StorageSettings()
     plugins: PluginSettings = PluginSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -1,7 +1,9 @@
 """The cluster key, and the short-lived tokens that roles show each other.
 
 Hosts that hold one key are a cluster without a manager. A token (JWT, HS256) names its subject, its
-host, tenant, task and verbs; every holder of the key can mint and check it.
+host, tenant, task and verbs; every holder of the key can mint and check it. A token that a host
+mints for itself is signed with the host's own key too: holders of the cluster key cannot act in the
+name of each other's hosts.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 
 from hawker.core.contracts import Caller
+from hawker.core.digests import HostKey, signed_by
 from hawker.core.errors import ConfigError, Unauthenticated
+from hawker.core.ids import digest_of_fields, host_id
 
 KEY_BYTES = 32
 LIFETIME = 600.0
@@ -65,10 +69,16 @@ def read_key_file(path: Path) -> bytes:
 
 
 class ClusterKey:
-    """Mints and checks tokens with one shared key; remembers both while they are valid."""
+    """Mints and checks tokens with one shared key; remembers both while they are valid.
 
-    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
+    With `own`, tokens for that host are proven to be the host's.
+    """
+
+    def __init__(
+        self, key: bytes, clock: Callable[[], float] = time.time, *, own: HostKey | None = None
+    ) -> None:
         self._key = OctKey.import_key(key)
+        self._own = own
         self._clock = clock
         self._minted: dict[tuple[str, tuple[str, ...], str, str], tuple[str, float]] = {}
         self._checked: dict[str, tuple[Caller, float]] = {}
@@ -98,6 +108,9 @@ class ClusterKey:
             "tenant": tenant,
             "exp": int(expires),
         }
+        if self._own is not None and self._own.host == host:
+            claims["key"] = self._own.public.hex()
+            claims["proof"] = self._own.sign_bytes(_statement(claims)).hex()
         token = jwt.encode({"alg": "HS256"}, claims, self._key, algorithms=_ALGORITHMS)
         _make_room(self._minted)
         self._minted[wanted] = (token, expires)
@@ -118,6 +131,7 @@ class ClusterKey:
                 verbs=frozenset(str(verb) for verb in claims["verbs"]),
                 task=str(claims["task"]),
                 host=str(claims["host"]),
+                proven=_is_proven(claims),
             )
             issuer = claims["iss"]
         except (JoseError, KeyError, TypeError, ValueError) as exc:
@@ -127,6 +141,25 @@ class ClusterKey:
         _make_room(self._checked)
         self._checked[token] = (caller, expires)
         return caller
+
+
+def _statement(claims: Mapping[str, Any]) -> bytes:
+    """What a host signs: everything the token says."""
+    fields = [claims["iss"], claims["sub"], claims["host"], claims["task"], claims["tenant"]]
+    text = [str(field) for field in (*fields, claims["exp"], *claims["verbs"])]
+    return digest_of_fields("hawker-token-1", *text).encode()
+
+
+def _is_proven(claims: Mapping[str, Any]) -> bool:
+    """The token's host signed it; raises Unauthenticated where it only pretends to."""
+    if "proof" not in claims:
+        return False
+    key = bytes.fromhex(claims["key"])
+    if host_id(key) != claims["host"] or not signed_by(
+        key, bytes.fromhex(claims["proof"]), _statement(claims)
+    ):
+        raise Unauthenticated("the token is not signed by the host that it names")
+    return True
 
 
 def _make_room(remembered: dict[Any, Any]) -> None:

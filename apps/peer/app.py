@@ -19,6 +19,7 @@ from hawker.apps.web.health import Metric
 from hawker.apps.web.role import Role
 from hawker.core.clients.scheduler import SchedulerLink
 from hawker.core.contracts import Codec, RoleContext
+from hawker.core.digests import HostKey
 from hawker.core.errors import UnknownPlugin
 from hawker.core.messages import HostAnnouncement, Load
 from hawker.core.storage import Entry, Store
@@ -99,11 +100,12 @@ class PeerRole(Role):
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             await store.start()
+            key = await asyncio.to_thread(load_host_key, settings.data)
             ground = Ground(
                 store=store,
                 plugins=plugins,
-                key=await asyncio.to_thread(load_host_key, settings.data),
-                tokens=self._tokens(),
+                key=key,
+                tokens=self._tokens(key),
                 transport=plugins.get("hawker.transports", settings.peer.transport),
                 codecs=self.codecs if settings.peer.compression else {},
             )
@@ -118,12 +120,12 @@ class PeerRole(Role):
 
     # ------------------------------------------------------------------ schedulers
 
-    def _tokens(self) -> ClusterKey | None:
+    def _tokens(self, own: HostKey) -> ClusterKey | None:
         """The cluster's key; a peer without schedulers needs none."""
         file = self.settings.cluster_key_file
         if not self._has_scheduler and not file.exists():
             return None
-        return ClusterKey(read_key_file(file))
+        return ClusterKey(read_key_file(file), own=own)
 
     @property
     def _has_scheduler(self) -> bool:

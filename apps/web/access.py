@@ -7,7 +7,6 @@ through a forwarding proxy.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from hawker.core.contracts import Authenticator, Caller, Plugins
+from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError, Forbidden, Unauthenticated
 from hawker.core.settings import Settings
 
@@ -86,8 +86,8 @@ class Access:
             Unauthenticated, Forbidden: as for `require`, in open mode too.
         """
         caller = _allowed(await self.caller(scope), verb, task)
-        if host and caller.host != host:
-            raise Forbidden("the token is another host's")
+        if host and (caller.host != host or not caller.proven):
+            raise Forbidden("the token is another host's, or not signed with its key")
         return caller
 
 
@@ -124,13 +124,3 @@ def _host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-def is_loopback(host: str) -> bool:
-    """Only this machine is reached by this name or address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from hawker.apps.web.access import LOCAL_USER, Access, decide_mode, is_loopback
+from hawker.apps.web.access import LOCAL_USER, Access, decide_mode
+from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError, Forbidden, HawkerError, Unauthenticated
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings, load
