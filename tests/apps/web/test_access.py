@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from hawker.apps.web.access import LOCAL_USER, Access, decide_mode
+from hawker.core.digests import HostKey
 from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError, Forbidden, HawkerError, Unauthenticated
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings, load
 from hawker.core.tokens import ClusterKey, create_key_file, read_key_file
 
-HOST = "ab" * 16
+OWN = HostKey.from_bytes(b"h" * 32)
+HOST = OWN.host
 TASK = "cd" * 32
 HERE = {"host": "127.0.0.1:4000"}
 
@@ -28,7 +30,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def key(settings: Settings) -> ClusterKey:
-    return ClusterKey(read_key_file(settings.cluster_key_file))
+    return ClusterKey(read_key_file(settings.cluster_key_file), own=OWN)
 
 
 def _scope(headers: dict[str, str], *, unix: bool = False) -> dict[str, Any]:
@@ -150,6 +152,34 @@ def test_token_of_a_role_is_for_its_verb_task_and_host(settings: Settings, key: 
         await refused("announce", task=TASK)
         await refused("pieces", task="ef" * 32)
         await refused("pieces", task=TASK, host="12" * 16)
+
+    asyncio.run(main())
+
+
+def test_holder_of_the_cluster_key_cannot_act_as_another_host(
+    settings: Settings, key: ClusterKey
+) -> None:
+    raw = read_key_file(settings.cluster_key_file)
+    thief = HostKey.generate()
+
+    class Forging(HostKey):
+        """Says it is HOST, and signs with its own key."""
+
+        host = HOST
+
+        def __init__(self) -> None:
+            self._private = thief._private
+            self.public = thief.public
+
+    async def main() -> None:
+        access = _access(settings)
+        for minting in (ClusterKey(raw), ClusterKey(raw, own=thief)):
+            scope = _scope(_bearer(minting.mint(HOST, ["announce"])))
+            with pytest.raises(Forbidden):
+                await access.require_token(scope, "announce", host=HOST)
+        forged = _scope(_bearer(ClusterKey(raw, own=Forging()).mint(HOST, ["announce"])))
+        with pytest.raises(Unauthenticated):
+            await access.require_token(forged, "announce", host=HOST)
 
     asyncio.run(main())
 

@@ -62,7 +62,7 @@ class Host:
     epochs: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    def link(self, port: int, cluster: ClusterKey) -> SchedulerLink:
+    def link(self, port: int, cluster: bytes) -> SchedulerLink:
         async def announce(boot: str) -> HostAnnouncement:
             return HostAnnouncement(
                 url="http://127.0.0.1:9/peer", key=self.key.public, boot=boot, seed=True
@@ -72,7 +72,13 @@ class Host:
             return f"http://127.0.0.1:{port}"
 
         return SchedulerLink(
-            "", locate, self.key.host, cluster, announce, self.decisions.append, self._epoch
+            "",
+            locate,
+            self.key.host,
+            ClusterKey(cluster, own=self.key),
+            announce,
+            self.decisions.append,
+            self._epoch,
         )
 
     def _epoch(self, link: SchedulerLink) -> None:
@@ -101,13 +107,13 @@ def _register(name: str) -> Register:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> ClusterKey:
+def cluster(tmp_path: Path) -> bytes:
     create_key_file(tmp_path / "cluster.key")
-    return ClusterKey(read_key_file(tmp_path / "cluster.key"))
+    return read_key_file(tmp_path / "cluster.key")
 
 
 def test_host_is_announced_and_gets_decisions_for_its_reports(
-    tmp_path: Path, cluster: ClusterKey
+    tmp_path: Path, cluster: bytes
 ) -> None:
     async def main() -> None:
         host = Host(HostKey.generate())
@@ -129,7 +135,7 @@ def test_host_is_announced_and_gets_decisions_for_its_reports(
     asyncio.run(main())
 
 
-def test_reports_wait_for_a_scheduler_that_is_away(tmp_path: Path, cluster: ClusterKey) -> None:
+def test_reports_wait_for_a_scheduler_that_is_away(tmp_path: Path, cluster: bytes) -> None:
     async def main() -> None:
         host = Host(HostKey.generate())
         async with _scheduler(tmp_path) as (_, port):
@@ -154,7 +160,7 @@ def test_reports_wait_for_a_scheduler_that_is_away(tmp_path: Path, cluster: Clus
 
 
 def test_scheduler_that_was_started_anew_is_noticed_by_an_idle_host(
-    tmp_path: Path, cluster: ClusterKey
+    tmp_path: Path, cluster: bytes
 ) -> None:
     async def main() -> None:
         host = Host(HostKey.generate())
@@ -174,12 +180,12 @@ def test_scheduler_that_was_started_anew_is_noticed_by_an_idle_host(
 
 
 def test_host_with_another_cluster_s_key_is_refused_and_keeps_its_reports(
-    tmp_path: Path, cluster: ClusterKey
+    tmp_path: Path, cluster: bytes
 ) -> None:
     async def main() -> None:
         host = Host(HostKey.generate())
         async with _scheduler(tmp_path) as (role, port):
-            link = host.link(port, ClusterKey(bytes(32)))
+            link = host.link(port, bytes(32))
             async with _running(link):
                 link.report(_register("a"), urgent=True)
                 await _until(lambda: link.failures >= 2)
@@ -189,7 +195,7 @@ def test_host_with_another_cluster_s_key_is_refused_and_keeps_its_reports(
     asyncio.run(main())
 
 
-def test_reports_made_while_a_batch_is_refused_are_sent(cluster: ClusterKey) -> None:
+def test_reports_made_while_a_batch_is_refused_are_sent(cluster: bytes) -> None:
     """Only what was in a refused batch is dropped."""
     bodies: list[bytes] = []
     host = Host(HostKey.generate())
