@@ -95,7 +95,8 @@ class Parents(Decision, frozen=True, kw_only=True, tag="parents", omit_defaults=
 class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
     """A lease on the origin: read these ranges (all of it where `ranges` is None).
 
-    Where `generation` is given the content must still be that one, judged by `validator`.
+    Where `generation` is given the content must still be that one, judged by `validator`. `rate` is
+    the most bytes per second to read, 0 for no limit. Empty `ranges` say that the lease is over.
     """
 
     lease: str
@@ -104,6 +105,7 @@ class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
     generation: str = ""
     validator: str = ""
     layout: Layout | None = None
+    rate: int = 0
 
 
 class Stop(Decision, frozen=True, kw_only=True, tag="stop"):
@@ -154,7 +156,8 @@ class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=
     `want` None means all of it; an empty list nothing (it only serves what it has). `private`
     means that only this host can read the origin (its URL carries a signature, say).
     `readable` False forbids that anybody reads the origin for this request. `lease` is the one
-    under which its stored content was read; for content that was imported it is empty.
+    under which its stored content was read; for content that was imported it is empty. `failover`
+    says that the scheduler which should decide for this task is away.
     """
 
     spec: TaskSpec
@@ -166,6 +169,7 @@ class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=
     layout: Layout | None = None
     have: list[Run] = []
     readers: list[Reader] = []
+    failover: bool = False
 
 
 class Have(Report, frozen=True, kw_only=True, tag="have"):
@@ -191,7 +195,11 @@ class PieceCorrupt(Report, frozen=True, kw_only=True, tag="piece-corrupt"):
 
 
 class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omit_defaults=True):
-    """A reader at work: the first names generation and layout; `done` gives the lease back."""
+    """A reader at work; `done` gives the lease back.
+
+    Also sent while nothing arrives, for silence means a dead reader. `generation` is empty and
+    `layout` without meaning until the origin has answered.
+    """
 
     lease: str
     generation: str

@@ -16,6 +16,7 @@ from hawker.apps.cli.options import (
     common_options,
     endpoint_option,
     filter_option,
+    header_fields,
     json_option,
     naming_options,
     output_options,
@@ -56,6 +57,15 @@ from hawker.core.settings import Settings
     show_default=True,
     help="Priority, with dfget's meaning.",
 )
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    callback=header_fields,
+    metavar="'NAME: VALUE'",
+    help="Header field for the origin, and for nobody else; may be repeated.",
+)
 @naming_options
 @filter_option
 @click.option(
@@ -77,6 +87,7 @@ def get(
     priority: int,
     tag: str,
     application: str,
+    headers: dict[str, str],
     filtered: tuple[str, ...],
     disable_back_to_source: bool,
     no_progress: bool,
@@ -101,6 +112,7 @@ def get(
         filtered_query_params=list(filtered),
         disable_back_to_source=disable_back_to_source,
         timeout=timeout,
+        headers=headers,
     )
     settings = session.settings
     if output == STDOUT:

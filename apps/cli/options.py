@@ -20,6 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 TERMINATED = 143
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h|d)?$")
+_FIELD_NAME = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -54,6 +55,19 @@ def seconds(text: str) -> float:
     if value <= 0:
         raise click.BadParameter(f"{text!r} is not a time: write 90, 90s, 15m, 2h or 1d")
     return value
+
+
+def header_fields(
+    ctx: click.Context, param: click.Parameter, lines: tuple[str, ...]
+) -> dict[str, str]:
+    """Header fields by name, from lines as curl takes them; the values are never shown."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not _FIELD_NAME.match(name) or not value.strip().isprintable():
+            raise click.BadParameter("write it as 'Name: value'")
+        fields[name] = value.strip()
+    return fields
 
 
 def scheduler_url(text: str) -> str:

@@ -33,7 +33,7 @@ from hawker.core.messages import (
     encode,
     report_decoder,
 )
-from hawker.core.scheduling import Outgoing, Scheduler
+from hawker.core.scheduling import OriginLimits, Outgoing, Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +63,14 @@ class SchedulerRole(Role):
         evaluator: Evaluator = context.plugins.get(
             "hawker.evaluators", settings.scheduler.evaluator
         )
-        self.core = Scheduler(
-            evaluator, random.Random(), lease_timeout=settings.scheduler.lease_timeout
+        scheduler = settings.scheduler
+        limits = OriginLimits(
+            silence=scheduler.lease_timeout,
+            reads=scheduler.origin_reads,
+            rate=scheduler.origin_rate,
+            readers=scheduler.readers,
         )
+        self.core = Scheduler(evaluator, random.Random(), limits)
         self._path = settings.data / "scheduler.sqlite"
         self._ledger: Ledger | None = None
         self._saving = asyncio.Lock()

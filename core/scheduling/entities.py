@@ -51,6 +51,7 @@ class Host:
     tasks: set[str] = field(default_factory=set)
     evidence: list[tuple[str, float]] = field(default_factory=list)
     suspect_until: float = 0.0
+    suspicions: int = 0
     served: int = 0
     failed: int = 0
     children: int = 0
@@ -68,7 +69,9 @@ class Lease:
     host: str
     ranges: list[ByteRange] | None
     generation: str
+    granted_at: float
     progress_at: float
+    heard_at: float = 0.0
     started: bool = False
     read_bytes: int = 0
 
@@ -169,6 +172,7 @@ class Task:
     machine: Machine = field(default_factory=lambda: Machine("task", TASK, "empty"))
     peers: dict[str, Peer] = field(default_factory=dict)
     current: Generation | None = None
-    lease: Lease | None = None
+    leases: dict[str, Lease] = field(default_factory=dict)
     attempts: int = 0
+    not_before: float = 0.0
     failed_readers: dict[str, float] = field(default_factory=dict)

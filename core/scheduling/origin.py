@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from hawker.core.digests import Reader
 from hawker.core.pieces import PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.entities import Generation, Host, Lease, LeaseRecord, Peer, Task
 
-# An origin may be slow to answer at all; once it does, silence means a dead reader.
-OPENING_TIMEOUT = 30.0
+# A reader says at once that it is at work, and then every 0.4 s.
+FIRST_WORD = 5.0
+# A living reader whose origin gives no byte for so long may have a worse way to it than others.
+STUCK = 30.0
 READER_PENALTY = 30.0
 MAX_ATTEMPTS = 3
 
@@ -117,21 +119,25 @@ def union_of(peers: Iterable[Peer]) -> list[ByteRange] | None:
     return merged
 
 
-def choose_reader(task: Task, hosts: dict[str, Host], now: float) -> str | None:
+def choose_reader(
+    task: Task, hosts: dict[str, Host], now: float, *, used: Collection[str] = ()
+) -> str | None:
     """The host that should read: a seed by rendezvous hashing, else one that asks for it.
 
-    Hosts that failed this task lately come only where there is no other; None where nobody may.
+    Hosts that failed this task lately come only where there is no other; those in `used` never;
+    None where nobody may.
     """
     wanting = [peer for peer in task.peers.values() if peer.wants]
     public = [peer for peer in wanting if not peer.private]
     if public and any(peer.readable for peer in public):
         seeds = [host for host in hosts.values() if host.connected and host.announcement.seed]
-        chosen = _freshest(task, [seed.id for seed in seeds], now)
+        chosen = _freshest(task, [seed.id for seed in seeds if seed.id not in used], now)
         if chosen is not None:
             return chosen
         own = [peer.host for peer in public if peer.readable and _present(hosts, peer.host)]
     else:
         own = [peer.host for peer in wanting if peer.readable and _present(hosts, peer.host)]
+    own = [host for host in own if host not in used]
     fresh = _freshest(task, own, now)
     if fresh is not None:
         return fresh
@@ -157,7 +163,8 @@ def new_lease_id(rng: random.Random) -> str:
     return f"{rng.getrandbits(64):016x}"
 
 
-def overdue(lease: Lease, now: float, timeout: float) -> bool:
-    """The lease made no progress for too long."""
-    limit = timeout if lease.started else OPENING_TIMEOUT
-    return now - lease.progress_at > limit
+def overdue(lease: Lease, now: float, silence: float) -> bool:
+    """Its reader was silent for too long, or has been getting nothing from the origin."""
+    if not lease.heard_at:
+        return now - lease.granted_at > FIRST_WORD
+    return now - lease.heard_at > silence or now - lease.progress_at > STUCK

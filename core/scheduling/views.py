@@ -20,13 +20,13 @@ def summarize_task(task: Task) -> dict[str, object]:
 
 
 def describe_task(task: Task) -> dict[str, object]:
-    """A task with its lease, and each peer with its edges."""
-    lease = task.lease
+    """A task with its leases, and each peer with its edges."""
     return {
         **summarize_task(task),
-        "lease": None
-        if lease is None
-        else {"id": lease.id, "host": lease.host, "read_bytes": lease.read_bytes},
+        "leases": [
+            {"id": lease.id, "host": lease.host, "read_bytes": lease.read_bytes}
+            for lease in task.leases.values()
+        ],
         "members": [_describe_peer(peer) for peer in task.peers.values()],
     }
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from hawker.core.contracts import SourceRequest
 from hawker.core.errors import HawkerError, Unavailable
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, Left, Read, Register, Withdrawn
@@ -67,12 +68,12 @@ class Conductor:
 
     @contextlib.asynccontextmanager
     async def join(
-        self, spec: TaskSpec, user: User, *, origin_url: str = ""
+        self, spec: TaskSpec, user: User, *, origin: SourceRequest | None = None
     ) -> AsyncIterator[TaskRun]:
         """Take part in a task, starting it where nobody here did; leaving is leaving the block."""
         run = self.runs.get(spec.task_id)
         if run is None or run.failure is not None:
-            run = self._start(spec, origin_url, user)
+            run = self._start(spec, origin, user)
         with run.use(user):
             yield run
 
@@ -100,7 +101,7 @@ class Conductor:
             if decision.spec.task_id != decision.task:
                 log.warning("a lease names task %s by another's URL", decision.task[:12])
                 return
-            run = self._start(decision.spec, "", None, decision)
+            run = self._start(decision.spec, None, None, decision)
         elif run is not None:
             run.apply(decision)
         elif isinstance(decision, Withdrawn) and self._group is not None:
@@ -139,7 +140,11 @@ class Conductor:
     # ------------------------------------------------------------------ own
 
     def _start(
-        self, spec: TaskSpec, origin_url: str, user: User | None, lease: Read | None = None
+        self,
+        spec: TaskSpec,
+        origin: SourceRequest | None,
+        user: User | None,
+        lease: Read | None = None,
     ) -> TaskRun:
         if self._group is None:
             raise Unavailable("this daemon is stopping", hint="try again in a moment")
@@ -147,7 +152,7 @@ class Conductor:
             self.ground,
             spec,
             self._find_port,
-            origin_url=origin_url,
+            origin=origin or SourceRequest(spec.url),
             on_entry=lambda entry: self.appeared.fire(),
             on_end=self._ended,
         )

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from hawker.core.contracts import SourceRequest
 from hawker.core.digests import ALGORITHMS, Digest
 from hawker.core.errors import DigestMismatch, NotHereYet
 from hawker.core.ids import TaskSpec, canonical_url
@@ -20,7 +21,9 @@ from hawker.core.messages import DownloadRequest, Progress
 from hawker.core.pieces import MIB, PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
+from hawker.core.transfer.access import VARIANT
 from hawker.core.transfer.conductor import Conductor
+from hawker.core.transfer.ground import Ground
 from hawker.core.transfer.task import TaskRun
 from hawker.core.transfer.users import User
 
@@ -37,6 +40,7 @@ def spec_of(request: DownloadRequest) -> TaskSpec:
         tag=request.tag,
         application=request.application,
         revision=request.revision,
+        variant=VARIANT if request.headers else "",
     )
 
 
@@ -53,8 +57,18 @@ def digest_of(request: DownloadRequest) -> Digest | None:
 class Download:
     """One user's part in a task."""
 
-    def __init__(self, run: TaskRun, user: User, request: DownloadRequest, now: float) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        run: TaskRun,
+        user: User,
+        request: DownloadRequest,
+        origin: SourceRequest,
+        now: float,
+    ) -> None:
         self.run = run
+        self._ground = ground
+        self._origin = origin
         self._user = user
         self._request = request
         self._digest = digest_of(request)
@@ -79,6 +93,7 @@ class Download:
                         told = now.seconds
                         yield now
                     await self.run.changed.wait(WAIT)
+                await self._authorize()
                 await self._verify()
         except TimeoutError as exc:
             raise NotHereYet(
@@ -88,6 +103,12 @@ class Download:
 
     def _now(self, seen: int) -> Progress:
         return self.run.progress(self._since, seen, trace=self._request.trace)
+
+    async def _authorize(self) -> None:
+        """Content that the origin does not give to everybody is for those it gives it to."""
+        if self._request.headers:
+            source = self._ground.source(self._origin.url.partition(":")[0])
+            await self._ground.access.check(source, self._origin)
 
     async def _verify(self) -> None:
         entry = self.run.entry
@@ -115,6 +136,7 @@ class Download:
         """
         run, user = self.run, self._user
         entry = await run.opened(self._request.timeout)
+        await self._authorize()
         run.admit(user)
         position = span.start if span is not None else 0
         stop = span.stop if span is not None else None
@@ -187,9 +209,10 @@ async def download(
     # host can read it then, and the scheduler never learns it.
     original = request.url.partition("#")[0]
     private = _parameters(original) != _parameters(spec.url)
+    origin = SourceRequest(original if private else spec.url, request.headers)
     now = conductor.ground.clock()
-    async with conductor.join(spec, user, origin_url=original if private else "") as run:
-        yield Download(run, user, request, now)
+    async with conductor.join(spec, user, origin=origin) as run:
+        yield Download(conductor.ground, run, user, request, origin, now)
 
 
 def _parameters(url: str) -> int:

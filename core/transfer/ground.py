@@ -13,6 +13,7 @@ from hawker.core.digests import HostKey
 from hawker.core.messages import AnyReport
 from hawker.core.storage import Store
 from hawker.core.tokens import ClusterKey
+from hawker.core.transfer.access import AccessChecks
 
 
 @dataclass
@@ -42,6 +43,10 @@ class Ground:
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
     counters: Counters = field(default_factory=Counters)
+    access: AccessChecks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.access = AccessChecks(self.clock)
 
     @property
     def host(self) -> str:

@@ -22,7 +22,7 @@ from hawker.core.digests import (
 from hawker.core.errors import HawkerError, OriginChanged, OriginFailed, first_of
 from hawker.core.ids import generation_of, random_generation
 from hawker.core.messages import AnyReport, Changed, Failed, LeaseProgress, Length, Read
-from hawker.core.pieces import MAX_PIECES, MIB, Layout, PieceSet, piece_length_for
+from hawker.core.pieces import MAX_PIECE_LENGTH, MAX_PIECES, MIB, Layout, PieceSet, piece_length_for
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.transfer.ground import Ground
@@ -37,13 +37,18 @@ ATTEMPTS = 5
 FIRST_BACKOFF = 0.2
 LAST_BACKOFF = 5.0
 DRAIN_WAIT = 1.0
+# A rate holds over a second; within it a reader may catch up on a quarter.
+BURST_SECONDS = 0.25
+LONGEST_PAUSE = 5.0
 
 
 class ReadingTask(Protocol):
     """What a reader needs of its task."""
 
     @property
-    def origin_url(self) -> str: ...
+    def origin(self) -> SourceRequest:
+        """What to ask the origin for, and what to show it."""
+        ...
 
     @property
     def partial(self) -> Entry | None:
@@ -91,31 +96,44 @@ class OriginReader:
         self._claimed = PieceSet()
         self._unpublished = asyncio.Event()
         self._published = Signal()
-        self._request = SourceRequest(task.origin_url)
+        self._request = task.origin
+        self._rate = lease.rate
+        self._due = 0.0
 
-    def extend(self, ranges: list[ByteRange] | None) -> None:
-        """The lease covers these ranges now."""
-        self.ranges = ranges
+    def extend(self, lease: Read) -> None:
+        """The lease covers these ranges, at this rate, now."""
+        self.ranges = lease.ranges
+        self._rate = lease.rate
 
     async def run(self) -> None:
-        """Read until nothing wanted is missing; every end is reported."""
+        """Read until nothing wanted is missing; every end is reported, but for a cancellation."""
         task = self.lease.task
         try:
-            await self._run()
+            async with asyncio.TaskGroup() as group:
+                ticker = group.create_task(self._tick())
+                try:
+                    await self._run()
+                finally:
+                    ticker.cancel()
+        except* HawkerError as errors:
+            self._end_badly(task, first_of(errors))
+        except* Exception as errors:
+            log.exception("task %s: reading the origin failed", task[:12])
+            fault = errors.exceptions[0]
+            self._fail(OriginFailed(f"reading {self.lease.spec.url} failed: {fault!r}"))
+        else:
             # What was read must be known before the lease is over, or it would be read again.
             self._task.flush()
             self._progress(done=True)
-        except OriginChanged as exc:
+
+    def _end_badly(self, task: str, exc: HawkerError) -> None:
+        if isinstance(exc, OriginChanged):
             log.warning("task %s: %s", task[:12], exc)
-            self._task.report(
-                Changed(task=task, generation=self.generation, lease=self.lease.lease), urgent=True
-            )
-        except HawkerError as exc:
+            changed = Changed(task=task, generation=self.generation, lease=self.lease.lease)
+            self._task.report(changed, urgent=True)
+        else:
             log.warning("task %s: reading the origin failed: %s", task[:12], exc)
             self._fail(exc)
-        except Exception as exc:
-            log.exception("task %s: reading the origin failed", task[:12])
-            self._fail(OriginFailed(f"reading {self._request.url} failed: {exc!r}"))
 
     def _fail(self, exc: HawkerError) -> None:
         failed = Failed(task=self.lease.task, problem=exc.problem(), lease=self.lease.lease)
@@ -132,14 +150,12 @@ class OriginReader:
         try:
             async with asyncio.TaskGroup() as group:
                 publisher = group.create_task(self._publish_for_ever())
-                ticker = group.create_task(self._tick())
                 try:
                     await self._read_all(source, reading)
                     await self._drain()
                     await self._seal()
                 finally:
                     publisher.cancel()
-                    ticker.cancel()
         except* HawkerError as errors:
             raise first_of(errors) from None
         finally:
@@ -148,6 +164,7 @@ class OriginReader:
 
     async def _open(self, source: Source) -> Reading:
         reading = await source.open(self._request, self._first_wish())
+        self._ground.access.granted(self._request)
         total, validator = reading.total, reading.validator
         generation = generation_of(validator, total) if validator else random_generation()
         self._validator = validator or ""
@@ -160,10 +177,12 @@ class OriginReader:
         return reading
 
     def _first_wish(self) -> ByteRange | None:
-        """What the first request asks for: all, the rest of what is here, or one byte to learn
-        length and validator where only a part is wanted."""
+        """What the first request asks for: all, the rest of what is here, a part from the start, or
+        one byte to learn length and validator where only another part is wanted."""
         if self.ranges is not None:
-            return ByteRange(0, 1)
+            wish = self.ranges[0]
+            whole_pieces = wish.start == 0 and wish.stop and wish.stop % MAX_PIECE_LENGTH == 0
+            return wish if whole_pieces else ByteRange(0, 1)
         partial = self._task.partial
         if partial is None or not partial.valid or partial.layout.total is None:
             return None
@@ -221,7 +240,7 @@ class OriginReader:
         stop = reading.span.stop if reading.span is not None else None
         piece = start // self._layout.piece_length
         aligned = start == self._layout.offset(piece)
-        whole = stop is None or stop == self._layout.total
+        whole = stop is None or stop == self._layout.total or not stop % self._layout.piece_length
         near = not missing or missing.runs()[0][0] == piece
         if not self._ranged or (aligned and whole and near):
             if not aligned or (not self._ranged and start):
@@ -272,6 +291,16 @@ class OriginReader:
         self._read_bytes += size
         self._ground.counters.origin_bytes += size
         self._collect(sink)
+        await self._keep_to_rate(size)
+
+    async def _keep_to_rate(self, size: int) -> None:
+        """Wait as long as the lease's rate asks for after so many bytes."""
+        if not self._rate:
+            return
+        now = self._ground.clock()
+        self._due = max(self._due, now - BURST_SECONDS) + size / self._rate
+        if self._due > now:
+            await asyncio.sleep(min(self._due - now, LONGEST_PAUSE))
 
     def _collect(self, sink: PieceSink) -> None:
         new = {piece: digest for piece, digest in sink.digests.items() if self._mine(piece)}
@@ -374,19 +403,17 @@ class OriginReader:
     # ------------------------------------------------------------------ telling
 
     async def _tick(self) -> None:
-        seen = 0
+        """Say that this reader lives, also while the origin gives nothing."""
         while True:
+            self._progress()
             await asyncio.sleep(PROGRESS_EVERY)
-            if self._read_bytes != seen:
-                seen = self._read_bytes
-                self._progress()
 
     def _progress(self, *, done: bool = False) -> None:
         self._task.report(
             LeaseProgress(
                 task=self.lease.task,
                 lease=self.lease.lease,
-                generation=self.generation,
+                generation="" if self._entry is None else self.generation,
                 layout=self._layout,
                 validator=self._validator if self._ranged else "",
                 read_bytes=self._read_bytes,

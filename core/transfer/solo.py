@@ -48,6 +48,8 @@ class Solo:
                 return [self._lease(report)]
             case Register():
                 self._registers.pop(report.task, None)
+            case LeaseProgress(generation=""):
+                pass
             case LeaseProgress():
                 if report.done:
                     self._leases.pop(report.task, None)

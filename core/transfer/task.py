@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from hawker.core.contracts import SourceRequest
 from hawker.core.errors import (
     GenerationGone,
     HawkerError,
@@ -58,13 +59,13 @@ class TaskRun:
         spec: TaskSpec,
         find_port: Callable[[TaskRun], SchedulerPort],
         *,
-        origin_url: str = "",
+        origin: SourceRequest,
         on_entry: Callable[[Entry], None],
         on_end: Callable[[TaskRun], None],
     ) -> None:
         self.spec = spec
         self.task = spec.task_id
-        self.origin_url = origin_url or spec.url
+        self.origin = origin
         self.users: set[User] = set()
         self.entry: Entry | None = None
         self.failure: HawkerError | None = None
@@ -224,10 +225,15 @@ class TaskRun:
         self._wake.fire()
 
     def _take_lease(self, lease: Read) -> None:
+        over = lease.ranges == []
         if self._reader is not None and self._reader.lease.lease == lease.lease:
-            self._reader.extend(lease.ranges)
-        else:
+            self._reader.extend(lease)
+            if over and self._reading is not None:
+                self._reading.cancel()
+        elif not over:
             self._lease = lease
+        elif self._lease is not None and self._lease.lease == lease.lease:
+            self._lease = None
 
     # ------------------------------------------------------------------ running
 
@@ -335,7 +341,7 @@ class TaskRun:
             task=self.task,
             spec=self.spec,
             want=wants,
-            private=self.origin_url != self.spec.url,
+            private=self.origin != SourceRequest(self.spec.url),
             readable=any(user.readable for user in self.users),
             priority=min(user.priority for user in self.users),
         )
@@ -459,8 +465,8 @@ class _Desk:
         self._group = group
 
     @property
-    def origin_url(self) -> str:
-        return self._run.origin_url
+    def origin(self) -> SourceRequest:
+        return self._run.origin
 
     @property
     def partial(self) -> Entry | None:

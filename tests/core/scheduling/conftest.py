@@ -20,7 +20,7 @@ from hawker.core.messages import (
 )
 from hawker.core.pieces import MIB, Layout, PieceSet
 from hawker.core.ranges import ByteRange
-from hawker.core.scheduling import Outgoing, Scheduler
+from hawker.core.scheduling import OriginLimits, Outgoing, Scheduler
 from hawker.core.scheduling.entities import Task
 
 LAYOUT = Layout(8 * MIB - 5, MIB)
@@ -37,8 +37,8 @@ class Flat:
 class World:
     """A scheduler, its hosts, and the time."""
 
-    def __init__(self, seed: int = 7) -> None:
-        self.scheduler = Scheduler(Flat(), random.Random(seed))
+    def __init__(self, seed: int = 7, limits: OriginLimits | None = None) -> None:
+        self.scheduler = Scheduler(Flat(), random.Random(seed), limits)
         self.now = 100.0
         self.keys: dict[str, HostKey] = {}
 
@@ -132,9 +132,9 @@ class World:
 
 def check(scheduler: Scheduler, now: float) -> None:
     """Every invariant of the scheduler's state; raises AssertionError."""
-    hosts = scheduler._hosts
+    hosts = scheduler._board.hosts
     children = dict.fromkeys(hosts, 0)
-    for task in scheduler._tasks.values():
+    for task in scheduler._board.tasks.values():
         assert task.peers, "a task without peers is forgotten"
         check_task(scheduler, task, now)
         for peer in task.peers.values():
@@ -142,11 +142,13 @@ def check(scheduler: Scheduler, now: float) -> None:
             children[peer.host] += len(peer.children)
     for name, host in hosts.items():
         assert host.children == children[name]
-        assert all(task in scheduler._tasks for task in host.tasks)
-    assert scheduler._leased == {t.id for t in scheduler._tasks.values() if t.lease is not None}
+        assert all(task in scheduler._board.tasks for task in host.tasks)
+    assert scheduler._leases.leased == {t.id for t in scheduler._board.tasks.values() if t.leases}
+    live = {lease for gate in scheduler._leases._gates.values() for lease in gate.live}
+    assert live == {name for t in scheduler._board.tasks.values() for name in t.leases}
     for name in hosts:
         for decision in scheduler.current(name):
-            assert decision.task in scheduler._tasks
+            assert decision.task in scheduler._board.tasks
 
 
 def check_task(scheduler: Scheduler, task: Task, now: float) -> None:
@@ -176,15 +178,16 @@ def check_task(scheduler: Scheduler, task: Task, now: float) -> None:
                 root
                 for root in generation.roots
                 if root != name
-                and scheduler._hosts[root].connected
-                and scheduler._hosts[root].suspect_until <= now
+                and scheduler._board.hosts[root].connected
+                and scheduler._board.hosts[root].suspect_until <= now
                 and peer.avoid.get(root, 0.0) <= now
                 and task.peers[root].avoid.get(name, 0.0) <= now
             ]
             assert not usable, "a peer that wants pieces has a path from a root"
     assert nx.is_directed_acyclic_graph(spine)
-    if task.lease is not None:
-        assert task.lease.host in task.peers
+    for lease in task.leases.values():
+        assert lease.host in task.peers
+        assert any(lease.id in gate.live for gate in scheduler._leases._gates.values())
     if task.current is not None:
         assert task.machine.state == "live"
         assert task.current.complete <= set(task.current.members)

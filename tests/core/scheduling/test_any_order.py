@@ -25,7 +25,7 @@ from hawker.core.messages import (
 )
 from hawker.core.pieces import MIB, Layout
 from hawker.core.ranges import ByteRange
-from hawker.core.scheduling import Outgoing
+from hawker.core.scheduling import OriginLimits, Outgoing
 from tests.core.scheduling.conftest import ALL, LAYOUT, World, check
 
 HOSTS = ["seed-a", "seed-b", "one", "two", "three", "four", "five"]
@@ -40,24 +40,26 @@ runs = st.sampled_from([ALL, [(0, 0)], [(3, 5)], [(7, 7)], [(0, 6)], [(5, 9)]])
 
 
 class Swarm(RuleBasedStateMachine):
+    limits = OriginLimits()
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = World(limits=self.limits)
         self.leases: dict[str, Read] = {}
         self.size = 1
 
     def see(self, out: list[Outgoing]) -> None:
         """Decisions go to hosts that exist; reads are remembered for those who report."""
         for host, decision in out:
-            assert host in self.world.scheduler._hosts
-            if isinstance(decision, Read):
+            assert host in self.world.scheduler._board.hosts
+            if isinstance(decision, Read) and decision.ranges != []:
                 self.leases[decision.task] = decision
 
     def tell(self, host: str, report: AnyReport) -> None:
         try:
             self.see(self.world.scheduler.report(self.world.host(host), report, self.world.now))
         except NotFound:
-            assert self.world.host(host) not in self.world.scheduler._hosts
+            assert self.world.host(host) not in self.world.scheduler._board.hosts
         except BadRequest:
             # Nonsense is refused; the invariants say that nothing came of it.
             return
@@ -85,7 +87,7 @@ class Swarm(RuleBasedStateMachine):
     @rule(host=hosts, spec=specs, pieces=runs)
     def have_of_mine(self, host: str, spec: TaskSpec, pieces: list[tuple[int, int]]) -> None:
         """Pieces of the generation that the host is in."""
-        task = self.world.scheduler._tasks.get(spec.task_id)
+        task = self.world.scheduler._board.tasks.get(spec.task_id)
         peer = None if task is None else task.peers.get(self.world.host(host))
         if peer is not None and peer.generation is not None:
             generation = peer.generation.id
@@ -97,7 +99,7 @@ class Swarm(RuleBasedStateMachine):
 
     @rule(host=hosts)
     def connect(self, host: str) -> None:
-        if self.world.host(host) in self.world.scheduler._hosts:
+        if self.world.host(host) in self.world.scheduler._board.hosts:
             self.see(self.world.scheduler.connected(self.world.host(host), self.world.now))
 
     @rule(host=hosts)
@@ -163,9 +165,9 @@ class Swarm(RuleBasedStateMachine):
 
     def holder(self, spec: TaskSpec, otherwise: str) -> str:
         """The host with the task's lease, so that reports of leases often count."""
-        task = self.world.scheduler._tasks.get(spec.task_id)
-        if task is not None and task.lease is not None:
-            return next(name for name in HOSTS if self.world.host(name) == task.lease.host)
+        task = self.world.scheduler._board.tasks.get(spec.task_id)
+        for lease in task.leases.values() if task is not None else ():
+            return next(name for name in HOSTS if self.world.host(name) == lease.host)
         return otherwise
 
     @rule(host=hosts, spec=specs, generation=generations, pieces=runs)
@@ -227,6 +229,16 @@ class Swarm(RuleBasedStateMachine):
         check(self.world.scheduler, self.world.now)
 
 
+class CrowdedOrigin(Swarm):
+    """Several readers of one content, and never more than two leases on the origin."""
+
+    limits = OriginLimits(reads=2, rate=1000, readers=3)
+
+
+TestCrowdedOrigin = CrowdedOrigin.TestCase
+TestCrowdedOrigin.settings = settings(
+    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True
+)
 TestAnyOrder = Swarm.TestCase
 TestAnyOrder.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None, derandomize=True

@@ -1,0 +1,93 @@
+"""What the scheduler's parts share: hosts, tasks, the ledger, and the records to be sent."""
+
+from __future__ import annotations
+
+import random
+
+from hawker.core.contracts import Evaluator
+from hawker.core.errors import NotFound
+from hawker.core.messages import AnyDecision, ParentRef, Parents
+from hawker.core.scheduling.entities import Host, Outgoing, Peer, Task
+from hawker.core.scheduling.graph import Graph
+from hawker.core.scheduling.origin import Ledger
+
+
+class Board:
+    """State without rules. A peer that changes is touched; `take` then sends its record once."""
+
+    def __init__(self, evaluator: Evaluator, rng: random.Random) -> None:
+        self.rng = rng
+        self.hosts: dict[str, Host] = {}
+        self.tasks: dict[str, Task] = {}
+        self.ledger = Ledger()
+        self.graph = Graph(self.hosts, evaluator, rng, self.touch)
+        self._touched: dict[tuple[str, str], None] = {}
+        self._out: list[Outgoing] = []
+
+    def host(self, host: str) -> Host:
+        """Raises NotFound for a host that never announced itself."""
+        known = self.hosts.get(host)
+        if known is None:
+            raise NotFound(f"host {host} never announced itself", hint="announce it first")
+        return known
+
+    # ------------------------------------------------------------------ records
+
+    def touch(self, task: Task, peer: Peer) -> None:
+        """The peer's record changed."""
+        self._touched[task.id, peer.host] = None
+
+    def touch_members(self, task: Task) -> None:
+        """What every member of the current generation knows changed."""
+        if task.current is not None:
+            for host in task.current.members:
+                self.touch(task, task.peers[host])
+
+    def forget(self, task: Task, peer: Peer) -> None:
+        """The peer takes no part any more: nothing is sent to it for this task."""
+        self._touched.pop((task.id, peer.host), None)
+
+    def send(self, host: str, decision: AnyDecision) -> None:
+        self._out.append(Outgoing(host, decision))
+
+    def take(self) -> list[Outgoing]:
+        """What was decided since the last call; one record for each peer that changed."""
+        out, self._out = self._out, []
+        touched, self._touched = self._touched, {}
+        for name, host in touched:
+            task = self.tasks.get(name)
+            peer = None if task is None else task.peers.get(host)
+            if task is not None and peer is not None and host in self.hosts:
+                peer.revision += 1
+                out.append(Outgoing(host, self.parents(task, peer)))
+        # A host may have gone after something was decided for it.
+        return [outgoing for outgoing in out if outgoing.host in self.hosts]
+
+    def parents(self, task: Task, peer: Peer) -> Parents:
+        """The peer's current record."""
+        generation = peer.generation
+        if generation is None:
+            return Parents(task=task.id, revision=peer.revision)
+        refs = []
+        for other in (*sorted(peer.parents), *sorted(peer.neighbours - peer.parents)):
+            known = self.hosts.get(other)
+            if known is None:
+                continue
+            announcement = known.announcement
+            refs.append(
+                ParentRef(
+                    host=other,
+                    url=announcement.url,
+                    spine=other in peer.parents,
+                    seed=announcement.seed,
+                    transports=announcement.transports,
+                )
+            )
+        return Parents(
+            task=task.id,
+            revision=peer.revision,
+            generation=generation.id,
+            layout=generation.layout,
+            parents=refs,
+            readers=self.ledger.readers(task.id, generation.id),
+        )

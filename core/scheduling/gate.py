@@ -1,0 +1,73 @@
+"""The way to one origin: how many may read it, how fast, and when to leave it alone.
+
+Shared by all tasks of the origin (scheme, host and port), so that a thousand tasks do not each find
+out for themselves that it is overloaded or down.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+FIRST_BACKOFF = 0.25
+LAST_BACKOFF = 10.0
+# So many different tasks failing in a row are the origin's fault, not theirs.
+BREAK_AFTER = 3
+# Longer than this nobody is kept waiting: the failure is told, with the time to come back.
+PATIENCE = 30.0
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of an origin; for schemes without a host the scheme."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+@dataclass
+class Gate:
+    """`limit` leases at once; `rate` bytes per second shared by them, 0 for no limit."""
+
+    limit: int
+    rate: int
+    live: dict[str, str] = field(default_factory=dict)
+    not_before: float = 0.0
+    _failing: set[str] = field(default_factory=set)
+    _openings: int = 0
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until a lease may be granted; None where one must end first."""
+        if len(self.live) >= self._limit_now():
+            return None
+        return max(0.0, self.not_before - now)
+
+    def _limit_now(self) -> int:
+        # A broken circuit lets one reader try.
+        return 1 if len(self._failing) >= BREAK_AFTER else self.limit
+
+    @property
+    def share(self) -> int:
+        """Bytes per second for each live lease, 0 for no limit."""
+        return max(1, self.rate // max(1, len(self.live))) if self.rate else 0
+
+    def failed(self, task: str, retry_after: float | None, now: float, rng: random.Random) -> None:
+        """A lease of this task failed at the origin; `retry_after` is what the origin said."""
+        self._failing.add(task)
+        if retry_after is not None:
+            # Jitter on top, for the origin named the earliest time.
+            self.not_before = max(self.not_before, now + retry_after + rng.uniform(0, 0.2))
+        elif len(self._failing) >= BREAK_AFTER:
+            backoff = min(LAST_BACKOFF, FIRST_BACKOFF * 2**self._openings)
+            self._openings = min(self._openings + 1, 16)
+            self.not_before = max(self.not_before, now + backoff * rng.uniform(0.5, 1.0))
+
+    def answered(self) -> None:
+        """The origin works."""
+        self._failing.clear()
+        self._openings = 0
+        self.not_before = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is remembered: the gate is like a new one."""
+        return not self.live and not self._failing and not self.not_before

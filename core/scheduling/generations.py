@@ -1,0 +1,118 @@
+"""Who is in which generation of a task, what they have of it, and how one gives way to another."""
+
+from __future__ import annotations
+
+from hawker.core.messages import Withdrawn
+from hawker.core.pieces import PieceSet
+from hawker.core.scheduling.board import Board
+from hawker.core.scheduling.entities import Generation, Peer, Task
+
+
+class Generations:
+    """Rules of membership; bytes of two generations never meet."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def begin(self, task: Task, generation: Generation, now: float) -> None:
+        """This is the generation that new peers join, and those who waited for one."""
+        task.current = generation
+        task.machine.fire("found")
+        for peer in list(task.peers.values()):
+            if peer.generation is None and peer.wants:
+                self.enter(task, peer, generation, now)
+
+    def enter(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
+        if peer.generation is not None:
+            self.exit(task, peer, now)
+        peer.have = PieceSet()
+        self._board.graph.join(task, peer, generation)
+        peer.machine.fire("join")
+        self._board.graph.supply(task, peer, now)
+        self._board.touch(task, peer)
+
+    def exit(self, task: Task, peer: Peer, now: float) -> None:
+        self._board.graph.leave(task, peer, now)
+        peer.have = PieceSet()
+        if peer.machine.allows("lose"):
+            peer.machine.fire("lose")
+
+    def gained(self, task: Task, peer: Peer, generation: str, pieces: PieceSet, now: float) -> None:
+        """Pieces became valid at a peer."""
+        mine = peer.generation
+        if mine is None or mine.id != generation:
+            return
+        layout = mine.layout
+        if layout.total is not None:
+            pieces &= layout.everything()
+        new = pieces - peer.have
+        peer.have |= new
+        for host in peer.parents:
+            self._board.hosts[host].served += len(new)
+        if layout.total is not None and layout.everything() <= peer.have:
+            self.complete(task, peer, mine, now)
+
+    def complete(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
+        """The peer has all of it."""
+        generation.complete.add(peer.host)
+        task.attempts = 0
+        peer.machine.fire("finish")
+        self._board.graph.make_root(task, peer, now)
+
+    def settle_root(self, task: Task, peer: Peer, now: float) -> None:
+        """Readers, holders and whoever has everything are roots, the others are not."""
+        generation = peer.generation
+        if generation is None:
+            return
+        reading = any(lease.host == peer.host for lease in task.leases.values())
+        holder = peer.machine.state == "holding" and bool(peer.have)
+        if peer.host in generation.complete or reading or holder:
+            self._board.graph.make_root(task, peer, now)
+        else:
+            self._board.graph.unmake_root(task, peer, now)
+
+    def can_finish(self, task: Task, peer: Peer) -> bool:
+        """Everything the peer wants is held by live members of its generation."""
+        generation = peer.generation
+        if generation is None:
+            return False
+        if generation.complete - {peer.host}:
+            return True
+        wanted = peer.wanted(generation.layout)
+        covered = PieceSet()
+        for host in generation.members:
+            covered |= task.peers[host].have
+        return wanted is not None and wanted <= covered
+
+    def supersede(self, task: Task, now: float) -> None:
+        """The origin has other content: who can finish from peers may, the others start over."""
+        generation = task.current
+        if generation is None:
+            return
+        generation.machine.fire("supersede")
+        keep = {
+            host
+            for host in generation.members
+            if not task.peers[host].wants or self.can_finish(task, task.peers[host])
+        }
+        self.lose(task)
+        for host in [host for host in generation.members if host not in keep]:
+            self.withdraw_from(task, task.peers[host], generation, "the origin changed", now)
+
+    def lose(self, task: Task) -> None:
+        """No generation is the task's current one."""
+        task.current = None
+        if task.machine.state == "live":
+            task.machine.fire("lost")
+
+    def withdraw_from(
+        self, task: Task, peer: Peer, generation: Generation, reason: str, now: float
+    ) -> None:
+        """Make a peer drop a generation."""
+        self.exit(task, peer, now)
+        peer.revision += 1
+        gone = Withdrawn(
+            task=task.id, revision=peer.revision, generation=generation.id, reason=reason
+        )
+        self._board.send(peer.host, gone)
+        self._board.touch(task, peer)

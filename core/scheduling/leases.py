@@ -1,0 +1,494 @@
+"""Leases on origins: who reads what, for how long, and what happens when it fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from hawker.core.errors import NotFound, OriginFailed, Problem
+from hawker.core.messages import Changed, Failed, LeaseProgress, Length, Read, Stop
+from hawker.core.pieces import MIB, Layout, PieceSet
+from hawker.core.ranges import ByteRange
+from hawker.core.scheduling.board import Board
+from hawker.core.scheduling.entities import Generation, Host, Lease, LeaseRecord, Peer, Task
+from hawker.core.scheduling.gate import FIRST_BACKOFF, PATIENCE, Gate, origin_of
+from hawker.core.scheduling.generations import Generations
+from hawker.core.scheduling.origin import (
+    MAX_ATTEMPTS,
+    READER_PENALTY,
+    choose_reader,
+    missing_of,
+    new_lease_id,
+    overdue,
+    union_of,
+)
+from hawker.core.scheduling.recall import Recall
+
+PERMANENT = frozenset(
+    {"not-found", "origin-refused", "forbidden", "bad-request", "unknown-plugin", "quota"}
+)
+# Smaller parts are not worth a reader of their own. A multiple of every piece length.
+PART = 64 * MIB
+
+
+@dataclass(frozen=True)
+class OriginLimits:
+    """What one scheduler grants: seconds without a word from a reader, leases at once and bytes
+    per second on one origin (0: no limit), readers of one content."""
+
+    silence: float = 2.0
+    reads: int = 16
+    rate: int = 0
+    readers: int = 1
+
+
+class Leases:
+    """Keeps what is wanted and missing under leases, within the origins' limits."""
+
+    def __init__(
+        self, board: Board, generations: Generations, recall: Recall, limits: OriginLimits
+    ) -> None:
+        self._board = board
+        self._generations = generations
+        self._recall = recall
+        self._limits = limits
+        self._gates: dict[str, Gate] = {}
+        # Tasks that would be read, but for their gate, a pause, or hosts that were asked.
+        self._waiting: dict[str, None] = {}
+        self.leased: set[str] = set()
+
+    # ------------------------------------------------------------------ granting
+
+    def read_what_is_missing(self, task: Task, now: float) -> None:
+        """Grant a lease, or extend those there are, for what no live peer has."""
+        self._waiting.pop(task.id, None)
+        if task.leases:
+            self._widen(task, now)
+            return
+        missing = missing_of(task)
+        if missing is False or task.machine.state == "failed":
+            return
+        if task.current is None and not self._recall.settled(task.id, now):
+            self._waiting[task.id] = None
+            return
+        if task.current is not None and not task.current.validator:
+            # One sequential reading was all there could be: start over with what there is now.
+            self._generations.supersede(task, now)
+            missing = missing_of(task)
+            if missing is False:
+                return
+        reader = choose_reader(task, self._board.hosts, now)
+        if reader is None or task.attempts >= MAX_ATTEMPTS:
+            self.give_up(task, None, now)
+            return
+        if self._must_wait(task, now):
+            return
+        ranges = missing if isinstance(missing, list) else None
+        if ranges is None and self._limits.readers > 1:
+            # The first part tells whether others may read the rest.
+            ranges = [ByteRange(0, PART)]
+        self._grant(task, reader, ranges, now)
+
+    def _must_wait(self, task: Task, now: float) -> bool:
+        """The origin is busy or left alone for a while; whoever cannot wait is told."""
+        gate = self._gate(task)
+        wait = gate.wait(now)
+        if wait is not None and wait > PATIENCE:
+            busy = OriginFailed(
+                f"the origin of {task.spec.url} asks to be left alone", retry_after=wait
+            )
+            self.give_up(task, busy.problem(), now)
+            return True
+        if wait == 0.0 and now >= task.not_before:
+            return False
+        self._waiting[task.id] = None
+        return True
+
+    def _grant(self, task: Task, reader: str, ranges: list[ByteRange] | None, now: float) -> None:
+        generation = task.current
+        task.attempts += 1
+        lease = Lease(
+            id=new_lease_id(self._board.rng),
+            host=reader,
+            ranges=ranges,
+            generation="" if generation is None else generation.id,
+            granted_at=now,
+            progress_at=now,
+        )
+        if generation is None:
+            task.machine.fire("lease")
+        host = self._board.hosts[reader]
+        self._board.ledger.put(
+            LeaseRecord(
+                lease=lease.id,
+                task=task.id,
+                generation=lease.generation,
+                host=reader,
+                key=host.announcement.key,
+                spec=task.spec,
+                layout=None if generation is None else generation.layout,
+                validator="" if generation is None else generation.validator,
+            )
+        )
+        self._hold(task, lease)
+        self._seat(host, task, generation, now)
+        self._send_read(task, lease)
+
+    def _hold(self, task: Task, lease: Lease) -> None:
+        task.leases[lease.id] = lease
+        self.leased.add(task.id)
+        gate = self._gate(task)
+        gate.live[lease.id] = task.id
+        self._share_rate(gate, lease.id)
+
+    def _seat(self, host: Host, task: Task, generation: Generation | None, now: float) -> None:
+        """A reader is a peer of its task, and a root of its generation."""
+        peer = task.peers.get(host.id)
+        if peer is None:
+            peer = task.peers[host.id] = Peer(host.id)
+            peer.want = []
+            peer.machine.fire("offer")
+            host.tasks.add(task.id)
+        if generation is not None:
+            if peer.generation is not generation:
+                self._generations.enter(task, peer, generation, now)
+            self._board.graph.make_root(task, peer, now)
+            self._board.touch_members(task)
+
+    def _widen(self, task: Task, now: float) -> None:
+        """What is under no lease yet goes to the leases there are, or to more readers."""
+        if self._limits.readers > 1:
+            self._deal(task, now)
+            return
+        lease = next(iter(task.leases.values()))
+        wanting = [peer for peer in task.peers.values() if peer.wants]
+        if lease.ranges is None or not wanting:
+            return
+        more = union_of(wanting)
+        ranges = None
+        if more is not None:
+            ranges = union_of([Peer("", want=more), Peer("", want=lease.ranges)])
+        self._extend(task, lease, ranges)
+
+    def _deal(self, task: Task, now: float) -> None:
+        """Disjoint parts for several readers, once the content is known to allow it."""
+        generation = task.current
+        if generation is None or not generation.validator or generation.layout.total is None:
+            return
+        layout = generation.layout
+        missing = missing_of(task)
+        if missing is False:
+            return
+        spans = [ByteRange(0, layout.total)] if not isinstance(missing, list) else missing
+        open_pieces = _pieces(layout, spans)
+        for lease in task.leases.values():
+            open_pieces -= _pieces(layout, lease.ranges)
+        if not open_pieces:
+            return
+        size = sum(layout.length(piece) for piece in open_pieces)
+        takers: list[Lease | str] = [min(task.leases.values(), key=lambda lease: lease.granted_at)]
+        while len(takers) + len(task.leases) - 1 < self._limits.readers:
+            used = {t if isinstance(t, str) else t.host for t in takers}
+            used |= {lease.host for lease in task.leases.values()}
+            reader = choose_reader(task, self._board.hosts, now, used=used)
+            if reader is None or size // (len(takers) + 1) < PART or self._must_wait(task, now):
+                break
+            takers.append(reader)
+        self._waiting.pop(task.id, None)
+        for taker, part in zip(takers, _parts(open_pieces, len(takers)), strict=False):
+            spans = [layout.span(run) for run in part.runs()]
+            if isinstance(taker, str):
+                self._grant(task, taker, spans, now)
+            else:
+                own = Peer("", want=[*(taker.ranges or []), *spans])
+                self._extend(task, taker, union_of([own]))
+
+    def _extend(self, task: Task, lease: Lease, ranges: list[ByteRange] | None) -> None:
+        if ranges != lease.ranges:
+            lease.ranges = ranges
+            self._send_read(task, lease)
+
+    # ------------------------------------------------------------------ what readers report
+
+    def progress(
+        self, host: Host, task: Task, peer: Peer, report: LeaseProgress, now: float
+    ) -> None:
+        """A reader is at work, with `report.generation` once it knows."""
+        lease = task.leases.get(report.lease)
+        if lease is not None and lease.host != host.id:
+            return
+        if lease is None:
+            lease = self._resume(host, task, report, now)
+            if lease is None:
+                self._revoke(task, peer, report.lease)
+                return
+        lease.heard_at = now
+        if not report.generation:
+            return
+        layout = report.layout.check()
+        if lease.generation and lease.generation != report.generation:
+            self._generations.supersede(task, now)
+        if task.current is None or task.current.id != report.generation:
+            if task.current is not None:
+                self._generations.supersede(task, now)
+            found = Generation(report.generation, layout, report.validator)
+            self._generations.begin(task, found, now)
+        if not lease.started or report.read_bytes > lease.read_bytes:
+            lease.progress_at = now
+            self._gate(task).answered()
+        if report.validator and report.read_bytes > lease.read_bytes:
+            task.attempts = 0
+        lease.started = True
+        lease.read_bytes = report.read_bytes
+        if lease.generation != report.generation:
+            lease.generation = report.generation
+            self._remember(host, task, lease, report)
+        current = task.current
+        assert current is not None
+        if peer.generation is not current:
+            self._generations.enter(task, peer, current, now)
+        self._board.graph.make_root(task, peer, now)
+        if report.done:
+            self.end(task, lease, now, failed=False)
+        if report.done or self._limits.readers > 1:
+            self.read_what_is_missing(task, now)
+
+    def _resume(self, host: Host, task: Task, report: LeaseProgress, now: float) -> Lease | None:
+        """A lease of an earlier life, or of another scheduler, whose reader is still at work."""
+        record = self._board.ledger.get(report.lease)
+        if (
+            task.leases
+            or report.done
+            or record is None
+            or (record.task, record.host) != (task.id, host.id)
+            or record.generation not in ("", report.generation)
+            or (task.current is not None and task.current.id != report.generation)
+        ):
+            return None
+        self._waiting.pop(task.id, None)
+        self._recall.forget(task.id)
+        lease = Lease(
+            id=report.lease,
+            host=host.id,
+            ranges=None,
+            generation=record.generation,
+            granted_at=now,
+            progress_at=now,
+        )
+        if task.machine.state == "failed":
+            task.machine.fire("ask")
+        if task.current is None:
+            task.machine.fire("lease")
+        self._hold(task, lease)
+        return lease
+
+    def _revoke(self, task: Task, peer: Peer, lease: str) -> None:
+        """Tell a reader that it reads under no lease any more."""
+        peer.revision += 1
+        over = Read(task=task.id, revision=peer.revision, lease=lease, spec=task.spec, ranges=[])
+        self._board.send(peer.host, over)
+
+    def _remember(self, host: Host, task: Task, lease: Lease, report: LeaseProgress) -> None:
+        self._board.ledger.put(
+            LeaseRecord(
+                lease=lease.id,
+                task=task.id,
+                generation=report.generation,
+                host=host.id,
+                key=host.announcement.key,
+                spec=task.spec,
+                layout=report.layout,
+                validator=report.validator,
+            )
+        )
+        # Everybody must hear of a new reader, or its runs would not count.
+        self._board.touch_members(task)
+
+    def length(self, task: Task, peer: Peer, report: Length) -> None:
+        """The total of content of unknown length, which only its reader can know."""
+        generation = task.current
+        reads = any(
+            lease.host == peer.host and lease.generation == report.generation
+            for lease in task.leases.values()
+        )
+        if generation is None or generation.id != report.generation or not reads:
+            return
+        generation.layout = Layout(report.total, generation.layout.piece_length).check()
+        for record in list(self._board.ledger.of(task.id, generation.id)):
+            self._board.ledger.put(msgspec.structs.replace(record, layout=generation.layout))
+        self._board.touch_members(task)
+
+    def changed(self, task: Task, peer: Peer, report: Changed, now: float) -> None:
+        """The origin has other content than the lease's generation."""
+        lease = task.leases.get(report.lease)
+        if lease is None or lease.host != peer.host:
+            return
+        self._gate(task).answered()
+        # Other readers of the old content would only find out the same.
+        for other in list(task.leases.values()):
+            if other is not lease:
+                self._revoke(task, task.peers[other.host], other.id)
+            self.end(task, other, now, failed=False)
+        task.attempts = max(0, task.attempts - 1)
+        self._generations.supersede(task, now)
+        self.read_what_is_missing(task, now)
+
+    def failed(self, task: Task, peer: Peer, report: Failed, now: float) -> None:
+        """A reader gave its lease up."""
+        lease = task.leases.get(report.lease)
+        if lease is None or lease.host != peer.host:
+            return
+        problem = report.problem
+        waits = problem.code == OriginFailed.code and problem.retry_after is not None
+        self.end(task, lease, now, failed=not waits)
+        self._judge(task, problem, now)
+        if problem.code in PERMANENT or task.attempts >= MAX_ATTEMPTS:
+            self.give_up(task, problem, now)
+        else:
+            self.read_what_is_missing(task, now)
+
+    def _judge(self, task: Task, problem: Problem, now: float) -> None:
+        """What a failure says of the origin."""
+        gate = self._gate(task)
+        if problem.code == OriginFailed.code:
+            gate.failed(task.id, problem.retry_after, now, self._board.rng)
+            pause = FIRST_BACKOFF * 2 ** (task.attempts - 1)
+            task.not_before = now + pause * self._board.rng.uniform(0.5, 1.0)
+        elif problem.code in ("not-found", "origin-refused"):
+            gate.answered()
+
+    # ------------------------------------------------------------------ ends
+
+    def end(self, task: Task, lease: Lease, now: float, *, failed: bool) -> None:
+        """The lease is over."""
+        del task.leases[lease.id]
+        gate = self._gate(task)
+        gate.live.pop(lease.id, None)
+        if not task.leases:
+            self.leased.discard(task.id)
+            if task.machine.state == "reading":
+                task.machine.fire("lease-ended")
+        if failed:
+            task.failed_readers[lease.host] = now + READER_PENALTY
+        peer = task.peers.get(lease.host)
+        if peer is not None:
+            self._generations.settle_root(task, peer, now)
+        self._share_rate(gate, "")
+
+    def give_up(self, task: Task, problem: Problem | None, now: float) -> None:
+        """Tell every peer that cannot be served by others that this is the end."""
+        if problem is None:
+            problem = NotFound(
+                f"no peer has {task.spec.url}, and nobody may or can read its origin"
+            ).problem()
+        for peer in [peer for peer in task.peers.values() if peer.wants]:
+            if self._generations.can_finish(task, peer):
+                continue
+            peer.revision += 1
+            stop = Stop(task=task.id, revision=peer.revision, problem=problem)
+            self._board.send(peer.host, stop)
+            self.remove(task, peer, now)
+        if task.current is None and task.machine.allows("fail"):
+            task.machine.fire("fail")
+        self.tidy(task)
+
+    def remove(self, task: Task, peer: Peer, now: float) -> None:
+        """The peer takes no part any more."""
+        for lease in [lease for lease in task.leases.values() if lease.host == peer.host]:
+            self.end(task, lease, now, failed=True)
+        self._board.graph.leave(task, peer, now)
+        del task.peers[peer.host]
+        self._board.forget(task, peer)
+        host = self._board.hosts.get(peer.host)
+        if host is not None:
+            host.tasks.discard(task.id)
+        if task.current is not None and not len(task.current.members) and not task.leases:
+            self._generations.lose(task)
+        self.tidy(task)
+
+    def tidy(self, task: Task) -> None:
+        """A task without peers is forgotten."""
+        if not task.peers:
+            self._board.tasks.pop(task.id, None)
+            self._waiting.pop(task.id, None)
+            self._recall.forget(task.id)
+
+    def tick(self, now: float) -> None:
+        """Leases of silent readers end; tasks that waited are looked at again."""
+        for task in [self._board.tasks[name] for name in sorted(self.leased)]:
+            for lease in list(task.leases.values()):
+                if overdue(lease, now, self._limits.silence):
+                    self._revoke(task, task.peers[lease.host], lease.id)
+                    self.end(task, lease, now, failed=True)
+                    self.read_what_is_missing(task, now)
+        self.resume_waiting(now)
+        for origin in [origin for origin, gate in self._gates.items() if _forgettable(gate, now)]:
+            del self._gates[origin]
+
+    def resume_waiting(self, now: float) -> None:
+        """Look again at every task that waited, in the order they came."""
+        for name in list(self._waiting):
+            task = self._board.tasks.get(name)
+            if task is None:
+                self._waiting.pop(name, None)
+            elif name in self._waiting:
+                self.read_what_is_missing(task, now)
+
+    # ------------------------------------------------------------------ own
+
+    def _gate(self, task: Task) -> Gate:
+        origin = origin_of(task.spec.url)
+        gate = self._gates.get(origin)
+        if gate is None:
+            gate = self._gates[origin] = Gate(self._limits.reads, self._limits.rate)
+        return gate
+
+    def _share_rate(self, gate: Gate, but: str) -> None:
+        """The origin's rate is shared by other leases now than before."""
+        if not gate.rate:
+            return
+        for name, task_id in gate.live.items():
+            task = self._board.tasks.get(task_id)
+            lease = None if task is None else task.leases.get(name)
+            if task is not None and lease is not None and name != but:
+                self._send_read(task, lease)
+
+    def _send_read(self, task: Task, lease: Lease) -> None:
+        self._board.send(lease.host, self.record(task, task.peers[lease.host], lease))
+
+    def record(self, task: Task, peer: Peer, lease: Lease) -> Read:
+        """The lease as its holder is told."""
+        peer.revision += 1
+        generation = task.current if lease.generation else None
+        return Read(
+            task=task.id,
+            revision=peer.revision,
+            lease=lease.id,
+            spec=task.spec,
+            ranges=lease.ranges,
+            generation="" if generation is None else generation.id,
+            validator="" if generation is None else generation.validator,
+            layout=None if generation is None else generation.layout,
+            rate=self._gate(task).share,
+        )
+
+
+def _forgettable(gate: Gate, now: float) -> bool:
+    return gate.idle or (not gate.live and now > gate.not_before + PATIENCE)
+
+
+def _pieces(layout: Layout, ranges: list[ByteRange] | None) -> PieceSet:
+    if ranges is None:
+        return layout.everything()
+    pieces = PieceSet()
+    for span in ranges:
+        pieces |= layout.touching(span)
+    return pieces
+
+
+def _parts(pieces: PieceSet, count: int) -> list[PieceSet]:
+    """Consecutive parts of about the same number of pieces."""
+    members = list(pieces)
+    size = -(-len(members) // count)
+    return [PieceSet.of(members[at : at + size]) for at in range(0, len(members), size)]

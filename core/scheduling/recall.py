@@ -1,0 +1,81 @@
+"""Remembering by asking: who has a task that this scheduler does not know.
+
+After a restart, and where another scheduler's tasks fall to this one, content may be in the cluster
+though nobody told yet. Then the origin is read only once the live hosts have answered, or after
+`GRACE` seconds. A scheduler that starts for the first time waits for nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+GRACE = 3.0
+
+
+@dataclass
+class _Question:
+    unanswered: set[str]
+    until: float
+
+
+class Recall:
+    """Which hosts an earlier life knew, and which were asked for what."""
+
+    def __init__(self) -> None:
+        self._absent: set[str] = set()
+        self._until = 0.0
+        self._questions: dict[str, _Question] = {}
+
+    def expect(self, hosts: Iterable[str], now: float, *, others: bool) -> None:
+        """An earlier life knew these hosts; `others`: there are other schedulers, too."""
+        self._absent = set(hosts)
+        if self._absent or others:
+            self._until = now + GRACE
+
+    def doubtful(self, now: float) -> bool:
+        """What is unknown now may yet be in the cluster."""
+        return now < self._until
+
+    def ask(self, task: str, hosts: Iterable[str], now: float) -> None:
+        """These hosts are being asked for the task."""
+        self._questions[task] = _Question(set(hosts), now + GRACE)
+
+    def open_questions(self) -> list[str]:
+        """Tasks that a host which comes now must be asked for, too."""
+        return list(self._questions)
+
+    def asked_too(self, task: str, host: str) -> None:
+        question = self._questions.get(task)
+        if question is not None:
+            question.unanswered.add(host)
+
+    def back(self, host: str) -> None:
+        """A host's decision stream is open."""
+        self._absent.discard(host)
+
+    def answered(self, task: str, host: str) -> None:
+        question = self._questions.get(task)
+        if question is not None:
+            question.unanswered.discard(host)
+
+    def gone(self, host: str) -> list[str]:
+        """A host that will not answer any more; returns the tasks it was asked for."""
+        waiting = [t for t, q in self._questions.items() if host in q.unanswered]
+        for task in waiting:
+            self._questions[task].unanswered.discard(host)
+        return waiting
+
+    def settled(self, task: str, now: float) -> bool:
+        """The task may be read: nobody is being asked for it any more."""
+        question = self._questions.get(task)
+        if question is None:
+            return True
+        absent = self._absent and now < self._until
+        if now < question.until and (question.unanswered or absent):
+            return False
+        del self._questions[task]
+        return True
+
+    def forget(self, task: str) -> None:
+        self._questions.pop(task, None)

@@ -1,0 +1,362 @@
+"""Who reads an origin, how many at once, and what the scheduler does when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hawker.core.digests import Reader
+from hawker.core.errors import OriginFailed
+from hawker.core.ids import TaskSpec
+from hawker.core.messages import (
+    Failed,
+    Have,
+    LeaseProgress,
+    Left,
+    Length,
+    ParentFailed,
+    Parents,
+    Read,
+    Register,
+    Stop,
+    WhoHas,
+)
+from hawker.core.pieces import MIB, Layout, PieceSet
+from hawker.core.ranges import ByteRange
+from hawker.core.scheduling import OriginLimits, Outgoing
+from tests.core.scheduling.conftest import ALL, LAYOUT, World, check
+
+GENERATION = "g" * 16
+PART = 64 * MIB
+BIG = Layout(1024 * MIB, 2 * MIB)
+
+
+def spec(name: str, host: str = "origin.test") -> TaskSpec:
+    return TaskSpec(url=f"http://{host}/{name}")
+
+
+def reads(out: Iterable[Outgoing]) -> list[tuple[str, Read]]:
+    """Leases that were granted or changed, with their holder."""
+    return [(h, d) for h, d in out if isinstance(d, Read) and d.ranges != []]
+
+
+def stops(out: Iterable[Outgoing]) -> list[Stop]:
+    return [d for _, d in out if isinstance(d, Stop)]
+
+
+def fail(world: World, name: str, read: Read, retry_after: float | None = None) -> list[Outgoing]:
+    problem = OriginFailed("the origin is ill", retry_after=retry_after).problem()
+    return world.report(name, Failed(task=read.task, problem=problem, lease=read.lease))
+
+
+def make(limits: OriginLimits | None = None, *peers: str) -> World:
+    world = World(limits=limits)
+    world.join("seed", seed=True)
+    for name in peers or ("one", "two"):
+        world.join(name)
+    return world
+
+
+def test_a_reader_that_never_says_a_word_loses_its_lease() -> None:
+    world = make()
+    world.join("other", seed=True)
+    [(first, _)] = reads(world.ask("one", spec("x")))
+    assert not reads(world.tick(4.9))
+    [(second, _)] = reads(world.tick(0.2))
+    assert second != first
+
+
+def test_a_living_reader_whose_origin_is_stuck_is_replaced_after_thirty_seconds() -> None:
+    world = make()
+    world.join("other", seed=True)
+    [(first, read)] = reads(world.ask("one", spec("x")))
+    name = "seed" if first == world.host("seed") else "other"
+    world.progress(name, read, size=1)
+    for _ in range(30):
+        assert not reads(world.tick(1.0))
+        world.progress(name, read, size=1)
+    [(second, _)] = reads(world.tick(1.0))
+    assert second != first
+
+
+def test_a_reader_that_comes_back_from_a_long_sleep_is_told_to_stop() -> None:
+    world = make()
+    world.join("other", seed=True)
+    [(first, read)] = reads(world.ask("one", spec("x")))
+    names = ("seed", "other") if first == world.host("seed") else ("other", "seed")
+    world.progress(names[0], read, size=1)
+    [(_, again)] = reads(world.tick(2.1))
+    out = world.progress(names[0], read, size=2)
+    over = [d for d in world.of(out, names[0]) if isinstance(d, Read)]
+    assert [(d.lease, d.ranges) for d in over] == [(read.lease, [])]
+    assert not reads(world.progress(names[1], again, size=1))
+
+
+def test_an_origin_has_no_more_leases_than_its_budget() -> None:
+    world = make(OriginLimits(reads=2))
+    granted = [reads(world.ask("one", spec(name))) for name in ("a", "b", "c")]
+    assert [len(each) for each in granted] == [1, 1, 0]
+    assert len(reads(world.ask("one", spec("a", "elsewhere.test")))) == 1, "another origin"
+    assert not reads(world.tick(1))
+    first = granted[0][0][1]
+    world.progress("seed", first, size=8)
+    world.report("seed", Have(task=first.task, generation=GENERATION, pieces=ALL))
+    world.progress("seed", first, size=9, done=True)
+    [(_, read)] = reads(world.tick(0.25))
+    assert read.spec == spec("c")
+
+
+def test_leases_of_an_origin_share_its_rate() -> None:
+    world = make(OriginLimits(rate=1_000_000))
+    [(_, alone)] = reads(world.ask("one", spec("a")))
+    assert alone.rate == 1_000_000
+    both = {read.task: read.rate for _, read in reads(world.ask("one", spec("b")))}
+    assert both == {spec("a").task_id: 500_000, spec("b").task_id: 500_000}
+
+
+def test_what_the_origin_says_holds_for_every_task() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("a")))
+    assert not reads(fail(world, "seed", read, retry_after=2.0))
+    assert not reads(world.ask("one", spec("b")))
+    assert not reads(world.tick(1.9))
+    out = world.tick(0.5)
+    assert {read.task for _, read in reads(out)} == {spec("a").task_id, spec("b").task_id}
+    assert {host for host, _ in reads(out)} == {world.host("seed")}, "it is not the reader's fault"
+
+
+def test_an_origin_that_asks_for_too_long_a_pause_ends_the_wait_with_the_time() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("a")))
+    [stop] = stops(fail(world, "seed", read, retry_after=120.0))
+    assert stop.problem.code == "origin-failed"
+    assert 119 < (stop.problem.retry_after or 0) < 122
+    [stop] = stops(world.ask("two", spec("b")))
+    assert 119 < (stop.problem.retry_after or 0) < 122
+
+
+def test_three_failing_tasks_break_the_circuit_for_a_while() -> None:
+    world = make()
+    granted = [reads(world.ask("one", spec(name)))[0][1] for name in ("a", "b", "c")]
+    for read in granted:
+        fail(world, "seed", read)
+    assert not reads(world.ask("one", spec("d")))
+    # Then one may try, and its success opens the way for all.
+    out = world.tick(0.3)
+    [(holder, read)] = reads(out)
+    name = next(n for n in ("seed", "one") if world.host(n) == holder)
+    world.progress(name, read, size=1)
+    assert reads(world.tick(1.0))
+
+
+def test_one_broken_object_does_not_break_the_circuit() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("a")))
+    fail(world, "seed", read)
+    assert len(reads(world.ask("one", spec("b")))) == 1
+
+
+def test_several_readers_take_disjoint_parts_once_the_content_allows_it() -> None:
+    world = make(OriginLimits(readers=3))
+    world.join("other", seed=True)
+    [(first, read)] = reads(world.ask("one", spec("x")))
+    assert read.ranges == [ByteRange(0, PART)]
+    names = {world.host(name): name for name in ("seed", "other", "one")}
+    out = world.report(names[first], _begun(read, '"v"'))
+    shares = {host: share.ranges or [] for host, share in reads(out)}
+    assert len(shares) == 3
+    covered = PieceSet()
+    for ranges in shares.values():
+        for span in ranges:
+            pieces = BIG.touching(span)
+            assert not covered & pieces, "no byte is read twice"
+            covered |= pieces
+    assert covered == BIG.everything()
+
+
+def test_content_without_validator_has_one_reader() -> None:
+    world = make(OriginLimits(readers=3))
+    world.join("other", seed=True)
+    [(first, read)] = reads(world.ask("one", spec("x")))
+    name = "seed" if first == world.host("seed") else "other"
+    out = world.report(name, _begun(read, ""))
+    assert not [host for host, _ in reads(out) if host != first]
+
+
+def test_the_part_of_a_dead_reader_goes_to_another() -> None:
+    world = make(OriginLimits(readers=2))
+    world.join("other", seed=True)
+    [(first, read)] = reads(world.ask("one", spec("x")))
+    names = {world.host(name): name for name in ("seed", "other")}
+    out = world.report(names[first], _begun(read, '"v"'))
+    parts = {host: share.ranges or [] for host, share in reads(out)}
+    dead = next(host for host in parts if host != first)
+    out = world.scheduler.leave(dead, world.now)
+    check(world.scheduler, world.now)
+    pieces = PieceSet()
+    for host, share in reads(out):
+        assert host != dead
+        for span in share.ranges or [ByteRange(0, BIG.total)]:
+            pieces |= BIG.touching(span)
+    assert BIG.touching(parts[dead][0]) <= pieces
+
+
+def _begun(read: Read, validator: str) -> LeaseProgress:
+    return LeaseProgress(
+        task=read.task, lease=read.lease, generation=GENERATION, layout=BIG, validator=validator
+    )
+
+
+# ---------------------------------------------------------------------------- restart
+
+
+def restarted(world: World, *hosts: str, others: bool = False) -> World:
+    """The scheduler in another life, with what was on its disk."""
+    again = World()
+    again.now = world.now
+    again.keys = world.keys
+    again.scheduler.restore(world.scheduler.take_unsaved())
+    again.scheduler.expect([world.host(name) for name in hosts], again.now, others=others)
+    return again
+
+
+def test_after_a_restart_a_reader_at_work_keeps_its_lease() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, size=1)
+    again = restarted(world, "seed", "one")
+    again.join("seed", seed=True)
+    again.join("one")
+    assert not reads(again.ask("one", spec("x")))
+    again.report("seed", Register(task=read.task, spec=spec("x"), want=[]))
+    again.progress("seed", read, size=2)
+    assert not reads(again.tick(1.0))
+    view = again.scheduler.describe(read.task)
+    assert view is not None and isinstance(view["leases"], list)
+    assert [lease["id"] for lease in view["leases"]] == [read.lease]
+
+
+def test_after_a_restart_remembered_hosts_are_waited_for_and_asked() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, size=1, done=True)
+    again = restarted(world, "seed", "one", "two")
+    again.join("two")
+    assert not reads(again.ask("two", spec("x"))), "somebody may have it"
+    assert not reads(again.tick(0.5))
+    again.announce("seed", seed=True)
+    out = again.scheduler.connected(again.host("seed"), again.now)
+    assert [d.task for d in again.of(out, "seed") if isinstance(d, WhoHas)] == [read.task]
+    seed = again.key("seed")
+    out = again.offer("seed", spec("x"), GENERATION, [Reader(seed.host, seed.public, read.lease)])
+    records = [d for d in again.of(out, "two") if isinstance(d, Parents)]
+    assert records and records[-1].generation == GENERATION
+    assert not reads(again.tick(10.0))
+
+
+def test_after_three_seconds_nobody_is_waited_for_any_more() -> None:
+    world = make()
+    world.ask("one", spec("x"))
+    again = restarted(world, "seed", "one")
+    again.join("one")
+    assert not reads(again.ask("one", spec("x")))
+    assert not reads(again.tick(2.9))
+    assert len(reads(again.tick(0.2))) == 1
+
+
+def test_a_first_start_waits_for_nobody() -> None:
+    world = World()
+    world.scheduler.expect([], world.now)
+    world.join("one")
+    assert len(reads(world.ask("one", spec("x")))) == 1
+
+
+def test_hosts_that_have_nothing_say_so_and_the_read_begins_at_once() -> None:
+    world = make(None, "one", "two")
+    failover = Register(task=spec("x").task_id, spec=spec("x"), failover=True)
+    out = world.report("one", failover)
+    asked = {host for host, d in out if isinstance(d, WhoHas)}
+    assert asked == {world.host("seed"), world.host("two")}
+    assert not reads(out)
+    assert not reads(world.report("two", Left(task=failover.task)))
+    assert len(reads(world.report("seed", Left(task=failover.task)))) == 1
+
+
+# ---------------------------------------------------------------------------- who is believed
+
+
+def test_only_the_reader_knows_the_length() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    unknown = LeaseProgress(
+        task=read.task, lease=read.lease, generation=GENERATION, layout=Layout(None, MIB)
+    )
+    world.report("seed", unknown)
+    lie = Length(task=read.task, generation=GENERATION, total=3)
+    assert world.report("one", lie) == []
+    out = world.report("seed", Length(task=read.task, generation=GENERATION, total=7 * MIB))
+    [record] = [d for d in world.of(out, "one") if isinstance(d, Parents)]
+    assert record.layout == Layout(7 * MIB, MIB)
+
+
+def test_an_accuser_that_was_never_told_to_ask_has_no_evidence() -> None:
+    world = make(None, "one", "two", "three")
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read)
+    world.report("one", Have(task=read.task, generation=GENERATION, pieces=ALL))
+    for accuser in ("two", "three"):
+        world.report(accuser, Register(task=read.task, spec=spec("x"), want=[]))
+        accusation = ParentFailed(task=read.task, parent=world.host("one"), reason="unavailable")
+        world.report(accuser, accusation)
+    [view] = [h for h in world.scheduler.hosts() if h["host"] == world.host("one")]
+    assert view["failures"] == 0
+
+
+def test_a_suspect_is_back_after_its_time_and_one_accuser_is_then_enough() -> None:
+    world = make(None, "one", "two", "three", "four")
+    read: Read | None = None
+    for name in ("one", "two", "three"):
+        out = world.ask(name, spec("x"))
+        read = read or reads(out)[0][1]
+    assert read is not None
+    world.progress("seed", read)
+    bad = world.host("one")
+    for accuser in ("two", "three"):
+        world.report(accuser, ParentFailed(task=read.task, parent=bad, reason="unavailable"))
+    assert bad not in _parents(world, "four")
+    world.tick(31)
+    world.progress("seed", read, size=10)
+    world.report("four", Left(task=read.task))
+    assert bad in _parents(world, "four")
+    world.report("four", ParentFailed(task=read.task, parent=bad, reason="unavailable"))
+    world.join("five")
+    assert bad not in _parents(world, "five")
+
+
+def _parents(world: World, name: str) -> list[str]:
+    out = world.ask(name, spec("x"))
+    record = [d for d in world.of(out, name) if isinstance(d, Parents)][-1]
+    return [ref.host for ref in record.parents]
+
+
+def test_a_layout_that_no_reader_reported_is_refused() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, size=1, done=True)
+    again = restarted(world)
+    again.join("one")
+    seed = again.key("seed")
+    lie = Register(
+        task=read.task,
+        spec=spec("x"),
+        want=[],
+        generation=GENERATION,
+        layout=Layout((LAYOUT.total or 0) - 1, MIB),
+        have=ALL,
+        readers=[Reader(seed.host, seed.public, read.lease)],
+    )
+    try:
+        again.report("one", lie)
+    except Exception as exc:
+        assert "other content" in str(exc)
+    else:
+        raise AssertionError("a false layout was taken")
