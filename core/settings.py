@@ -111,6 +111,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Bytes per second read from one origin by the whole cluster; 0: no limit."""
     readers: int = 1
     """Most hosts that read disjoint parts of one content at the same time."""
+    others: list[str] = []
+    """Base URLs of the cluster's other schedulers, whose leases this one must know."""
 
 
 class FileSourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -145,6 +145,7 @@ class PeerRole(Role):
                 lambda boot: self._announcement(ground, boot),
                 conductor.decide,
                 conductor.introduce,
+                conductor.answer,
             )
             links.append(link)
         return links

@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from hawker.apps.scheduler.addresses import AddressPolicy
+from hawker.apps.scheduler.exchange import LeaseExchange
 from hawker.apps.scheduler.ledger import Ledger
 from hawker.apps.scheduler.mailbox import Mailbox
 from hawker.apps.web.access import Access
@@ -33,7 +35,7 @@ from hawker.core.messages import (
     encode,
     report_decoder,
 )
-from hawker.core.scheduling import OriginLimits, Outgoing, Scheduler
+from hawker.core.scheduling import LeaseRecord, OriginLimits, Outgoing, Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,10 @@ class SchedulerRole(Role):
         self.core = Scheduler(evaluator, random.Random(), limits)
         self._path = settings.data / "scheduler.sqlite"
         self._ledger: Ledger | None = None
+        self._saved_hosts: set[str] = set()
+        self._exchange = LeaseExchange(settings, self.core, self._keep)
+        self._settings = settings
+        self._addresses = AddressPolicy(settings.cluster.networks)
         self._saving = asyncio.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
         self._sequences: dict[str, _Sequence] = {}
@@ -84,12 +90,17 @@ class SchedulerRole(Role):
         self._ledger = ledger
         try:
             self.core.restore(await asyncio.to_thread(ledger.load))
+            self._saved_hosts = await asyncio.to_thread(ledger.hosts)
+            others = bool(self._settings.scheduler.others)
+            self.core.expect(self._saved_hosts, self._now(), others=others)
             async with asyncio.TaskGroup() as group:
                 ticking = group.create_task(self._tick_for_ever())
+                following = group.create_task(self._exchange.run())
                 try:
                     yield
                 finally:
                     ticking.cancel()
+                    following.cancel()
                     for mailbox in self._mailboxes.values():
                         mailbox.close()
         finally:
@@ -103,6 +114,7 @@ class SchedulerRole(Role):
             Route("/v1/hosts/{host}", self._leave, methods=["DELETE"]),
             Route("/v1/hosts/{host}/decisions", self._decisions, methods=["GET"]),
             Route("/v1/hosts/{host}/reports", self._reports, methods=["POST"]),
+            Route("/v1/leases", self._leases, methods=["GET"]),
             Route("/v1/tasks", self._list_tasks, methods=["GET"]),
             Route("/v1/tasks/{task}", self._inspect, methods=["GET"]),
             Route("/v1/tasks/{task}", self._delete, methods=["DELETE"]),
@@ -115,6 +127,7 @@ class SchedulerRole(Role):
         announcement = decode_announcement(await read_body(request, MAX_BODY))
         if host_id(announcement.key) != host:
             raise Forbidden("the host's id is not that of the key it announces")
+        await self._addresses.check(announcement.url, request)
         await self._act(lambda now: self.core.announce(host, announcement, now))
         answer = Announced(self.epoch, ANNOUNCE_AFTER, self.core.report_after_ms(host))
         return json_response(answer)
@@ -225,6 +238,11 @@ class SchedulerRole(Role):
         await self._act(lambda now: self.core.delete(task, now))
         return Response(status_code=204)
 
+    async def _leases(self, request: Request) -> Response:
+        """Every lease record and each new one: for the other schedulers of the cluster."""
+        await self._access.require_token(request.scope, "leases")
+        return event_stream(self._exchange.frames())
+
     # ------------------------------------------------------------------ own
 
     async def _act(
@@ -234,11 +252,26 @@ class SchedulerRole(Role):
         async with self._saving:
             outgoing = call(self._now())
             unsaved = self.core.take_unsaved()
-            if unsaved and self._ledger is not None:
-                await asyncio.to_thread(self._ledger.save, unsaved)
+            if unsaved:
+                await self._keep(unsaved)
+                self._exchange.tell(unsaved)
         own = [out.decision for out in outgoing if out.host == answer_to]
         self._send([out for out in outgoing if out.host != answer_to])
         return own
+
+    async def _keep(self, records: Sequence[LeaseRecord]) -> None:
+        if self._ledger is not None:
+            await asyncio.to_thread(self._ledger.save, records)
+
+    async def _keep_hosts(self) -> None:
+        """Write which hosts there are now, where that changed."""
+        hosts = self.core.host_ids()
+        # A scheduler that was just started still expects those it knew.
+        went = set() if self.core.expecting(self._now()) else self._saved_hosts - hosts
+        came = hosts - self._saved_hosts
+        if (came or went) and self._ledger is not None:
+            await asyncio.to_thread(self._ledger.save_hosts, came, went)
+            self._saved_hosts = (self._saved_hosts | came) - went
 
     def _send(self, outgoing: Sequence[Outgoing]) -> None:
         for host, decision in outgoing:
@@ -252,6 +285,7 @@ class SchedulerRole(Role):
             await asyncio.sleep(TICK)
             try:
                 await self._act(self.core.tick)
+                await self._keep_hosts()
             except Exception:
                 log.exception("a tick of the scheduler failed")
 

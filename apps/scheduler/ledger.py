@@ -1,9 +1,9 @@
-"""Leases on disk: whose signed digests count must be known after a restart too."""
+"""What a scheduler knows after a restart: whose signed digests count, and who was there."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,7 @@ from hawker.core.scheduling import LeaseRecord
 
 
 class Ledger:
-    """An append-and-replace table of lease records; blocking, used from threads one at a time."""
+    """Tables of lease records and of host ids; blocking, used from threads one at a time."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file; raises StorageFailed where it cannot be used."""
@@ -26,6 +26,7 @@ class Ledger:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS leases (lease TEXT PRIMARY KEY, record BLOB NOT NULL)"
             )
+            self._db.execute("CREATE TABLE IF NOT EXISTS hosts (host TEXT PRIMARY KEY)")
         except (OSError, sqlite3.Error) as exc:
             raise self._failed(exc) from exc
 
@@ -50,6 +51,23 @@ class Ledger:
             with self._db:
                 self._db.execute("BEGIN")
                 self._db.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?)", rows)
+        except sqlite3.Error as exc:
+            raise self._failed(exc) from exc
+
+    def hosts(self) -> set[str]:
+        """The hosts that were there when the scheduler ended."""
+        try:
+            return {host for (host,) in self._db.execute("SELECT host FROM hosts")}
+        except sqlite3.Error as exc:
+            raise self._failed(exc) from exc
+
+    def save_hosts(self, came: Collection[str], went: Collection[str]) -> None:
+        """Hosts that came and went since the last call."""
+        try:
+            with self._db:
+                self._db.execute("BEGIN")
+                self._db.executemany("DELETE FROM hosts WHERE host = ?", [(h,) for h in went])
+                self._db.executemany("INSERT OR IGNORE INTO hosts VALUES (?)", [(h,) for h in came])
         except sqlite3.Error as exc:
             raise self._failed(exc) from exc
 

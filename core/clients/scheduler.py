@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -24,6 +26,7 @@ from hawker.core.messages import (
     HostAnnouncement,
     ReportBatch,
     Reset,
+    WhoHas,
     decision_decoder,
     decode_announced,
     decode_answer,
@@ -38,6 +41,7 @@ STREAM_SILENCE = 30.0
 MAX_BATCH = 256
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 2.0
+MAX_QUEUED = 65536
 
 
 class SchedulerLink:
@@ -46,7 +50,8 @@ class SchedulerLink:
     An empty `base_url` means the scheduler in this process, which `locate` waits for.
 
     `on_decision` is called on the loop for each decision; `on_epoch` when the scheduler is one
-    that does not know this host's tasks yet (also at the first contact).
+    that does not know this host's tasks yet (also at the first contact), `on_who_has` when the
+    scheduler asks what this host stores of a task.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class SchedulerLink:
         announcement: Callable[[str], Awaitable[HostAnnouncement]],
         on_decision: Callable[[AnyDecision], None],
         on_epoch: Callable[[SchedulerLink], None],
+        on_who_has: Callable[[SchedulerLink, str], None],
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.boot = secrets.token_hex(8)
@@ -69,6 +75,8 @@ class SchedulerLink:
         self._announcement = announcement
         self._on_decision = on_decision
         self._on_epoch = on_epoch
+        self._on_who_has = on_who_has
+        self._away_since = time.monotonic()
         self._decode = decision_decoder()
         self._epoch = ""
         self._seq = 0
@@ -84,6 +92,11 @@ class SchedulerLink:
         """The scheduler knows this host and its decision stream is open."""
         return self._announced.is_set() and self._streaming.is_set()
 
+    @property
+    def away_seconds(self) -> float:
+        """How long the link has been down, 0 while it is up."""
+        return 0.0 if self.connected else time.monotonic() - self._away_since
+
     async def wait_connected(self, timeout: float) -> bool:
         """Whether the link is up, waiting at most `timeout` seconds for it."""
         try:
@@ -96,6 +109,10 @@ class SchedulerLink:
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None:
         """Queue a report; urgent ones go at once, others at the scheduler's pace."""
+        if len(self._queue) >= MAX_QUEUED:
+            # Away for so long: everything is told anew when it is back, and this is not needed.
+            self._queue.clear()
+            self._epoch = ""
         self._seq += 1
         self._queue.append((self._seq, encode(msgspec.structs.replace(report, seq=self._seq))))
         self._pending.set()
@@ -123,7 +140,9 @@ class SchedulerLink:
             except (httpx.HTTPError, HawkerError) as exc:
                 self._lost("announce", exc)
                 self._announced.clear()
-                wait, backoff = backoff, min(LAST_BACKOFF, backoff * 2)
+                # A scheduler that comes back is not met by all its hosts in the same moment.
+                wait = backoff * random.uniform(0.5, 1.0)
+                backoff = min(LAST_BACKOFF, backoff * 2)
             await asyncio.sleep(wait)
 
     async def _announce(self, client: httpx.AsyncClient) -> float:
@@ -161,8 +180,10 @@ class SchedulerLink:
             except (httpx.HTTPError, HawkerError) as exc:
                 self._lost("decisions", exc)
             finally:
+                if self._streaming.is_set():
+                    self._away_since = time.monotonic()
                 self._streaming.clear()
-            await asyncio.sleep(backoff)
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
             backoff = min(LAST_BACKOFF, backoff * 2)
             # Whoever answers next may be a scheduler that was started anew.
             await self._announce_again(client)
@@ -227,6 +248,8 @@ class SchedulerLink:
         if isinstance(decision, Reset):
             self._epoch = ""
             self._on_epoch(self)
+        elif isinstance(decision, WhoHas):
+            self._on_who_has(self, decision.task)
         elif decision is not None:
             self._on_decision(decision)
 

@@ -366,10 +366,16 @@ class Scheduler:
         """Lease records to be written before the decisions of this call go out."""
         return self._board.ledger.take_unsaved()
 
-    def restore(self, records: Iterable[LeaseRecord]) -> None:
-        """Lease records of an earlier life, or of another scheduler."""
+    def restore(self, records: Iterable[LeaseRecord]) -> list[LeaseRecord]:
+        """Lease records of an earlier life or another scheduler; returns those that were news."""
+        ledger, news = self._board.ledger, []
         for record in records:
-            self._board.ledger.put(record, saved=True)
+            known = ledger.get(record.lease)
+            # What comes back from another scheduler may be older than what is known.
+            if known is None or (record.generation and not known.generation):
+                ledger.put(record, saved=True)
+                news.append(record)
+        return news
 
     def expect(self, hosts: Iterable[str], now: float, *, others: bool = False) -> None:
         """The hosts that an earlier life knew; `others`: there are other schedulers, too.
@@ -377,6 +383,14 @@ class Scheduler:
         For a moment the origin is read only for what none of these has.
         """
         self._recall.expect(hosts, now, others=others)
+
+    def expecting(self, now: float) -> bool:
+        """Hosts of an earlier life may still come back."""
+        return self._recall.doubtful(now)
+
+    def host_ids(self) -> set[str]:
+        """The hosts that announced themselves."""
+        return set(self._board.hosts)
 
     def records(self) -> list[LeaseRecord]:
         """Every lease record there is."""

@@ -24,12 +24,20 @@ log = logging.getLogger(__name__)
 
 # Hosts that lost their scheduler do not all turn to the origin at the same moment.
 UNSCHEDULED_DELAY = 30.0
+# A scheduler that is away for longer leaves its tasks to the others.
+FAILOVER_SECONDS = 3.0
+STEWARD_EVERY = 0.5
+OFFERS_AT_ONCE = 256
+OFFER_PAUSE = 0.1
 
 
 class Link(SchedulerPort, Protocol):
     """A scheduler this host is connected to."""
 
     base_url: str
+
+    @property
+    def away_seconds(self) -> float: ...
 
     async def run(self) -> None: ...
 
@@ -45,6 +53,7 @@ class Conductor:
         self._scheduler_wait = scheduler_wait
         self._group: asyncio.TaskGroup | None = None
         self._guards: set[asyncio.Task[None]] = set()
+        self._offered: dict[str, Link] = {}
         self._solo = Solo(ground.key, self.decide)
         ground.store.on_removed = self._removed
 
@@ -55,6 +64,8 @@ class Conductor:
         async with asyncio.TaskGroup() as group:
             self._group = group
             tasks = [group.create_task(link.run()) for link in self.links]
+            if len(self.links) > 1:
+                tasks.append(group.create_task(self._steward()))
             try:
                 yield
             finally:
@@ -110,32 +121,89 @@ class Conductor:
     async def _withdraw(self, decision: Withdrawn) -> None:
         await self.ground.store.remove(decision.task, decision.generation)
 
+    # ------------------------------------------------------------------ schedulers
+
     def introduce(self, link: Link) -> None:
         """Tell a scheduler that does not know them of all tasks this host has."""
         for task, run in self.runs.items():
             if self._link_for(task) is link:
-                run.register_again()
+                self._assign(run, link)
+        for task in [task for task, to in self._offered.items() if to is link]:
+            del self._offered[task]
         if self._group is not None:
-            self._group.create_task(self._offer_stored(link))
+            self._group.create_task(self._offer_stored())
 
-    async def _offer_stored(self, link: Link) -> None:
-        """Offer what is stored, verified again first where the machine stopped uncleanly."""
+    def answer(self, link: Link, task: str) -> None:
+        """A scheduler asks what this host stores of a task."""
+        run = self.runs.get(task)
+        if run is not None and run.port is not self._solo and self._link_for(task) is link:
+            self._assign(run, link)
+        elif self._group is not None:
+            self._group.create_task(self._answer(link, task))
+
+    async def _answer(self, link: Link, task: str) -> None:
+        entry = self.ground.store.newest(task)
+        if entry is None or not await self._tell(link, entry):
+            link.report(Left(task=task), urgent=True)
+
+    async def _offer_stored(self) -> None:
+        """Offer what is stored to the schedulers that decide for it."""
+        count = 0
         for entry in self.ground.store.entries():
-            if entry.task in self.runs or self._link_for(entry.task) is not link:
+            link = self._link_for(entry.task)
+            former = self._offered.get(entry.task)
+            if entry.task in self.runs or link is None or link is former:
                 continue
-            try:
-                with entry.using():
-                    await entry.prepare()
-                    self.offer(entry)
-            except HawkerError as exc:
-                log.warning("%s is not offered: %s", entry, exc)
+            if former is not None:
+                former.report(Left(task=entry.task), urgent=True)
+            if await self._tell(link, entry):
+                self._offered[entry.task] = link
+            count += 1
+            if count % OFFERS_AT_ONCE == 0:
+                # What is asked for meanwhile must not wait behind all of it.
+                await asyncio.sleep(OFFER_PAUSE)
+
+    async def _tell(self, link: Link, entry: Entry) -> bool:
+        """Offer one entry, verified again first where the machine stopped uncleanly."""
+        try:
+            with entry.using():
+                await entry.prepare()
+        except HawkerError as exc:
+            log.warning("%s is not offered: %s", entry, exc)
+            return False
+        if not entry.valid or entry.windowed or entry.gone:
+            return False
+        register = Register(task=entry.task, spec=entry.spec, want=[])
+        link.report(with_stored(register, entry))
+        return True
 
     def offer(self, entry: Entry) -> None:
         """Tell the scheduler what is stored of a task that nobody here is using."""
         link = self._link_for(entry.task)
-        if link is not None and entry.valid and not entry.gone:
-            register = Register(task=entry.task, spec=entry.spec, want=[])
-            link.report(with_stored(register, entry))
+        if link is not None and self._group is not None:
+            self._group.create_task(self._tell(link, entry))
+
+    async def _steward(self) -> None:
+        """Move tasks to the scheduler that decides for them, as schedulers go and come."""
+        while True:
+            await asyncio.sleep(STEWARD_EVERY)
+            for task, run in list(self.runs.items()):
+                link = self._link_for(task)
+                if link is None or run.port in (None, link, self._solo):
+                    continue
+                if run.port is not None:
+                    run.port.report(Left(task=task), urgent=True)
+                self._assign(run, link)
+            await self._offer_stored()
+
+    def _assign(self, run: TaskRun, link: Link) -> None:
+        run.failover = link is not _best(self.links, run.task)
+        run.use_port(link)
+
+    def _link_for(self, task: str) -> Link | None:
+        """The scheduler of a task, by rendezvous hashing over those that are there."""
+        there = [link for link in self.links if link.away_seconds < FAILOVER_SECONDS]
+        return _best(there or self.links, task)
 
     # ------------------------------------------------------------------ own
 
@@ -176,6 +244,7 @@ class Conductor:
             del self.runs[run.task]
 
     def _removed(self, task: str, generation: str) -> None:
+        self._offered.pop(task, None)
         link = self._link_for(task)
         if link is not None and task not in self.runs:
             link.report(Left(task=task), urgent=True)
@@ -184,27 +253,40 @@ class Conductor:
         link = self._link_for(run.task)
         if link is None:
             return self._solo
+        run.failover = link is not _best(self.links, run.task)
         if self._group is not None:
-            guard = self._group.create_task(self._guard(run, link))
+            guard = self._group.create_task(self._guard(run))
             self._guards.add(guard)
             guard.add_done_callback(self._guards.discard)
         return link
 
-    async def _guard(self, run: TaskRun, link: Link) -> None:
+    async def _guard(self, run: TaskRun) -> None:
         """Let a task be read without a scheduler when none comes back in time."""
-        if await link.wait_connected(self._scheduler_wait):
+        if await self._any_connected(self._scheduler_wait):
             return
         delay = self.ground.rng.uniform(0, min(UNSCHEDULED_DELAY, 3 * self._scheduler_wait))
-        if await link.wait_connected(delay) or self.runs.get(run.task) is not run:
+        if await self._any_connected(delay) or self.runs.get(run.task) is not run:
             return
-        log.warning("no scheduler at %s: reading %s without one", link.base_url, run.spec.url)
+        log.warning("no scheduler is there: reading %s without one", run.spec.url)
         self.ground.counters.unscheduled_reads += 1
         run.use_port(self._solo)
 
-    def _link_for(self, task: str) -> Link | None:
-        """The scheduler of a task: rendezvous hashing (Thaler & Ravishankar 1998)."""
-        return max(
-            self.links,
-            key=lambda link: hashlib.sha256(f"{link.base_url} {task}".encode()).digest(),
-            default=None,
-        )
+    async def _any_connected(self, timeout: float) -> bool:
+        """Whether a scheduler is there, waiting at most `timeout` seconds for the first."""
+        waits = [asyncio.ensure_future(link.wait_connected(timeout)) for link in self.links]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return any(wait.result() for wait in done)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+
+def _best(links: Sequence[Link], task: str) -> Link | None:
+    """Rendezvous hashing (Thaler & Ravishankar 1998): few tasks move when a scheduler does."""
+    return max(
+        links,
+        key=lambda link: hashlib.sha256(f"{link.base_url} {task}".encode()).digest(),
+        default=None,
+    )

@@ -69,6 +69,7 @@ class TaskRun:
         self.users: set[User] = set()
         self.entry: Entry | None = None
         self.failure: HawkerError | None = None
+        self.failover = False
         self.changed = Signal()
         self.tally = Tally(ground.clock)
         self._ground = ground
@@ -324,6 +325,11 @@ class TaskRun:
         self._registered = register
         self._port.report(register, urgent=True)
 
+    @property
+    def port(self) -> SchedulerPort | None:
+        """Who decides for this run; None as long as it asked nobody."""
+        return self._port
+
     def use_port(self, port: SchedulerPort) -> None:
         """Decide by this port from now on (the scheduler is away, or back)."""
         self._port = port
@@ -344,6 +350,7 @@ class TaskRun:
             private=self.origin != SourceRequest(self.spec.url),
             readable=any(user.readable for user in self.users),
             priority=min(user.priority for user in self.users),
+            failover=self.failover,
         )
         return with_stored(register, self.entry)
 

@@ -79,6 +79,7 @@ class Host:
             announce,
             self.decisions.append,
             self._epoch,
+            lambda link, task: None,
         )
 
     def _epoch(self, link: SchedulerLink) -> None:

@@ -1,0 +1,74 @@
+"""Which address a host may announce: the one it calls from, or one of the cluster's networks.
+
+Otherwise any holder of the cluster's key could send every child to a machine of its choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from hawker.core.egress import is_loopback
+from hawker.core.errors import BadRequest, ConfigError, Forbidden
+
+RESOLVE_TIMEOUT = 2.0
+
+
+class AddressPolicy:
+    """`networks` are CIDRs; raises ConfigError for what is none."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        try:
+            self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
+        except ValueError as exc:
+            raise ConfigError(f"cluster.networks: {exc}", hint="write 10.0.0.0/8") from exc
+
+    async def check(self, url: str, request: Request) -> None:
+        """Raise Forbidden where the caller may not announce this URL, BadRequest for no URL."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as exc:
+            raise BadRequest(f"{url!r} is not a URL: {exc}") from exc
+        if parts.scheme not in ("http", "https") or not host or port is None or parts.query:
+            raise BadRequest(f"{url!r} is not the base URL of a peer, such as http://h:4000/peer")
+        source = None if request.client is None else request.client.host
+        if source is None:
+            # Over the unix socket: a process of this machine and user.
+            return
+        for address in await _addresses(host, port):
+            if not self._allowed(address, source):
+                raise Forbidden(
+                    f"a host that calls from {source} may not announce {host}",
+                    hint="list the network of its address in the scheduler's cluster.networks",
+                )
+
+    def _allowed(self, address: str, source: str) -> bool:
+        parsed = _plain(address)
+        if parsed == _plain(source) or (is_loopback(source) and parsed.is_loopback):
+            return True
+        return any(
+            parsed.version == network.version and parsed in network for network in self._networks
+        )
+
+
+def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address, an IPv4 one that is written as IPv6 as what it is."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+async def _addresses(host: str, port: int) -> set[str]:
+    try:
+        async with asyncio.timeout(RESOLVE_TIMEOUT):
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM
+            )
+    except (OSError, TimeoutError, UnicodeError) as exc:
+        raise BadRequest(f"the announced host {host!r} cannot be resolved") from exc
+    return {str(info[4][0]) for info in found}

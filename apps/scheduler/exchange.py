@@ -1,0 +1,113 @@
+"""What schedulers of one cluster tell each other: the leases they granted.
+
+Without it, content that was read under another scheduler's lease would not count here, and had to
+be read again when that one is away. Each follows the streams of the ones it is configured with:
+records come from a scheduler's own URL, never from whoever sends some.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+import httpx
+
+from hawker.apps.web.events import PING, Frame
+from hawker.core.clients.events import sse
+from hawker.core.clients.http import control_client, raise_for_problem
+from hawker.core.errors import BadRequest, HawkerError
+from hawker.core.messages import Decoder, encode
+from hawker.core.scheduling import LeaseRecord, Scheduler
+from hawker.core.settings import Settings
+from hawker.core.tokens import ClusterKey, read_key_file
+
+log = logging.getLogger(__name__)
+
+PING_EVERY = 10.0
+SILENCE = 30.0
+PAUSE = 1.0
+# A follower that takes so little loses its stream and begins again.
+MAX_WAITING = 65536
+
+_decode: Decoder[LeaseRecord] = Decoder(LeaseRecord)
+
+
+class LeaseExchange:
+    """Follows other schedulers' leases, and lets them follow ours."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        core: Scheduler,
+        keep: Callable[[Sequence[LeaseRecord]], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._core = core
+        self._keep = keep
+        self._followers: set[asyncio.Queue[LeaseRecord]] = set()
+
+    def tell(self, records: Sequence[LeaseRecord]) -> None:
+        """New leases of this scheduler, for those who follow."""
+        for queue in list(self._followers):
+            for record in records:
+                if queue.full():
+                    self._followers.discard(queue)
+                    break
+                queue.put_nowait(record)
+
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """All records, then each new one."""
+        queue: asyncio.Queue[LeaseRecord] = asyncio.Queue(MAX_WAITING)
+        self._followers.add(queue)
+        try:
+            for record in self._core.records():
+                yield None, encode(record)
+            while queue in self._followers:
+                try:
+                    async with asyncio.timeout(PING_EVERY):
+                        yield None, encode(await queue.get())
+                except TimeoutError:
+                    yield PING
+        finally:
+            self._followers.discard(queue)
+
+    async def run(self) -> None:
+        """Follow every other scheduler until cancelled."""
+        others = self._settings.scheduler.others
+        if not others:
+            return
+        key = ClusterKey(await asyncio.to_thread(read_key_file, self._settings.cluster_key_file))
+        async with control_client() as client, asyncio.TaskGroup() as group:
+            for url in others:
+                group.create_task(self._follow(client, url.rstrip("/"), key))
+
+    async def _follow(self, client: httpx.AsyncClient, url: str, key: ClusterKey) -> None:
+        failures = 0
+        while True:
+            try:
+                token = key.mint("", ["leases"], subject="scheduler")
+                async with client.stream(
+                    "GET",
+                    f"{url}/scheduler/v1/leases",
+                    headers={"authorization": f"Bearer {token}"},
+                    timeout=httpx.Timeout(SILENCE, connect=3.0),
+                ) as response:
+                    await raise_for_problem(response)
+                    failures = 0
+                    async for event in sse(response):
+                        await self._take(bytes(event.data))
+            except (httpx.HTTPError, HawkerError) as exc:
+                failures += 1
+                level = logging.WARNING if failures == 1 else logging.DEBUG
+                log.log(level, "scheduler %s cannot be followed: %s", url, exc)
+            await asyncio.sleep(PAUSE)
+
+    async def _take(self, data: bytes) -> None:
+        try:
+            record = _decode(data)
+        except BadRequest as exc:
+            log.warning("a lease of another scheduler is passed over: %s", exc)
+            return
+        if self._core.restore([record]):
+            await self._keep([record])
