@@ -219,7 +219,7 @@ class Leases:
         if lease is not None and lease.host != host.id:
             return
         if lease is None:
-            lease = self._resume(host, task, report, now)
+            lease = self._resume(host, task, peer, report, now)
             if lease is None:
                 self._revoke(task, peer, report.lease)
                 return
@@ -254,18 +254,24 @@ class Leases:
         if report.done or self._limits.readers > 1:
             self.read_what_is_missing(task, now)
 
-    def _resume(self, host: Host, task: Task, report: LeaseProgress, now: float) -> Lease | None:
+    def _resume(
+        self, host: Host, task: Task, peer: Peer, report: LeaseProgress, now: float
+    ) -> Lease | None:
         """A lease of an earlier life, or of another scheduler, whose reader is still at work."""
         record = self._board.ledger.get(report.lease)
         if (
-            task.leases
-            or report.done
+            report.done
             or record is None
             or (record.task, record.host) != (task.id, host.id)
             or record.generation not in ("", report.generation)
             or (task.current is not None and task.current.id != report.generation)
+            or any(other.host != host.id or other.heard_at for other in task.leases.values())
         ):
             return None
+        for other in list(task.leases.values()):
+            # Granted to the same reader before it was known to be at work already.
+            self._revoke(task, peer, other.id)
+            self.end(task, other, now, failed=False)
         self._waiting.pop(task.id, None)
         self._recall.forget(task.id)
         lease = Lease(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +27,9 @@ class Origin:
         self.files: dict[str, bytes] = {}
         self.sent_bytes = 0
         self.requests = 0
+        # Seconds that each 64 KiB take.
+        self.delay = 0.0
+        self.requests_headers: list[dict[str, str]] = []
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,6 +41,7 @@ class Origin:
                     self.send_error(404)
                     return
                 origin.requests += 1
+                origin.requests_headers.append(dict(self.headers))
                 start, stop = 0, len(data)
                 asked = self.headers.get("range", "")
                 if ranges and asked.startswith("bytes=") and data:
@@ -56,8 +61,15 @@ class Origin:
                 self.end_headers()
                 for offset in range(start, stop, 1 << 16):
                     part = data[offset : min(stop, offset + (1 << 16))]
-                    self.wfile.write(part)
+                    try:
+                        self.wfile.write(part)
+                    except OSError:
+                        # Whoever asked has gone.
+                        self.close_connection = True
+                        return
                     origin.sent_bytes += len(part)
+                    if origin.delay:
+                        time.sleep(origin.delay)
 
             def log_message(self, format: str, *args: Any) -> None:
                 return
@@ -83,7 +95,8 @@ class Daemon:
 
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
-        command = [sys.executable, "-m", "hawker", *arguments, "--port", "0", "--json"]
+        port = () if "--port" in arguments else ("--port", "0")
+        command = [sys.executable, "-m", "hawker", *arguments, *port, "--json"]
         self.process = subprocess.Popen(
             [*command, "--data", str(data)], stdout=subprocess.PIPE, text=True
         )
@@ -107,6 +120,10 @@ class Daemon:
                 # The daemon says when it is ready only when asked.
                 threading.Event().wait(0.1)
         raise AssertionError(f"{self.url} did not become ready")
+
+    @property
+    def port(self) -> str:
+        return self.url.rpartition(":")[2]
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -139,11 +156,15 @@ class Cluster:
         self._daemons.append(daemon)
         return daemon
 
-    def scheduler(self) -> Daemon:
-        return self.start("scheduler", "serve", "scheduler", "--cluster-key", str(self.key))
+    def scheduler(self, name: str = "scheduler", *flags: str) -> Daemon:
+        return self.start(name, "serve", "scheduler", "--cluster-key", str(self.key), *flags)
 
     def peer(self, name: str, scheduler: Daemon, *flags: str) -> Daemon:
-        command = ("serve", "peer", "--scheduler", scheduler.url, "--cluster-key", str(self.key))
+        return self.peer_of([scheduler.url], name, *flags)
+
+    def peer_of(self, schedulers: list[str], name: str, *flags: str) -> Daemon:
+        links = [part for url in schedulers for part in ("--scheduler", url)]
+        command = ("serve", "peer", *links, "--cluster-key", str(self.key))
         return self.start(name, *command, *flags)
 
     def close(self) -> None:

@@ -211,7 +211,7 @@ def _begun(read: Read, validator: str) -> LeaseProgress:
 
 def restarted(world: World, *hosts: str, others: bool = False) -> World:
     """The scheduler in another life, with what was on its disk."""
-    again = World()
+    again = World(seed=8)
     again.now = world.now
     again.keys = world.keys
     again.scheduler.restore(world.scheduler.take_unsaved())
@@ -233,6 +233,20 @@ def test_after_a_restart_a_reader_at_work_keeps_its_lease() -> None:
     view = again.scheduler.describe(read.task)
     assert view is not None and isinstance(view["leases"], list)
     assert [lease["id"] for lease in view["leases"]] == [read.lease]
+
+
+def test_a_lease_granted_too_early_gives_way_to_the_one_its_reader_has() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, size=1)
+    again = restarted(world)
+    again.join("seed", seed=True)
+    again.join("one")
+    [(_, early)] = reads(again.ask("one", spec("x")))
+    out = again.progress("seed", read, size=2)
+    over = [d.lease for d in again.of(out, "seed") if isinstance(d, Read) and d.ranges == []]
+    assert over == [early.lease]
+    assert not reads(out)
 
 
 def test_after_a_restart_remembered_hosts_are_waited_for_and_asked() -> None:

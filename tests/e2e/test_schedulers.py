@@ -1,0 +1,129 @@
+"""A scheduler that restarts, stays away or comes back costs the origin nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hawker.core.tokens import ClusterKey, read_key_file
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Cluster, Daemon, Origin
+
+SIZE = 12 * 2**20 + 11
+
+
+def fetch(daemon: Daemon, url: str, target: Path) -> tuple[int, str]:
+    from tests.e2e.conftest import hawker
+
+    done = hawker("get", url, "-O", str(target), "-e", daemon.socket, "--timeout", "60")
+    return done.returncode, done.stderr.decode()
+
+
+def free_port() -> str:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return str(sock.getsockname()[1])
+
+
+def wait_for(true: object, what: str, seconds: float = 20.0) -> None:
+    assert callable(true)
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def test_a_scheduler_restarted_in_mid_swarm_costs_no_origin_byte(
+    cluster: Cluster, origin: Origin, tmp_path: Path
+) -> None:
+    data = os.urandom(SIZE)
+    url = origin.put("/restart", data)
+    origin.delay = 0.02
+    cluster.make_key()
+    scheduler = cluster.scheduler()
+    seed = cluster.peer("seed", scheduler, "--seed")
+    peers = [cluster.peer(f"peer-{number}", scheduler) for number in range(2)]
+    for daemon in (seed, *peers):
+        daemon.wait_ready()
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(fetch, peer, url, tmp_path / f"out-{peer.port}") for peer in peers]
+        wait_for(lambda: origin.sent_bytes > SIZE // 6, "the seed reads")
+        scheduler.kill()
+        # Asked for while nobody decides.
+        late = pool.submit(fetch, seed, url, tmp_path / "late")
+        cluster.scheduler("scheduler", "--port", scheduler.port)
+        assert [job.result() for job in (*jobs, late)] == [(0, "")] * 3
+    for name in ("late", *(f"out-{peer.port}" for peer in peers)):
+        assert (tmp_path / name).read_bytes() == data
+    assert (origin.sent_bytes, origin.requests) == (SIZE, 1)
+
+
+def test_what_was_read_before_a_restart_is_not_read_again_for_a_new_peer(
+    cluster: Cluster, origin: Origin, tmp_path: Path
+) -> None:
+    data = os.urandom(SIZE)
+    url = origin.put("/known", data)
+    cluster.make_key()
+    scheduler = cluster.scheduler()
+    seed = cluster.peer("seed", scheduler, "--seed")
+    first, second = (cluster.peer(name, scheduler) for name in ("first", "second"))
+    for daemon in (seed, first, second):
+        daemon.wait_ready()
+    assert fetch(first, url, tmp_path / "first.out") == (0, "")
+    seed.kill()
+    scheduler.kill()
+    cluster.scheduler("scheduler", "--port", scheduler.port)
+    assert fetch(second, url, tmp_path / "second.out") == (0, "")
+    assert (tmp_path / "second.out").read_bytes() == data
+    assert (origin.sent_bytes, origin.requests) == (SIZE, 1)
+
+
+def test_tasks_of_a_scheduler_that_goes_fall_to_the_other_and_back(
+    cluster: Cluster, origin: Origin, tmp_path: Path
+) -> None:
+    cluster.make_key()
+    ports = [free_port(), free_port()]
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+
+    def scheduler(number: int) -> Daemon:
+        name, other = f"scheduler-{number}", urls[1 - number]
+        config = tmp_path / f"{name}.toml"
+        config.write_text(f'[scheduler]\nothers = ["{other}"]\n')
+        return cluster.scheduler(name, "--port", ports[number], "--config", str(config))
+
+    schedulers = [scheduler(0), scheduler(1)]
+    seed = cluster.peer_of(urls, "seed", "--seed")
+    peers = [cluster.peer_of(urls, f"peer-{number}") for number in range(3)]
+    for daemon in (seed, *peers):
+        daemon.wait_ready()
+    files = {origin.put(f"/file-{n}", os.urandom(300_000 + n)): n for n in range(8)}
+    for url, number in files.items():
+        assert fetch(peers[0], url, tmp_path / f"a-{number}") == (0, "")
+    sent = origin.sent_bytes
+    held = [tasks_at(cluster, url) for url in urls]
+    assert all(held), "each of them has tasks"
+    schedulers[1].kill()
+    for url, number in files.items():
+        assert fetch(peers[1], url, tmp_path / f"b-{number}") == (0, "")
+    assert origin.sent_bytes == sent
+    wait_for(lambda: tasks_at(cluster, urls[0]) >= held[0] | held[1], "all tasks fell to one")
+    scheduler(1)
+    wait_for(lambda: tasks_at(cluster, urls[1]) >= held[1], "its tasks came back")
+    for url, number in files.items():
+        assert fetch(peers[2], url, tmp_path / f"c-{number}") == (0, "")
+        assert (tmp_path / f"c-{number}").read_bytes() == origin.files[f"/file-{number}"]
+    assert origin.sent_bytes == sent == sum(map(len, origin.files.values()))
+
+
+def tasks_at(cluster: Cluster, url: str) -> set[str]:
+    import httpx
+
+    token = ClusterKey(read_key_file(cluster.key)).mint("", ["tasks"])
+    headers = {"authorization": f"Bearer {token}"}
+    answer = httpx.get(f"{url}/scheduler/v1/tasks", headers=headers, trust_env=False)
+    return {task["task"] for task in answer.json()}
