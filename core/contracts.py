@@ -36,12 +36,14 @@ class Reading(Protocol):
         total: bytes of the whole representation, None where the origin does not say.
         validator: a STRONG validator (it changes whenever the bytes do), None where there is none.
         ranges: whether `Source.read` can fetch parts of it.
+        digest: what the origin says the whole has, as `sha256:<hex>`; empty where it says nothing.
         span: the bytes that `stream` gives, None where the whole is streamed.
     """
 
     total: int | None
     validator: str | None
     ranges: bool
+    digest: str
     span: ByteRange | None
 
     def stream(self) -> AsyncIterator[bytes]:

@@ -27,6 +27,7 @@ class FileReading:
     """An opened file; its validator changes with any write (device, inode, size, time)."""
 
     ranges = True
+    digest = ""
 
     def __init__(self, path: str, span: ByteRange | None) -> None:
         self._path = path

@@ -1,22 +1,35 @@
 """The `http` and `https` sources: any origin that speaks HTTP.
 
-Asks for identity coding, follows redirects by hand, verifies TLS. Header fields of a request go to
-the origin that was named and to no other. The one place, beside the control client, that imports
-httpx.
+Asks for identity coding, follows redirects by hand, verifies TLS. Every connection asks the egress
+policy. Header fields of a request go to the origin that was named and to no other; configured
+credentials to their own origin, wherever a redirect leads.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import binascii
+import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx
 
-from hawker.core.contracts import Reading, Source, SourceItem, SourceRequest
+from hawker.core.contracts import (
+    Credential,
+    Reading,
+    Source,
+    SourceItem,
+    SourceRequest,
+    SourceServices,
+)
 from hawker.core.errors import (
     BadRequest,
+    ConfigError,
     HawkerError,
     NotFound,
     OriginChanged,
@@ -24,14 +37,31 @@ from hawker.core.errors import (
     OriginRefused,
 )
 from hawker.core.ranges import ByteRange, parse_content_range, parse_unsatisfied
+from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
+from hawker.plugins.sources.pinned import pinned_client
 
 CHUNK = 256 * 1024
 MAX_REDIRECTS = 10
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+HEAD_TIMEOUT = 30.0
+# A body that trickles slower than this over this long is a stall, however often a byte comes.
+SLOWEST = 1024
+SLOWEST_OVER = 30.0
 # A Last-Modified time is a strong validator only where the content cannot have changed twice within
 # its one-second resolution: RFC 9110 section 8.8.2.2; the 60 s are RFC 7232's.
 SETTLED_SECONDS = 60.0
+
+_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):", re.IGNORECASE)
+# Fields that decide what the answer is, or belong to the connection: ours to set.
+_OWN_FIELDS = frozenset(
+    {
+        "accept-encoding", "connection", "content-length", "expect", "host", "if-match",
+        "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "keep-alive",
+        "proxy-authorization", "proxy-connection", "range", "te", "trailer", "transfer-encoding",
+        "upgrade",
+    }
+)  # fmt: skip
 
 
 class HttpReading:
@@ -45,28 +75,42 @@ class HttpReading:
         span: ByteRange | None,
         *,
         ranges: bool,
+        slowest_over: float = SLOWEST_OVER,
     ) -> None:
         self.total = total
         self.validator = validator
         self.ranges = ranges
         self.span = span
+        self.digest = "" if response is None else _digest(response)
         self._response = response
+        self._slowest_over = slowest_over
 
     async def stream(self) -> AsyncIterator[bytes]:
         if self._response is None:
             return
-        received = 0
+        received, waited, lately = 0, 0.0, 0
+        shown = _shown(str(self._response.url))
+        chunks = self._response.aiter_raw(CHUNK)
         try:
-            async for chunk in self._response.aiter_raw(CHUNK):
+            while True:
+                since = time.monotonic()
+                chunk = await anext(chunks, b"")
+                if not chunk:
+                    break
+                # Only the origin's time counts, not that of whoever takes the bytes.
+                waited += time.monotonic() - since
                 received += len(chunk)
+                lately += len(chunk)
+                if waited >= self._slowest_over:
+                    if lately < SLOWEST * waited:
+                        raise OriginFailed(f"{shown} trickles: {lately} bytes in {waited:.0f} s")
+                    waited, lately = 0.0, 0
                 yield chunk
         except httpx.HTTPError as exc:
-            raise OriginFailed(
-                f"{self._response.url} broke off after {received} bytes: {_reason(exc)}"
-            ) from exc
+            raise OriginFailed(f"{shown} broke off after {received} bytes: {_reason(exc)}") from exc
         expected = self._expected()
         if expected is not None and received != expected:
-            raise OriginFailed(f"{self._response.url} sent {received} bytes, not {expected}")
+            raise OriginFailed(f"{shown} sent {received} bytes, not {expected}")
 
     async def close(self) -> None:
         if self._response is not None:
@@ -81,10 +125,12 @@ class HttpReading:
 class HttpSource:
     """Reads URLs of both schemes with one pool of connections."""
 
-    def __init__(self) -> None:
-        self._client = httpx.AsyncClient(
-            timeout=TIMEOUT, follow_redirects=False, trust_env=False, verify=_tls()
-        )
+    def __init__(
+        self, services: SourceServices, *, ca: str = "", slowest_over: float = SLOWEST_OVER
+    ) -> None:
+        self._credentials = services.credentials
+        self._client = pinned_client(services.egress, _tls(ca), TIMEOUT)
+        self._slowest_over = slowest_over
 
     async def open(self, request: SourceRequest, span: ByteRange | None = None) -> Reading:
         headers = {} if span is None else {"range": span.header()}
@@ -93,13 +139,14 @@ class HttpSource:
             return await self._beyond_the_end(request, response)
         await _check(response, 200, 206)
         if response.status_code == 206:
-            return _partial(response, span)
+            return await self._partial(response, span)
         return HttpReading(
             response,
             _length(response),
             _validator(response),
             None,
             ranges="bytes" in response.headers.get("accept-ranges", "").lower(),
+            slowest_over=self._slowest_over,
         )
 
     async def read(
@@ -107,28 +154,57 @@ class HttpSource:
     ) -> Reading:
         condition = "if-match" if validator.startswith('"') else "if-unmodified-since"
         response = await self._get(request, {"range": span.header(), condition: validator})
+        shown = _shown(request.url)
         if response.status_code == 412:
             await response.aclose()
-            raise OriginChanged(f"{request.url} is not what it was any more")
+            raise OriginChanged(f"{shown} is not what it was any more")
         await _check(response, 206, 200, 416)
         reading: HttpReading | None = None
         if response.status_code == 206:
-            reading = _partial(response, span)
+            reading = await self._partial(response, span)
             if reading.validator == validator and reading.total == total and reading.span == span:
                 return reading
         await response.aclose()
+        if reading is not None and reading.validator is None:
+            raise OriginFailed(f"{shown} answered a part without saying of what")
         if reading is not None and reading.validator == validator and reading.total == total:
-            raise OriginFailed(f"{request.url} answered with other bytes than were asked for")
+            raise OriginFailed(f"{shown} answered with other bytes than were asked for")
         if response.status_code == 200 and _validator(response) == validator:
-            raise OriginFailed(f"{request.url} ignored the range that was asked for")
-        raise OriginChanged(f"{request.url} is not what it was any more")
+            raise OriginFailed(f"{shown} ignored the range that was asked for")
+        raise OriginChanged(f"{shown} is not what it was any more")
 
     async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
-        raise BadRequest(f"{request.url}: HTTP has no listing")
+        raise BadRequest(f"{_shown(request.url)}: HTTP has no listing")
         yield
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def _partial(self, response: httpx.Response, wanted: ByteRange | None) -> HttpReading:
+        """A 206 that is what it says; raises OriginFailed for one that makes no sense."""
+        parsed = parse_content_range(response.headers.get("content-range", ""))
+        shown = _shown(str(response.url))
+        problem = ""
+        if parsed is None or wanted is None or parsed[0].start != wanted.start:
+            problem = "another range than was asked for"
+        else:
+            span, total = parsed
+            length = _length(response)
+            if length is not None and span.stop is not None and length != span.stop - span.start:
+                problem = "a length that is not its range's"
+            elif wanted.stop is not None and (span.stop or 0) > wanted.stop:
+                problem = "more than was asked for"
+        if problem or parsed is None:
+            await response.aclose()
+            raise OriginFailed(f"{shown} answered 206 with {problem}")
+        return HttpReading(
+            response,
+            parsed[1],
+            _validator(response),
+            parsed[0],
+            ranges=True,
+            slowest_over=self._slowest_over,
+        )
 
     async def _beyond_the_end(self, request: SourceRequest, response: httpx.Response) -> Reading:
         """416: empty content where the origin says so; otherwise ask for all."""
@@ -141,65 +217,111 @@ class HttpSource:
 
     async def _get(self, request: SourceRequest, extra: Mapping[str, str]) -> httpx.Response:
         """The final answer behind redirects, its body not read yet."""
+        _check_fields(request.headers)
         url = request.url
         first = _origin(url)
         for _ in range(MAX_REDIRECTS + 1):
-            own = dict(request.headers) if _origin(url) == first else {}
-            headers = {**own, **extra, "accept-encoding": "identity"}
-            try:
-                built = self._client.build_request("GET", url, headers=headers)
-                response = await self._client.send(built, stream=True)
-            except (httpx.HTTPError, httpx.InvalidURL) as exc:
-                raise OriginFailed(f"{url} cannot be read: {_reason(exc)}") from exc
+            fields = _signing(await self._credentials.find(url))
+            if _origin(url) == first:
+                fields |= {name.lower(): value for name, value in request.headers.items()}
+            response = await self._send(url, {**fields, **extra, "accept-encoding": "identity"})
             if response.status_code not in (301, 302, 303, 307, 308):
                 return response
             target = response.headers.get("location")
             await response.aclose()
             if not target:
-                raise OriginFailed(f"{url} redirects to nowhere")
-            url = urljoin(url, target)
-            if urlsplit(url).scheme not in ("http", "https"):
-                raise OriginRefused(f"{request.url} redirects to {url}, which is not HTTP")
-        raise OriginFailed(f"{request.url} redirects more than {MAX_REDIRECTS} times")
+                raise OriginFailed(f"{_shown(url)} redirects to nowhere")
+            url = _redirected(url, target)
+        raise OriginFailed(f"{_shown(request.url)} redirects more than {MAX_REDIRECTS} times")
+
+    async def _send(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
+        try:
+            built = self._client.build_request("GET", url, headers=headers)
+            async with asyncio.timeout(HEAD_TIMEOUT):
+                return await self._client.send(built, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            hint = "add its authority with egress.ca" if "certificate" in str(exc).lower() else ""
+            raise OriginFailed(f"{_shown(url)} cannot be read: {_reason(exc)}", hint=hint) from exc
+        except TimeoutError as exc:
+            raise OriginFailed(f"{_shown(url)} did not answer in {HEAD_TIMEOUT:g} s") from exc
 
 
-def _tls() -> ssl.SSLContext:
-    """The system's trusted certificates; SSL_CERT_FILE and SSL_CERT_DIR are honoured."""
-    return httpx.create_ssl_context()
+def _tls(ca: str) -> ssl.SSLContext:
+    """The system's trusted certificates (SSL_CERT_FILE and SSL_CERT_DIR are honoured) and `ca`."""
+    context = httpx.create_ssl_context()
+    if ca:
+        try:
+            context.load_verify_locations(ca)
+        except (OSError, ssl.SSLError) as exc:
+            raise ConfigError(
+                f"egress.ca: {ca} cannot be used: {exc}", hint="name a file of PEM certificates"
+            ) from exc
+    return context
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
+    ports = {"http": 80, "https": 443}
+    return parts.scheme, parts.hostname, parts.port or ports.get(parts.scheme)
+
+
+def _shown(url: str) -> str:
+    """The URL for people: what follows the path may be a credential."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
+
+
+def _redirected(url: str, target: str) -> str:
+    try:
+        joined = urljoin(url, target)
+        parts = urlsplit(joined)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise OriginRefused(f"{_shown(url)} redirects to something that is not HTTP")
+    if parts.username is not None:
+        raise OriginRefused(f"{_shown(url)} redirects to a URL with a user's name in it")
+    return joined
+
+
+def _check_fields(headers: Mapping[str, str]) -> None:
+    """Raise BadRequest for header fields that a request may not bring along."""
+    for name in headers:
+        if name.lower() in _OWN_FIELDS:
+            raise BadRequest(f"the header field {name} is set by the source itself")
+
+
+def _signing(credential: Credential | None) -> dict[str, str]:
+    """What a configured credential adds to a request (RFC 7617, RFC 6750)."""
+    if credential is None:
+        return {}
+    fields = {name.lower(): value for name, value in credential.headers.items()}
+    if credential.token:
+        fields["authorization"] = f"Bearer {credential.token}"
+    elif credential.username:
+        pair = f"{credential.username}:{credential.password}".encode()
+        fields["authorization"] = "Basic " + base64.b64encode(pair).decode()
+    return fields
 
 
 async def _check(response: httpx.Response, *expected: int) -> None:
     """Raise what an unwelcome answer means."""
-    url, status = response.url, response.status_code
+    url, status = _shown(str(response.url)), response.status_code
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
     error: HawkerError | None = None
     if status in (404, 410):
         error = NotFound(f"{url} answered {status}: the origin has no such object")
-    elif status in (401, 403):
+    elif status in (401, 403, 407):
         error = OriginRefused(f"{url} answered {status}: the origin wants other credentials")
     elif status not in expected:
         error = OriginFailed(f"{url} answered {status}", retry_after=_retry_after(response))
-    elif response.headers.get("content-encoding", "identity").lower() != "identity":
+    elif coding not in ("", "identity"):
         error = OriginFailed(f"{url} answered in a content coding that was not asked for")
     if error is not None:
         await response.aclose()
         raise error
-
-
-def _partial(response: httpx.Response, wanted: ByteRange | None) -> HttpReading:
-    """A 206 that is what it says; raises OriginFailed for one that makes no sense."""
-    parsed = parse_content_range(response.headers.get("content-range", ""))
-    if parsed is None or wanted is None or parsed[0].start != wanted.start:
-        raise OriginFailed(f"{response.url} answered 206 with another range than was asked for")
-    span, total = parsed
-    length = _length(response)
-    if length is not None and span.stop is not None and length != span.stop - span.start:
-        raise OriginFailed(f"{response.url} answered 206 with a length that is not its range's")
-    return HttpReading(response, total, _validator(response), span, ranges=True)
 
 
 def _length(response: httpx.Response) -> int | None:
@@ -222,9 +344,20 @@ def _validator(response: httpx.Response) -> str | None:
     return modified if age >= SETTLED_SECONDS else None
 
 
+def _digest(response: httpx.Response) -> str:
+    """The digest of the whole representation (RFC 9530 `Repr-Digest`), empty where none is said."""
+    match = _SHA256.search(response.headers.get("repr-digest", ""))
+    if match is None:
+        return ""
+    try:
+        return "sha256:" + base64.b64decode(match[1], validate=True).hex()
+    except binascii.Error:
+        return ""
+
+
 def _retry_after(response: httpx.Response) -> float | None:
     """Seconds, from a number or a date (RFC 9110 section 10.2.3)."""
-    text: str = response.headers.get("retry-after", "")
+    text: str = response.headers.get("retry-after", "").strip()
     if text.isdigit():
         return min(float(text), 86400.0)
     try:
@@ -240,5 +373,5 @@ def _reason(exc: Exception) -> str:
 
 
 @hookimpl
-def hawker_source(scheme: str) -> Source:
-    return HttpSource()
+def hawker_source(scheme: str, settings: Settings, services: SourceServices) -> Source:
+    return HttpSource(services, ca=settings.egress.ca)

@@ -1,42 +1,87 @@
-"""An origin that changes, fails, stalls and cuts connections on demand, and counts what it sent."""
+"""An origin that changes, fails, is slow and cuts connections on demand, and counts what it sent."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CHUNK = 1 << 16
+# Small, so that bytes which a reader never took are not counted as sent to it.
+SEND_BUFFER = 1 << 17
+
+
+@dataclass
+class Answer:
+    """One answer with content; `reader` names the daemon that asked."""
+
+    thing: int
+    version: int
+    reader: str
+    sent: int = 0
+    over: bool = False
+
+
+@dataclass
+class Thing:
+    """One object: its versions, and the content bytes sent of each."""
+
+    versions: list[bytes] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+
+    @property
+    def newest(self) -> int:
+        return len(self.versions) - 1
 
 
 class FaultyOrigin:
-    """One object in versions. `sent` counts content bytes of each version.
+    """Objects below `/thing-N`.
 
-    `validators`: strong ETags; `ranges`: answers 206. Without both it streams chunk by chunk with
-    no length, as a program that makes its answer up does.
+    Args:
+        validators: strong ETags; with or without them, an answer has a length only where there are
+            `validators` or `ranges`, as programs that make their answers up do.
+        ranges: answers 206.
+        rate: bytes per second and connection; 0: no limit.
+        reader_of: names the owner of a local TCP port.
     """
 
-    def __init__(self, *, validators: bool, ranges: bool) -> None:
-        self.versions: list[bytes] = []
-        self.sent: list[int] = []
+    def __init__(
+        self,
+        things: list[bytes],
+        *,
+        validators: bool,
+        ranges: bool,
+        rate: int,
+        reader_of: Callable[[int], str],
+    ) -> None:
+        self.things = [Thing([data], [0]) for data in things]
+        self.answers: list[Answer] = []
         self.requests = 0
-        self.delay = 0.0
         self.ill_until = 0.0
-        self.seen_headers: list[dict[str, str]] = []
-        self._cut = 0
+        self.rate = rate
+        self.slower = 1.0
+        self._cuts = 0
         self._lock = threading.Lock()
-        self._validators = validators
-        self._ranges = ranges
+        self._validators, self._ranges = validators, ranges
+        self._reader_of = reader_of
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
             def do_GET(self) -> None:
                 try:
                     origin._answer(self)
                 except OSError:
+                    # Whoever asked has gone, or is cut off on purpose.
                     self.close_connection = True
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -44,48 +89,64 @@ class FaultyOrigin:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/object"
+    def url(self, thing: int) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/thing-{thing}"
 
-    def change(self, data: bytes) -> None:
-        """From now on the object is this."""
+    @staticmethod
+    def etag(thing: int, version: int) -> str:
+        return f'"thing-{thing}-version-{version}"'
+
+    def change(self, thing: int, data: bytes) -> None:
+        """From now on the object is this; answers that have begun end as they began."""
         with self._lock:
-            self.versions.append(data)
-            self.sent.append(0)
+            self.things[thing].sent.append(0)
+            self.things[thing].versions.append(data)
 
     def cut(self) -> None:
         """Break every connection that is being answered."""
-        self._cut += 1
+        self._cuts += 1
+
+    def open_answers(self, reader: str = "") -> list[Answer]:
+        """Answers that are being sent, to this daemon or to all."""
+        with self._lock:
+            return [a for a in self.answers if not a.over and reader in ("", a.reader)]
 
     def close(self) -> None:
+        self.cut()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=5)
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        self.seen_headers.append({k.lower(): v for k, v in request.headers.items()})
+        number = int(request.path.partition("?")[0].removeprefix("/thing-"))
+        thing = self.things[number]
         if time.monotonic() < self.ill_until:
-            request.send_response(503)
-            request.send_header("retry-after", "1")
-            request.send_header("content-length", "0")
-            request.end_headers()
+            self._say(request, 503, {"retry-after": "1"})
             return
         with self._lock:
-            version = len(self.versions) - 1
+            version = thing.newest
             self.requests += 1
-        data = self.versions[version]
-        etag = f'"version-{version}"'
-        if request.headers.get("if-match", etag) != etag:
-            request.send_response(412)
-            request.send_header("content-length", "0")
-            request.end_headers()
+        if request.headers.get("if-match", "") not in ("", self.etag(number, version)):
+            self._say(request, 412, {})
             return
-        start, stop = self._head(request, data, etag)
-        self._send(request, version, start, stop)
+        reader = self._reader_of(request.client_address[1])
+        start, stop = self._head(request, thing.versions[version], self.etag(number, version))
+        answer = Answer(number, version, reader)
+        with self._lock:
+            self.answers.append(answer)
+        try:
+            self._send(request, answer, start, stop)
+        finally:
+            answer.over = True
+
+    def _say(self, request: BaseHTTPRequestHandler, status: int, fields: dict[str, str]) -> None:
+        request.send_response(status)
+        for name, value in {**fields, "content-length": "0"}.items():
+            request.send_header(name, value)
+        request.end_headers()
 
     def _head(self, request: BaseHTTPRequestHandler, data: bytes, etag: str) -> tuple[int, int]:
         start, stop = 0, len(data)
@@ -104,18 +165,25 @@ class FaultyOrigin:
         if self._validators or self._ranges:
             request.send_header("content-length", str(stop - start))
         else:
-            request.send_header("connection", "close")
+            request.send_header("transfer-encoding", "chunked")
         request.end_headers()
         return start, stop
 
-    def _send(self, request: BaseHTTPRequestHandler, version: int, start: int, stop: int) -> None:
-        data, cuts = self.versions[version], self._cut
+    def _send(
+        self, request: BaseHTTPRequestHandler, answer: Answer, start: int, stop: int
+    ) -> None:
+        thing, cuts = self.things[answer.thing], self._cuts
+        data = thing.versions[answer.version]
+        chunked = not (self._validators or self._ranges)
         for offset in range(start, stop, CHUNK):
-            if self._cut != cuts:
+            if self._cuts != cuts:
                 raise ConnectionAbortedError
             part = data[offset : min(stop, offset + CHUNK)]
-            request.wfile.write(part)
             with self._lock:
-                self.sent[version] += len(part)
-            if self.delay:
-                time.sleep(self.delay)
+                answer.sent += len(part)
+                thing.sent[answer.version] += len(part)
+            request.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+            if self.rate or self.slower > 1.0:
+                time.sleep(self.slower * len(part) / (self.rate or 50e6))
+        if chunked:
+            request.wfile.write(b"0\r\n\r\n")

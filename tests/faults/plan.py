@@ -7,130 +7,164 @@ from dataclasses import dataclass, field
 
 MIB = 1 << 20
 SECRET = "SECRET7d9f"
+PATIENCE = 40.0
+SHORT_PATIENCE = 2.5
+# A lease survives a reader that is silent for less than this (`scheduler.lease_timeout` is 2 s).
+SHORT_FREEZE = 1.0
 
-# Faults, with the extra reads of the whole content that each can justify at most. A scheduler's
-# restart and a peer that reads nothing justify none.
-FAULTS: dict[str, int] = {
-    "kill-peer": 0,
-    "restart-peer": 0,
-    "freeze-peer": 0,
-    "peers-gone": 0,
-    "kill-seed": 1,
-    "restart-seed": 1,
-    "freeze-seed": 1,
-    "restart-scheduler": 0,
-    "stop-scheduler": 0,
-    "flip-byte": 1,
-    "delete-file": 1,
-    "origin-changes": 1,
-    "origin-ill": 1,
-    "origin-cut": 1,
-}
+PEER_FAULTS = ("kill-peer", "restart-peer", "freeze-peer", "peers-gone")
+SEED_FAULTS = ("kill-seed", "restart-seed", "freeze-seed")
+DISK_FAULTS = ("flip-byte", "delete-file", "disk-full")
+LINK_FAULTS = ("link-cut", "link-stalls", "link-slow")
+ORIGIN_FAULTS = ("origin-changes", "origin-ill", "origin-cut", "origin-slow")
+SCHEDULER_FAULTS = ("restart-scheduler", "freeze-scheduler", "stop-scheduler")
+KINDS = PEER_FAULTS + SEED_FAULTS + DISK_FAULTS + LINK_FAULTS + ORIGIN_FAULTS + SCHEDULER_FAULTS
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`at` seconds after the first request; `host` is a peer's number where one is meant."""
+    """`at` seconds after the first request; `host` is a number of a peer, or of a seed.
+
+    `seconds` is how long it lasts, where it ends by itself; `part` is a share of the file or the
+    content that is meant.
+    """
 
     at: float
     kind: str
-    host: int = 0
-    seconds: float = 0.0
+    host: int
+    seconds: float
+    part: float
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request at a peer's daemon: by `hawker get`, or plain HTTP."""
+    """A request at a peer's daemon: `get` is the command, `plain` and `range` are plain HTTP.
+
+    `span` is the part of the content, as shares, that a `range` asks for.
+    """
 
     at: float
     host: int
-    plain: bool
+    thing: int
+    how: str
+    patience: float
+    span: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run."""
+    """One run.
+
+    `sizes` are the lengths of the contents, `rate` is the origin's in bytes per second (0: as fast
+    as it can), `quota` is the small peer's. `signed`: URLs carry a signature; `private`: requests
+    carry credentials.
+    """
 
     seed: int
     peers: int
     seeds: int
-    size: int
+    sizes: tuple[int, ...]
     validators: bool
     ranges: bool
-    delay: float
+    rate: int
     small: int | None
+    quota: int
     signed: bool
     private: bool
     asks: list[Ask] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
-    def struck(self, host: int) -> bool:
-        """The daemon itself is hit: its requests may fail, but never wrongly."""
-        hits = ("kill-peer", "restart-peer", "freeze-peer")
-        gone = {h for f in self.faults if f.kind == "peers-gone" for h in self.gone(f)}
-        mine = any(f.host == host and f.kind in hits for f in self.faults)
-        return mine or host in gone or host == self.small
+    @property
+    def resumable(self) -> bool:
+        """The origin's content can be read in parts that are known to belong together."""
+        return self.validators and self.ranges
+
+    @property
+    def scheduler_wait(self) -> float:
+        """Seconds a peer waits for a scheduler: never over, unless it stays away for good."""
+        return 1.0 if self.has("stop-scheduler") else 60.0
+
+    def has(self, *kinds: str) -> bool:
+        return any(fault.kind in kinds for fault in self.faults)
 
     def gone(self, fault: Fault) -> list[int]:
         """The 30 % of peers that a `peers-gone` takes away."""
         count = max(1, round(0.3 * self.peers))
         return [(fault.host + number) % self.peers for number in range(count)]
 
-    def has(self, *kinds: str) -> bool:
-        return any(fault.kind in kinds for fault in self.faults)
+    def struck(self, host: int) -> bool:
+        """The peer itself is hit: its requests may fail, but never wrongly."""
+        kinds = ("kill-peer", "restart-peer", "freeze-peer", *DISK_FAULTS)
+        mine = any(f.host == host and f.kind in kinds for f in self.faults)
+        gone = any(host in self.gone(f) for f in self.faults if f.kind == "peers-gone")
+        return mine or gone or host == self.small
 
-    @property
-    def extra_reads(self) -> int:
-        """How often the whole content may be read beyond once for each version.
-
-        Where no seed may read, or none is left, peers are readers, and each fault of a peer counts.
-        """
-        extra = sum(FAULTS[fault.kind] for fault in self.faults)
-        peers_read = self.signed or self.private or self.has("kill-seed")
-        if peers_read:
-            kinds = ("kill-peer", "restart-peer", "freeze-peer", "peers-gone")
-            extra += sum(fault.kind in kinds for fault in self.faults)
-        if self.has("stop-scheduler"):
-            # Each peer decides alone then.
-            extra += self.peers + self.seeds
-        if self.small is not None:
-            extra += 1
-        return extra
+    def lines(self) -> str:
+        """The plan, to be read by a person."""
+        told = f"{self.peers} peers, {self.seeds} seeds, sizes {self.sizes}"
+        told += f", validators {self.validators}, ranges {self.ranges}, rate {self.rate}"
+        told += f", small {self.small} (quota {self.quota})" * (self.small is not None)
+        told += ", signed" * self.signed + ", private" * self.private
+        return "\n    ".join([told, *map(str, self.asks), *map(str, self.faults)])
 
 
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     rng = random.Random(seed)
-    peers, seeds = rng.randint(3, 5), rng.choice([1, 1, 2])
-    validators, ranges = rng.choice([(True, True)] * 3 + [(True, False), (False, False)])
-    size = rng.choice([0, 1, rng.randrange(300_000), *[rng.randrange(3 * MIB, 10 * MIB)] * 5])
-    chunks = max(1, size // 65536)
-    kind = rng.random()
+    peers = rng.choice([3, 3, 4, 5])
+    sizes = tuple(_size(rng) for _ in range(rng.choice([1, 1, 2])))
+    validators, ranges = rng.choice([(True, True)] * 4 + [(True, False), (False, False)])
+    guarded = rng.random()
+    small = rng.randrange(peers) if rng.random() < 0.2 else None
     plan = Plan(
         seed=seed,
         peers=peers,
-        seeds=seeds,
-        size=size,
+        seeds=rng.choice([1, 1, 2]),
+        sizes=sizes,
         validators=validators,
         ranges=ranges,
-        delay=rng.choice([0.0, 1.0, 2.5]) / chunks,
-        small=rng.randrange(peers) if rng.random() < 0.15 else None,
-        signed=kind < 0.1,
-        private=0.1 <= kind < 0.2,
+        rate=int(max(sizes) / seconds) if (seconds := rng.choice([0, 1.0, 2.0])) else 0,
+        small=small,
+        # Room for one of the contents, and not for both.
+        quota=max(sizes) + MIB,
+        signed=guarded < 0.15,
+        private=0.15 <= guarded < 0.3,
     )
     for host in range(peers):
-        if rng.random() < 0.85 or host == 0:
-            plain = rng.random() < 0.3 and not plan.private
-            plan.asks.append(Ask(round(rng.choice([0.0, rng.uniform(0, 2)]), 2), host, plain))
-    for _ in range(rng.choice([1, 1, 2, 2, 3])):
-        kinds = [kind for kind in FAULTS if kind != "stop-scheduler"] * 3 + ["stop-scheduler"]
-        plan.faults.append(
-            Fault(
-                at=round(rng.uniform(0.1, 2.5), 2),
-                kind=rng.choice(kinds),
-                host=rng.randrange(peers),
-                seconds=round(rng.uniform(0.3, 3.5), 2),
-            )
-        )
+        for thing in range(len(sizes)):
+            if rng.random() < 0.75 or host == 0:
+                plan.asks.append(_ask(rng, plan, host, thing))
+    for _ in range(rng.choice([0, 1, 1, 2, 2, 3])):
+        plan.faults.append(_fault(rng, plan))
     plan.faults.sort(key=lambda fault: fault.at)
     return plan
+
+
+def _size(rng: random.Random) -> int:
+    large = rng.randrange(4 * MIB, 14 * MIB)
+    return rng.choice([0, 1, rng.randrange(300_000), large, large, large, large, large])
+
+
+def _ask(rng: random.Random, plan: Plan, host: int, thing: int) -> Ask:
+    # Plain HTTP has no way to hand the origin's credentials over.
+    how = rng.choice(["get", "get", "plain", "range"])
+    first = rng.random() * 0.9
+    return Ask(
+        at=round(rng.choice([0.0, rng.uniform(0, 2)]), 2),
+        host=host,
+        thing=thing,
+        how="get" if plan.private else how,
+        patience=rng.choice([PATIENCE] * 9 + [SHORT_PATIENCE]),
+        span=(first, rng.uniform(first, 1.0)),
+    )
+
+
+def _fault(rng: random.Random, plan: Plan) -> Fault:
+    kind = rng.choice([kind for kind in KINDS if kind != "stop-scheduler"] * 2 + ["stop-scheduler"])
+    return Fault(
+        at=round(rng.uniform(0.05, 2.5), 2),
+        kind=kind,
+        host=rng.randrange(plan.seeds if kind in SEED_FAULTS else plan.peers),
+        seconds=round(rng.uniform(0.3, 3.0), 2),
+        part=round(rng.random(), 3),
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,16 +12,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from hawker.core.tokens import ClusterKey, read_key_file
+from hawker.core.tokens import ClusterKey, create_key_file, read_key_file
 from tests.faults.plan import SECRET, Plan
+from tests.faults.proxy import Link, Links
 
-READY = 30.0
-END = 15.0
-# What a small peer may keep: less than most contents.
-SMALL_QUOTA = 2 << 20
+READY = 40.0
+END = 20.0
+# What a daemon may leave in its data directory beside content and the index.
+LASTING = {"lock", "host.key", "cluster.key", "index.sqlite", "scheduler.sqlite"}
 
 
 class Daemon:
@@ -32,17 +34,29 @@ class Daemon:
         self.data = root / name
         self.log = root / f"{name}.log"
         self.frozen = False
-        self.stopped_badly = ""
-        self._arguments = [*arguments, "--port", str(_free_port()), "--data", str(self.data)]
+        self.faults: list[str] = []
+        self.port = free_port()
+        self._arguments = [*arguments, "--port", str(self.port), "--data", str(self.data)]
         self._env = {k: v for k, v in os.environ.items() if not k.startswith("HAWKER_")} | env
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
-        self.url = f"http://127.0.0.1:{self._arguments[self._arguments.index('--port') + 1]}"
+        self.url = f"http://127.0.0.1:{self.port}"
         self.socket = str(self.data / "hawker.sock")
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        process = self._process
+        return process is not None and process.poll() is None
+
+    @property
+    def live(self) -> bool:
+        """It can answer."""
+        return self.running and not self.frozen
+
+    @property
+    def pid(self) -> int:
+        process = self._process
+        return 0 if process is None else process.pid
 
     def launch(self) -> None:
         """Start the process without waiting for it."""
@@ -56,8 +70,8 @@ class Daemon:
         process = self._process
         assert process is not None and process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"{self.name} did not start (exit {process.poll()}): see {self.log}"
-        json.loads(line)
+        if not line:
+            raise RuntimeError(f"{self.name} did not start (exit {process.wait(END)}): {self.log}")
 
     def wait_ready(self) -> None:
         """Until its schedulers know it."""
@@ -67,63 +81,101 @@ class Daemon:
                 with contextlib.suppress(httpx.HTTPError):
                     if client.get("/readyz").status_code == 200:
                         return
-                time.sleep(0.05)
-        raise AssertionError(f"{self.name} did not become ready: see {self.log}")
+                # Another process: there is nothing to wait for but its answer.
+                time.sleep(0.03)
+        raise RuntimeError(f"{self.name} did not become ready: {self.log}")
 
-    def client(self) -> httpx.Client:
+    def client(self, timeout: float = 10.0) -> httpx.Client:
         transport = httpx.HTTPTransport(uds=self.socket)
-        return httpx.Client(transport=transport, base_url="http://daemon", timeout=60)
+        return httpx.Client(transport=transport, base_url="http://daemon", timeout=timeout)
+
+    def stored(self) -> list[dict[str, Any]]:
+        """What it says it stores; nothing where it does not answer in time."""
+        try:
+            with self.client(2.0) as client:
+                found: list[dict[str, Any]] = client.get("/peer/v1/tasks").json()
+        except (httpx.HTTPError, ValueError):
+            return []
+        return found
 
     def kill(self) -> None:
         with self._lock:
             process, self._process = self._process, None
-            if process is None:
-                return
-            process.send_signal(signal.SIGKILL)
-            process.wait(END)
-            if process.stdout is not None:
-                process.stdout.close()
             self.frozen = False
+        if process is not None:
+            process.kill()
+            process.wait(END)
+            _close(process)
 
     def freeze(self) -> None:
         with self._lock:
-            if self.running and self._process is not None:
-                self._process.send_signal(signal.SIGSTOP)
+            if self.running:
+                os.kill(self.pid, signal.SIGSTOP)
                 self.frozen = True
 
     def thaw(self) -> None:
         with self._lock:
-            if self.frozen and self._process is not None:
-                self._process.send_signal(signal.SIGCONT)
+            if self.frozen:
+                os.kill(self.pid, signal.SIGCONT)
                 self.frozen = False
+
+    def limit_files(self, size: int) -> None:
+        """No file of this process can grow beyond `size` bytes, as on a full disk; -1: no limit."""
+        with self._lock:
+            if self.running:
+                hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)[1]
+                resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, hard))
 
     def revive(self) -> None:
         """Running and listening again, whatever happened."""
         self.thaw()
         with self._lock:
             if not self.running:
+                if self._process is not None:
+                    self.faults.append(f"{self.name} ended by itself ({self._process.returncode})")
                 self.kill()
                 self.launch()
                 self.wait_listening()
 
-    def stop(self) -> None:
-        """SIGTERM, as an operator would; remembers what was wrong with its end."""
+    def terminate(self) -> None:
+        """SIGTERM, as an operator would."""
         self.thaw()
+        with self._lock:
+            if self.running:
+                os.kill(self.pid, signal.SIGTERM)
+
+    def wait_end(self) -> None:
+        """After SIGTERM; what is wrong with its end is noted."""
         with self._lock:
             process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
+        since = time.monotonic()
         try:
-            code = process.wait(END)
+            code: int | None = process.wait(END)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(END)
             code = None
-        if process.stdout is not None:
-            process.stdout.close()
-        if code != 0:
-            self.stopped_badly = f"{self.name} ended with {code} after SIGTERM"
+        _close(process)
+        if code is None:
+            self.faults.append(f"{self.name} did not end within {END:g} s of SIGTERM")
+        elif code:
+            self.faults.append(f"{self.name} ended with {code} after SIGTERM")
+        elif (seconds := time.monotonic() - since) > END / 2:
+            self.faults.append(f"{self.name} took {seconds:.1f} s to end after SIGTERM")
+        self.faults.extend(f"{self.name} left {path}" for path in self._leftovers())
+
+    def _leftovers(self) -> list[str]:
+        """Files that should not outlive the process."""
+        if not self.data.exists():
+            return []
+        names = [path.name for path in self.data.iterdir() if path.is_file() or path.is_socket()]
+        left = [name for name in names if name not in LASTING]
+        contents = {path for path in (self.data / "content").rglob("*") if path.is_file()}
+        # A content file and its digest runs come and go together.
+        alone = [p.name for p in contents if p.suffix != ".runs" and not _twin(p) in contents]
+        return left + alone
 
     def content_files(self) -> list[Path]:
         """The files in which its store keeps content."""
@@ -132,77 +184,131 @@ class Daemon:
 
 
 class World:
-    """A scheduler, seeds and peers of a plan."""
+    """A scheduler, seeds and peers of a plan; every peer is reached through a link."""
 
     def __init__(self, root: Path, plan: Plan) -> None:
         self.root = root
         self.key = root / "cluster.key"
-        made = subprocess.run(
-            [sys.executable, "-m", "hawker", "cluster", "key", str(self.key)],
-            capture_output=True,
-            check=False,
-        )
-        assert made.returncode == 0, made.stderr
-        env = {"HAWKER_PEER__SCHEDULER_WAIT": "2"}
+        create_key_file(self.key)
+        self._links = Links()
+        env = {"HAWKER_PEER__SCHEDULER_WAIT": f"{plan.scheduler_wait:g}"}
         common = ["--cluster-key", str(self.key)]
         self.scheduler = Daemon(root, "scheduler", ["scheduler", *common], env)
-        link = ["--scheduler", self.scheduler.url]
+        common += ["--scheduler", self.scheduler.url]
         self.seeds = [
-            Daemon(root, f"seed-{n}", ["peer", "--seed", *link, *common], env)
-            for n in range(plan.seeds)
+            Daemon(root, f"seed-{number}", ["peer", "--seed", *common], env)
+            for number in range(plan.seeds)
         ]
-        self.peers = []
+        self.peers: list[Daemon] = []
+        self.links: list[Link] = []
         for number in range(plan.peers):
-            own = dict(env)
-            if number == plan.small:
-                own["HAWKER_STORAGE__QUOTA"] = str(SMALL_QUOTA)
-            self.peers.append(Daemon(root, f"peer-{number}", ["peer", *link, *common], own))
+            own = {"HAWKER_STORAGE__QUOTA": str(plan.quota)} if number == plan.small else {}
+            peer = Daemon(root, f"peer-{number}", ["peer", *common], env | own)
+            link = self._links.add(peer.port)
+            peer._arguments += ["--advertise", link.url]
+            self.peers.append(peer)
+            self.links.append(link)
 
     @property
     def daemons(self) -> list[Daemon]:
-        return [self.scheduler, *self.seeds, *self.peers]
+        return [self.scheduler, *self.hosts]
+
+    @property
+    def hosts(self) -> list[Daemon]:
+        return [*self.seeds, *self.peers]
 
     def start(self) -> None:
         for daemon in self.daemons:
             daemon.launch()
         for daemon in self.daemons:
             daemon.wait_listening()
-        for daemon in self.daemons[1:]:
+        for daemon in self.hosts:
             daemon.wait_ready()
 
     def heal(self) -> None:
         """Everything runs again and knows each other."""
         for daemon in self.daemons:
             daemon.revive()
-        for daemon in self.daemons[1:]:
+        for daemon in self.hosts:
+            daemon.limit_files(-1)
+            daemon.wait_ready()
+
+    def cut(self, link: Link) -> None:
+        self._links.run(link.cut())
+
+    def restart(self, daemons: list[Daemon]) -> None:
+        """All of these are stopped as an operator would, then started again."""
+        for daemon in daemons:
+            daemon.terminate()
+        for daemon in daemons:
+            daemon.wait_end()
+            daemon.launch()
+        for daemon in daemons:
+            daemon.wait_listening()
+        for daemon in self.hosts:
             daemon.wait_ready()
 
     def stop(self) -> None:
-        for daemon in reversed(self.daemons):
-            daemon.stop()
+        """End every process: peers, then seeds, then the scheduler."""
+        for group in (self.peers, self.seeds, [self.scheduler]):
+            for daemon in group:
+                daemon.terminate()
+            for daemon in group:
+                daemon.wait_end()
+        self._links.close()
 
-    def scheduler_views(self) -> str:
-        """Everything the scheduler would tell, as text."""
-        token = ClusterKey(read_key_file(self.key)).mint("", ["tasks"])
-        headers = {"authorization": f"Bearer {token}"}
-        texts = []
-        for path in ("tasks", "hosts"):
-            url = f"{self.scheduler.url}/scheduler/v1/{path}"
-            texts.append(httpx.get(url, headers=headers, trust_env=False).text)
-        return "\n".join(texts)
-
-    def logs(self) -> dict[str, str]:
-        return {d.name: d.log.read_text() for d in self.daemons if d.log.exists()}
+    def reader_of(self, port: int) -> str:
+        """The daemon that has this local TCP port, empty where none has."""
+        inode = _inode_of(port)
+        for daemon in self.hosts:
+            with contextlib.suppress(OSError):
+                for descriptor in os.scandir(f"/proc/{daemon.pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        if os.readlink(descriptor.path) == f"socket:[{inode}]":
+                            return daemon.name
+        return ""
 
     def leaks(self) -> list[str]:
-        """Places where the request's secret is seen."""
-        places = [name for name, text in self.logs().items() if SECRET in text]
-        if SECRET in self.scheduler_views():
+        """Places where the requests' secret is seen: logs, and what the scheduler tells."""
+        places = [daemon.name for daemon in self.daemons if SECRET in self.log_of(daemon)]
+        token = ClusterKey(read_key_file(self.key)).mint("", ["tasks"])
+        headers = {"authorization": f"Bearer {token}"}
+        with httpx.Client(headers=headers, trust_env=False) as client:
+            base = f"{self.scheduler.url}/scheduler/v1"
+            tasks = client.get(f"{base}/tasks").raise_for_status()
+            texts = [tasks.text, client.get(f"{base}/hosts").raise_for_status().text]
+            names = {str(view["task"]) for view in tasks.json()}
+            texts += [client.get(f"{base}/tasks/{name}").text for name in names]
+        if any(SECRET in text for text in texts):
             places.append("the scheduler's views")
+        stored = [path for path in self.scheduler.data.iterdir() if path.is_file()]
+        places += [f"scheduler/{p.name}" for p in stored if SECRET.encode() in p.read_bytes()]
         return places
 
+    @staticmethod
+    def log_of(daemon: Daemon) -> str:
+        return daemon.log.read_text(errors="replace") if daemon.log.exists() else ""
 
-def _free_port() -> int:
+
+def _close(process: subprocess.Popen[str]) -> None:
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _twin(path: Path) -> Path:
+    return path.with_name(path.name + ".runs")
+
+
+def _inode_of(port: int) -> str:
+    """The socket of a local port that is connected (proc(5), /proc/net/tcp)."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1] == f"0100007F:{port:04X}":
+            return fields[9]
+    return ""
+
+
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 import pytest
 import trustme
 
-from hawker.core.contracts import SourceRequest
+from hawker.core.contracts import Credential, SourceRequest, SourceServices
 from hawker.core.errors import (
     BadRequest,
     HawkerError,
@@ -23,6 +23,24 @@ from hawker.core.errors import (
 )
 from hawker.core.ranges import ByteRange
 from hawker.plugins.sources.http import HttpSource
+
+
+class Anywhere:
+    """An egress policy that allows everything, and no credentials."""
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        return [host]
+
+    async def find(self, url: str) -> Credential | None:
+        return None
+
+    async def close(self) -> None:
+        return
+
+
+def make_source(slowest_over: float = 30.0) -> HttpSource:
+    return HttpSource(SourceServices(Anywhere(), Anywhere()), slowest_over=slowest_over)
+
 
 Answer = Callable[[str], bytes]
 
@@ -95,7 +113,7 @@ def take(url: str, span: ByteRange | None = None, **headers: str) -> tuple[bytes
     """Open, read all, close."""
 
     async def main() -> tuple[bytes, object]:
-        source = HttpSource()
+        source = make_source()
         try:
             reading = await source.open(SourceRequest(url, headers), span)
             try:
@@ -111,7 +129,7 @@ def take(url: str, span: ByteRange | None = None, **headers: str) -> tuple[bytes
 
 def read(url: str, span: ByteRange, validator: str, total: int) -> bytes:
     async def main() -> bytes:
-        source = HttpSource()
+        source = make_source()
         try:
             reading = await source.read(SourceRequest(url), span, validator, total)
             try:
@@ -249,7 +267,7 @@ def test_a_read_of_changed_or_wrong_content_is_refused(
 
 def test_http_has_no_listing() -> None:
     async def main() -> None:
-        source = HttpSource()
+        source = make_source()
         try:
             with pytest.raises(BadRequest):
                 async for _ in source.list(SourceRequest("http://e.test/")):
