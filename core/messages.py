@@ -104,6 +104,7 @@ class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
     ranges: list[ByteRange] | None = None
     generation: str = ""
     validator: str = ""
+    ranged: bool = False
     layout: Layout | None = None
     rate: int = 0
 
@@ -198,13 +199,15 @@ class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omi
     """A reader at work; `done` gives the lease back.
 
     Also sent while nothing arrives, for silence means a dead reader. `generation` is empty and
-    `layout` without meaning until the origin has answered.
+    `layout` without meaning until the origin has answered. `validator` is a strong one; `ranged`
+    says that the origin gives parts, too.
     """
 
     lease: str
     generation: str
     layout: Layout
     validator: str = ""
+    ranged: bool = False
     read_bytes: int = 0
     done: bool = False
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from hawker.apps.web.events import Frame
+from hawker.core.errors import GenerationGone
 from hawker.core.messages import Availability, encode
 from hawker.core.pieces import PieceSet, Run
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
+
+log = logging.getLogger(__name__)
 
 BEAT = 0.45
 APPEAR = 5.0
@@ -84,11 +88,15 @@ class Announcer:
             if waited > APPEAR:
                 return
             yield None, encode(Availability(free=self._free_slots(), waiting_upstream=True))
-        with entry.using():
-            await entry.prepare()
-            async with aclosing(self._events(conductor, entry)) as events:
-                async for event in events:
-                    yield None, encode(event)
+        try:
+            with entry.using():
+                await entry.prepare()
+                async with aclosing(self._events(conductor, entry)) as events:
+                    async for event in events:
+                        yield None, encode(event)
+        except GenerationGone as exc:
+            # Its file went missing: the child asks others.
+            log.warning("%s", exc)
 
     async def _events(
         self, conductor: Conductor, entry: Entry

@@ -49,7 +49,12 @@ async def _http(request: Request, exc: Exception) -> Response:
 
 
 async def _unexpected(request: Request, exc: Exception) -> Response:
-    log.exception("%s %s failed", request.method, request.url.path, exc_info=exc)
+    # Once the answer has begun a failure can only cut it; Starlette says so by this pair.
+    cut = exc.__cause__ if isinstance(exc, RuntimeError) else None
+    if isinstance(cut, HawkerError):
+        log.info("%s %s was cut: %s", request.method, request.url.path, cut)
+    else:
+        log.exception("%s %s failed", request.method, request.url.path, exc_info=exc)
     return _respond(Problem(PROBLEM_TYPE_PREFIX + "unavailable", "internal error", 500))
 
 

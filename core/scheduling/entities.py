@@ -37,6 +37,7 @@ class LeaseRecord(msgspec.Struct, frozen=True):
     spec: TaskSpec
     layout: Layout | None = None
     validator: str = ""
+    ranged: bool = False
     pieces: list[Run] | None = None
 
 
@@ -155,6 +156,7 @@ class Generation:
     id: str
     layout: Layout
     validator: str
+    ranged: bool
     machine: Machine = field(default_factory=lambda: Machine("generation", GENERATION, "live"))
     members: Members = field(default_factory=Members)
     roots: Members = field(default_factory=Members)

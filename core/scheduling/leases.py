@@ -25,9 +25,7 @@ from hawker.core.scheduling.origin import (
 )
 from hawker.core.scheduling.recall import Recall
 
-PERMANENT = frozenset(
-    {"not-found", "origin-refused", "forbidden", "bad-request", "unknown-plugin", "quota"}
-)
+PERMANENT = frozenset({"not-found", "origin-refused", "forbidden", "bad-request", "unknown-plugin"})
 # Smaller parts are not worth a reader of their own. A multiple of every piece length.
 PART = 64 * MIB
 
@@ -129,6 +127,7 @@ class Leases:
                 spec=task.spec,
                 layout=None if generation is None else generation.layout,
                 validator="" if generation is None else generation.validator,
+                ranged=generation is not None and generation.ranged,
             )
         )
         self._hold(task, lease)
@@ -174,7 +173,7 @@ class Leases:
     def _deal(self, task: Task, now: float) -> None:
         """Disjoint parts for several readers, once the content is known to allow it."""
         generation = task.current
-        if generation is None or not generation.validator or generation.layout.total is None:
+        if generation is None or not generation.ranged or generation.layout.total is None:
             return
         layout = generation.layout
         missing = missing_of(task)
@@ -232,12 +231,13 @@ class Leases:
         if task.current is None or task.current.id != report.generation:
             if task.current is not None:
                 self._generations.supersede(task, now)
-            found = Generation(report.generation, layout, report.validator)
+            found = Generation(report.generation, layout, report.validator, report.ranged)
             self._generations.begin(task, found, now)
         if not lease.started or report.read_bytes > lease.read_bytes:
             lease.progress_at = now
             self._gate(task).answered()
-        if report.validator and report.read_bytes > lease.read_bytes:
+        # Where each try begins at the start again, bytes are no progress.
+        if report.ranged and report.read_bytes > lease.read_bytes:
             task.attempts = 0
         lease.started = True
         lease.read_bytes = report.read_bytes
@@ -306,6 +306,7 @@ class Leases:
                 spec=task.spec,
                 layout=report.layout,
                 validator=report.validator,
+                ranged=report.ranged,
             )
         )
         # Everybody must hear of a new reader, or its runs would not count.
@@ -475,6 +476,7 @@ class Leases:
             ranges=lease.ranges,
             generation="" if generation is None else generation.id,
             validator="" if generation is None else generation.validator,
+            ranged=generation is not None and generation.ranged,
             layout=None if generation is None else generation.layout,
             rate=self._gate(task).share,
         )

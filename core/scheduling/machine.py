@@ -237,7 +237,8 @@ class Scheduler:
             records = list(ledger.of(task.id, report.generation))
             layout = _agreed(layout, records)
             validator = next((r.validator for r in records if r.validator), "")
-            found = Generation(report.generation, layout, validator)
+            ranged = any(record.ranged for record in records)
+            found = Generation(report.generation, layout, validator, ranged)
             self._generations.begin(task, found, now)
         if task.current is not None and task.current.id == report.generation:
             if peer.generation is not task.current:

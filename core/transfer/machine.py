@@ -279,7 +279,7 @@ class DownloadMachine:
     def received(self, fetch: Fetch, size: int, now: float) -> None:
         """All bytes of the fetch are here, their digests not yet judged."""
         flight = self._flights.pop(fetch.number, None)
-        offer = self._landed(fetch)
+        offer = self._landed(fetch) if flight is not None else None
         if flight is None or offer is None:
             return
         offer.failures = 0
@@ -288,9 +288,9 @@ class DownloadMachine:
         offer.rate = rate if not offer.rate else offer.rate + RATE_WEIGHT * (rate - offer.rate)
 
     def drop(self, fetch: Fetch) -> None:
-        """The fetch was cancelled: nobody's fault."""
-        self._flights.pop(fetch.number, None)
-        self._landed(fetch)
+        """The fetch is over, and nobody to blame; said again it changes nothing."""
+        if self._flights.pop(fetch.number, None) is not None:
+            self._landed(fetch)
 
     def busy(self, fetch: Fetch, retry_after: float, now: float) -> None:
         """The parent had no free slot."""

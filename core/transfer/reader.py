@@ -90,7 +90,7 @@ class OriginReader:
         self._entry: Entry | None = None
         self._layout = Layout(None, piece_length_for(None))
         self._validator = lease.validator
-        self._ranged = bool(lease.validator)
+        self._ranged = lease.ranged
         self._read_bytes = 0
         self._fresh: dict[int, bytes] = {}
         self._claimed = PieceSet()
@@ -143,7 +143,7 @@ class OriginReader:
         scheme = self.lease.spec.url.partition(":")[0]
         source = self._ground.source(scheme)
         reading = None
-        if self.lease.generation and self.lease.layout is not None and self.lease.validator:
+        if self.lease.ranged and self.lease.layout is not None:
             await self._adopt(self.lease.generation, self.lease.layout)
         else:
             reading = await self._open(source)
@@ -415,7 +415,8 @@ class OriginReader:
                 lease=self.lease.lease,
                 generation="" if self._entry is None else self.generation,
                 layout=self._layout,
-                validator=self._validator if self._ranged else "",
+                validator=self._validator,
+                ranged=self._ranged,
                 read_bytes=self._read_bytes,
                 done=done,
             ),

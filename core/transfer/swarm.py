@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Protocol
@@ -154,7 +155,14 @@ class Swarm:
             offered |= offer.have
         machine.want, machine.urgent = self._host.wanted(offered)
         for fetch in machine.plan(now):
-            self._fetches[fetch.number] = group.create_task(self._fetch(fetch))
+            ref = self._refs.get(fetch.parent)
+            if ref is None:
+                # A new record came in between; its parents are listened to next.
+                machine.drop(fetch)
+                continue
+            task = group.create_task(self._fetch(fetch, ref))
+            self._fetches[fetch.number] = task
+            task.add_done_callback(functools.partial(self._ended, fetch))
         if self._unreported and now - self._reported_at >= HAVE_EVERY:
             self.flush()
 
@@ -167,6 +175,12 @@ class Swarm:
         if self._unreported:
             times.append(self._reported_at + HAVE_EVERY)
         return max(0.0, min(times) - now)
+
+    def _ended(self, fetch: Fetch, task: asyncio.Task[None]) -> None:
+        """However a fetch ended, even before its first step, its pieces are open again."""
+        self._fetches.pop(fetch.number, None)
+        self.machine.drop(fetch)
+        self.wake.fire()
 
     # ------------------------------------------------------------------ parents
 
@@ -237,16 +251,12 @@ class Swarm:
 
     # ------------------------------------------------------------------ pieces
 
-    async def _fetch(self, fetch: Fetch) -> None:
+    async def _fetch(self, fetch: Fetch, ref: ParentRef) -> None:
         run = (fetch.first, fetch.last)
         layout = self.entry.layout
         sink = MemorySink(layout, run) if fetch.hedge else PieceSink(layout, run, self.entry.write)
         try:
-            await self._ground.transport.fetch(self._request(fetch, sink.expected), sink)
-        except asyncio.CancelledError:
-            self.machine.drop(fetch)
-            self.wake.fire()
-            raise
+            await self._ground.transport.fetch(self._request(fetch, ref, sink.expected), sink)
         except Busy as exc:
             self._ground.counters.refused_requests += 1
             self.machine.busy(fetch, exc.retry_after or 0.0, self._ground.clock())
@@ -262,13 +272,11 @@ class Swarm:
                 self._give_up(fetch.parent, exc)
         else:
             self.machine.received(fetch, sink.received, self._ground.clock())
-        finally:
-            self._fetches.pop(fetch.number, None)
+        self._fetches.pop(fetch.number, None)
         await self._keep(fetch, sink)
-        self.wake.fire()
 
-    def _request(self, fetch: Fetch, length: int) -> PieceRequest:
-        ref, ground = self._refs[fetch.parent], self._ground
+    def _request(self, fetch: Fetch, ref: ParentRef, length: int) -> PieceRequest:
+        ground = self._ground
         pieces = f"{fetch.first}-{fetch.last}"
         return PieceRequest(
             base_url=ref.url,

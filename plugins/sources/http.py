@@ -41,7 +41,6 @@ from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
 from hawker.plugins.sources.pinned import pinned_client
 
-CHUNK = 256 * 1024
 MAX_REDIRECTS = 10
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 HEAD_TIMEOUT = 30.0
@@ -90,7 +89,8 @@ class HttpReading:
             return
         received, waited, lately = 0, 0.0, 0
         shown = _shown(str(self._response.url))
-        chunks = self._response.aiter_raw(CHUNK)
+        # In pieces as they come: a collector of larger ones would hide how slowly they do.
+        chunks = self._response.aiter_raw()
         try:
             while True:
                 since = time.monotonic()
@@ -188,7 +188,7 @@ class HttpSource:
         if parsed is None or wanted is None or parsed[0].start != wanted.start:
             problem = "another range than was asked for"
         else:
-            span, total = parsed
+            span = parsed[0]
             length = _length(response)
             if length is not None and span.stop is not None and length != span.stop - span.start:
                 problem = "a length that is not its range's"

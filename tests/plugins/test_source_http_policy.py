@@ -128,7 +128,7 @@ def test_a_redirect_to_where_it_may_not_go_is_refused(target: str) -> None:
         read(f"http://127.0.0.1:{server.port}/")
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "gopher://h/", "//", "http://a@h/"])
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "gopher://h/", "http://a@h/"])
 def test_a_redirect_to_what_is_no_plain_http_url_is_refused(target: str) -> None:
     server = Server(to(target))
     with closing(server), pytest.raises(OriginRefused):

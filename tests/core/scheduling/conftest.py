@@ -114,6 +114,7 @@ class World:
                 generation=generation,
                 layout=LAYOUT,
                 validator=validator,
+                ranged=bool(validator),
                 read_bytes=size,
                 done=done,
             ),

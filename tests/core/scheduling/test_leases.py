@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from hawker.core.digests import Reader
 from hawker.core.errors import OriginFailed
 from hawker.core.ids import TaskSpec
@@ -19,6 +21,7 @@ from hawker.core.messages import (
     Register,
     Stop,
     WhoHas,
+    Withdrawn,
 )
 from hawker.core.pieces import MIB, Layout, PieceSet
 from hawker.core.ranges import ByteRange
@@ -200,9 +203,27 @@ def test_the_part_of_a_dead_reader_goes_to_another() -> None:
     assert BIG.touching(parts[dead][0]) <= pieces
 
 
+def test_without_ranges_the_next_reader_continues_the_same_generation() -> None:
+    world = make()
+    world.join("other", seed=True)
+    [(first, read)] = reads(world.ask("one", spec("x")))
+    begun = msgspec.structs.replace(_begun(read, '"v"'), ranged=False, read_bytes=1)
+    name, other = ("seed", "other") if first == world.host("seed") else ("other", "seed")
+    world.report(name, begun)
+    out = world.tick(2.1)
+    [(second, again)] = reads(out)
+    assert second == world.host(other) and (again.ranged, again.generation) == (False, GENERATION)
+    assert not any(isinstance(d, Withdrawn) for _, d in out)
+
+
 def _begun(read: Read, validator: str) -> LeaseProgress:
     return LeaseProgress(
-        task=read.task, lease=read.lease, generation=GENERATION, layout=BIG, validator=validator
+        task=read.task,
+        lease=read.lease,
+        generation=GENERATION,
+        layout=BIG,
+        validator=validator,
+        ranged=bool(validator),
     )
 
 
