@@ -331,7 +331,8 @@ class Arrival(msgspec.Struct, frozen=True, array_like=True):
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of a download's progress stream.
 
-    `done` and `problem` end it. `path` (of the stored file) is given only over the unix socket.
+    `done` and `problem` end it. `path` (of the stored file) is given only over the unix socket, and
+    `mark` with it: the file's size, time of last write (ns) and inode, as its store left it.
     `arrivals` only where the request asked for a trace.
     """
 
@@ -346,6 +347,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
     done: bool = False
     path: str = ""
+    mark: tuple[int, int, int] | None = None
     problem: Problem | None = None
     arrivals: list[Arrival] = []
 

@@ -16,6 +16,7 @@ from hawker.core.clients.daemon import DaemonClient
 from hawker.core.errors import OutputFailed
 from hawker.core.messages import DownloadRequest, Progress
 from hawker.core.storage.delivery import deliver
+from hawker.core.storage.mark import Mark
 
 
 async def save(daemon: DaemonClient, request: DownloadRequest, output: Output, show: Show) -> Saved:
@@ -33,6 +34,7 @@ async def save(daemon: DaemonClient, request: DownloadRequest, output: Output, s
                 output.path,
                 overwrite=output.overwrite,
                 hard_link=output.hard_link,
+                mark=None if step.mark is None else Mark(*step.mark),
             )
         else:
             how = await _transfer(daemon, step, output)

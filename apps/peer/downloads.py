@@ -44,8 +44,10 @@ async def _lines(
                 entry = active.entry
                 if request.hard_link:
                     await entry.prepare_hard_link()
-                path = str(entry.path) if show_path else ""
-                yield encode(msgspec.structs.replace(progress, path=path))
+                if show_path:
+                    mark = None if entry.mark is None else entry.mark.fields
+                    progress = msgspec.structs.replace(progress, path=str(entry.path), mark=mark)
+                yield encode(progress)
                 if request.pin:
                     await asyncio.sleep(MAX_PIN)
     except HawkerError as exc:

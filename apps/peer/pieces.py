@@ -89,10 +89,12 @@ class PieceServer:
         entry = self._store.get(task, generation)
         if entry is None:
             raise NotFound(f"generation {generation} of task {task} is not stored here")
-        if not PieceSet.of_run(*run) <= entry.valid or entry.windowed:
-            raise NotFound(f"pieces {run[0]}-{run[1]} of task {task} are not all valid here")
         coding = self._acceptable(scope)
         with self._slots.taken(), entry.using():
+            await entry.prepare()
+            if not PieceSet.of_run(*run) <= entry.valid or entry.windowed:
+                raise NotFound(f"pieces {run[0]}-{run[1]} of task {task} are not all valid here")
+            entry.check_unchanged()
             span = entry.layout.span(run)
             await until_disconnected(receive, self._send(entry, span, coding, send))
         self._served(task, generation, run)
@@ -132,6 +134,7 @@ class PieceServer:
         if not await asyncio.to_thread(codec.worthwhile, sample):
             return None
         data = await read(entry.fd, span.start, size)
+        entry.check_unchanged()
         return await asyncio.to_thread(codec.encode, data)
 
 

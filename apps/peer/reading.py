@@ -51,11 +51,13 @@ async def send_span(entry: Entry, span: ByteRange, send: Any) -> None:
     """The bytes of a definite span as body messages, more to follow.
 
     Raises:
+        GenerationGone: somebody else changed the stored file.
         TimeoutError: the client took none of a message for 30 s.
         StorageFailed: the stored file is not what it should be.
     """
     assert span.stop is not None
     for offset in range(span.start, span.stop, MESSAGE):
         data = await read(entry.fd, offset, min(MESSAGE, span.stop - offset))
+        entry.check_unchanged()
         async with asyncio.timeout(SLOW_CLIENT):
             await send({"type": "http.response.body", "body": data, "more_body": True})

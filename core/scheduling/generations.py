@@ -52,6 +52,12 @@ class Generations:
         if layout.total is not None and layout.everything() <= peer.have:
             self.complete(task, peer, mine, now)
 
+    def restate(self, peer: Peer, have: PieceSet) -> None:
+        """All that a peer has: pieces may have gone, where its disk was damaged."""
+        if peer.generation is not None and peer.have - have:
+            peer.have &= have
+            peer.generation.complete.discard(peer.host)
+
     def complete(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
         """The peer has all of it."""
         generation.complete.add(peer.host)

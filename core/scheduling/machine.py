@@ -199,6 +199,8 @@ class Scheduler:
         peer.machine.fire("offer" if report.want == [] else "ask")
         if peer.generation is not None:
             peer.machine.fire("join")
+            same = report.generation == peer.generation.id
+            self._generations.restate(peer, PieceSet.from_runs(report.have if same else []))
         if task.machine.state == "failed":
             task.machine.fire("ask")
             task.attempts = 0

@@ -9,9 +9,10 @@ import secrets
 import stat
 from pathlib import Path
 
-from hawker.core.errors import OutputFailed
+from hawker.core.errors import GenerationGone, OutputFailed
 from hawker.core.pieces import MIB
 from hawker.core.storage.linux import clone, rename_no_replace
+from hawker.core.storage.mark import Mark
 
 _COPY_STEP = 64 * MIB
 # Filesystems without hard links, or that do not let this user make one.
@@ -21,13 +22,19 @@ _NO_RANGE_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNO
 
 
 def deliver(
-    source: Path, target: Path, *, overwrite: bool, hard_link: bool = False, move: bool = False
+    source: Path,
+    target: Path,
+    *,
+    overwrite: bool,
+    hard_link: bool = False,
+    move: bool = False,
+    mark: Mark | None = None,
 ) -> str:
     """Make `target` have the bytes of `source`; blocking.
 
     The target appears at once and as a whole, with the mode that the umask gives (a hard link has
     that of the source). A symbolic link in its place is replaced, not followed. `move` takes the
-    source away.
+    source away. With `mark`, a source that does not look so before and after is not delivered.
 
     Returns:
         How: "reflink", "copy", "hard link" or "move".
@@ -35,15 +42,17 @@ def deliver(
     Raises:
         OutputFailed: the target exists and `overwrite` is false, or it cannot be written; there is
             nothing of it then, and the source is where it was.
+        GenerationGone: somebody changed the source.
     """
     _check_target(target, overwrite)
     try:
         if hard_link:
+            _check_mark(source, mark)
             _hard_link(source, target, overwrite)
             return "hard link"
         if move and _moved(source, target, overwrite):
             return "move"
-        how = _copy(source, target, overwrite)
+        how = _copy(source, target, overwrite, mark)
         if move:
             source.unlink()
         return how
@@ -77,7 +86,15 @@ def _temporary(target: Path) -> Path:
     return target.with_name(f".{name}.{secrets.token_hex(6)}.part")
 
 
-def _copy(source: Path, target: Path, overwrite: bool) -> str:
+def _check_mark(source: Path, mark: Mark | None) -> None:
+    if mark is not None and Mark.of(os.stat(source)) != mark:
+        raise GenerationGone(
+            f"the stored file {source} was changed by somebody else",
+            hint="run the same command again: it is fetched anew",
+        )
+
+
+def _copy(source: Path, target: Path, overwrite: bool, mark: Mark | None = None) -> str:
     temporary = _temporary(target)
     out = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -90,6 +107,7 @@ def _copy(source: Path, target: Path, overwrite: bool) -> str:
             os.fsync(out)
         finally:
             os.close(out)
+        _check_mark(source, mark)
         _publish(temporary, target, overwrite)
     finally:
         with contextlib.suppress(FileNotFoundError):

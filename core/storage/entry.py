@@ -22,6 +22,7 @@ from hawker.core.storage.faults import storage_failure
 from hawker.core.storage.index import Index, Row
 from hawker.core.storage.journal import Journal
 from hawker.core.storage.linux import punch_hole
+from hawker.core.storage.mark import Mark
 from hawker.core.storage.sidecar import Digests, Learned, Sidecar
 from hawker.core.storage.trust import Trust
 
@@ -91,7 +92,9 @@ class Entry:
         self._layout = row.layout
         self._recorded_use = row.used
         self._file = ContentFile(files.content)
-        self._trust = Trust(row, self._file, keeper.boot, keeper.journal, keeper.threads)
+        self._trust = Trust(
+            row, self._file, keeper.boot, keeper.journal, keeper.threads, empty=not valid
+        )
         # Pieces that may not be on the disk are not valid until `prepare` has seen them.
         self._valid = PieceSet() if self._trust.in_doubt_since_boot else valid
         self._sidecar = Sidecar(files.sidecar)
@@ -217,6 +220,8 @@ class Entry:
             if self._users == 0:
                 if not self.windowed:
                     self._digests = None
+                    self._trust.settle()
+                    self._trust.record()
                 self._keeper.released(self)
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -232,7 +237,7 @@ class Entry:
         layout = self._layout
         if layout.total is not None and end > layout.total:
             raise StorageFailed(f"{self}: byte {end} is beyond its {layout.total} bytes")
-        with self._file.borrow() as fd:
+        with self._file.borrow() as fd, self._trust.writing():
             if end > self.reserved and not self.windowed:
                 self._keeper.make_room(self, _rounded_up(end, layout))
             try:
@@ -294,7 +299,8 @@ class Entry:
         def change(index: Index) -> None:
             self._sidecar.append(learned)
             if total is not None:
-                os.truncate(self.files.content, total)
+                with self._trust.writing():
+                    os.truncate(self.files.content, total)
                 index.set_total(self.number, total)
 
         await self._keeper.journal.submit(change, lambda _: self._learned(learned, total))
@@ -335,9 +341,27 @@ class Entry:
         """
         async with self._preparing:
             self._check_here()
-            if self._trust.in_doubt:
+            if self._users > 1:
+                # Others rely on what it was: none of it may become invalid under their hands.
+                self.check_unchanged()
+            if not self.windowed and self._trust.in_doubt:
                 with self.using():
                     await self._trust.examine(self._layout, self.digest_of, self._examined)
+
+    @property
+    def mark(self) -> Mark | None:
+        """What the stored file looks like as this store left it; None while it is written."""
+        return self._trust.mark
+
+    def check_unchanged(self) -> None:
+        """Before bytes of an entry that is in use are given away: it must be as it was left.
+
+        Raises:
+            GenerationGone: somebody else changed the stored file; it is withdrawn.
+        """
+        if not self.windowed and self._trust.changed:
+            self._keeper.withdraw(self)
+            raise GenerationGone(f"the stored file of {self} was changed by somebody else")
 
     async def prepare_hard_link(self) -> None:
         """Make the stored file read-only, and notice from now on when it was changed.
@@ -346,6 +370,7 @@ class Entry:
             StorageFailed: the entry is not complete, or it is windowed.
         """
         self._check_here()
+        self.check_unchanged()
         if self.windowed or not self.complete:
             raise StorageFailed(f"{self} is not complete: a hard link to it would never be")
         await self._trust.allow_links()
@@ -387,6 +412,8 @@ class Entry:
 
     def _became_valid(self, pieces: PieceSet) -> None:
         self._valid |= pieces
+        if self.complete and not self.windowed:
+            self._trust.settle()
         self._changed()
 
     def _changed(self) -> None:

@@ -20,8 +20,9 @@ from hawker.core.ids import TaskSpec
 from hawker.core.pieces import Layout, PieceSet
 from hawker.core.storage.directory import Name
 from hawker.core.storage.faults import FULL_HINT
+from hawker.core.storage.mark import Mark
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = (
     """CREATE TABLE entries (
         number INTEGER PRIMARY KEY,
@@ -35,6 +36,7 @@ _SCHEMA = (
         used REAL NOT NULL,
         unsynced TEXT NOT NULL,
         link BLOB,
+        mark BLOB,
         UNIQUE (task, generation))""",
     """CREATE TABLE pieces (
         entry INTEGER NOT NULL,
@@ -62,23 +64,12 @@ class DamagedIndex(StorageFailed):
     """The file is not an index that can be trusted."""
 
 
-class LinkMark(msgspec.Struct, frozen=True):
-    """A stored file as it was when somebody could make a hard link to it."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> LinkMark:
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
 class Row(msgspec.Struct, frozen=True):
     """A generation in the index.
 
     `unsynced` is the boot of the machine during which bytes were written that nobody has forced to
-    the disk since; empty where there are none.
+    the disk since; empty where there are none. `link` is set while hard links may exist, and is the
+    file as it was when they were allowed; `mark` is the file as this store left it.
     """
 
     number: int
@@ -88,7 +79,8 @@ class Row(msgspec.Struct, frozen=True):
     created: float
     used: float
     unsynced: str
-    link: LinkMark | None = None
+    link: Mark | None = None
+    mark: Mark | None = None
 
 
 class Contents(msgspec.Struct, frozen=True):
@@ -204,7 +196,7 @@ class Index:
         """Everything; raises DamagedIndex where it makes no sense."""
         found = self._db.execute(
             "SELECT number, task, generation, stamp, spec, total, piece_length, created, used,"
-            " unsynced, link FROM entries"
+            " unsynced, link, mark FROM entries"
         )
         try:
             rows = [_row(values) for values in found]
@@ -224,7 +216,7 @@ class Index:
         for (number,) in left_behind:
             self.forget(number)
         self._db.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.number,
                 name.task,
@@ -236,7 +228,8 @@ class Index:
                 row.created,
                 row.used,
                 row.unsynced,
-                _link_blob(row.link),
+                _mark_blob(row.link),
+                _mark_blob(row.mark),
             ),
         )
 
@@ -253,8 +246,11 @@ class Index:
     def set_unsynced(self, number: int, boot: str) -> None:
         self._db.execute("UPDATE entries SET unsynced = ? WHERE number = ?", (boot, number))
 
-    def set_link(self, number: int, link: LinkMark | None) -> None:
-        self._db.execute("UPDATE entries SET link = ? WHERE number = ?", (_link_blob(link), number))
+    def set_link(self, number: int, link: Mark | None) -> None:
+        self._db.execute("UPDATE entries SET link = ? WHERE number = ?", (_mark_blob(link), number))
+
+    def set_mark(self, number: int, mark: Mark | None) -> None:
+        self._db.execute("UPDATE entries SET mark = ? WHERE number = ?", (_mark_blob(mark), number))
 
     # ------------------------------------------------------------------ pieces
 
@@ -293,14 +289,13 @@ class Index:
         return sets
 
 
-def _link_blob(link: LinkMark | None) -> bytes | None:
-    return None if link is None else msgspec.json.encode(link)
+def _mark_blob(mark: Mark | None) -> bytes | None:
+    return None if mark is None else msgspec.json.encode(mark)
 
 
 def _row(values: tuple[object, ...]) -> Row:
-    number, task, generation, stamp, spec, total, piece_length, created, used, unsynced, link = (
-        values
-    )
+    (number, task, generation, stamp, spec, total, piece_length, created, used, unsynced, link,
+     mark) = values  # fmt: skip
     return msgspec.convert(
         {
             "number": number,
@@ -311,6 +306,7 @@ def _row(values: tuple[object, ...]) -> Row:
             "used": used,
             "unsynced": unsynced,
             "link": None if link is None else msgspec.json.decode(_bytes(link)),
+            "mark": None if mark is None else msgspec.json.decode(_bytes(mark)),
         },
         Row,
     )

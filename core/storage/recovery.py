@@ -22,7 +22,8 @@ from hawker.core.storage.directory import (
     content_files,
 )
 from hawker.core.storage.faults import storage_failure
-from hawker.core.storage.index import Contents, DamagedIndex, Index, LinkMark, Row
+from hawker.core.storage.index import Contents, DamagedIndex, Index, Row
+from hawker.core.storage.mark import Mark
 from hawker.core.storage.sidecar import Digests, Learned, Sidecar
 from hawker.core.storage.verification import matching, slices
 
@@ -103,8 +104,11 @@ def _rebuild(
         digests = _accepted(records, layout)
         if layout.total is None and digests.total is not None:
             layout = Layout(digests.total, layout.piece_length)
+        # Before the bytes are read: a change during that is seen the next time.
+        mark = Mark.of(files.content.stat())
         good = _on_disk(files.content, layout, digests.by_piece(), threads)
-        row = Row(number, name, header.spec, layout, header.created, now, boot, _link(files))
+        link = _link(files)
+        row = Row(number, name, header.spec, layout, header.created, now, boot, link, mark)
         index.insert(row)
         index.add_pieces(number, good, boot)
 
@@ -149,10 +153,10 @@ def _on_disk(
     return {piece: digests[piece] for part in parts for piece in part}
 
 
-def _link(files: Files) -> LinkMark | None:
+def _link(files: Files) -> Mark | None:
     """A stored file is read-only when hard links to it may exist."""
     status = files.content.stat()
-    return None if status.st_mode & 0o200 else LinkMark.of(status)
+    return None if status.st_mode & 0o200 else Mark.of(status)
 
 
 # ---------------------------------------------------------------------------- what is there

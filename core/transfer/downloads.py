@@ -112,6 +112,8 @@ class Download:
 
     async def _verify(self) -> None:
         entry = self.run.entry
+        if entry is not None:
+            entry.check_unchanged()
         if self._digest is None or entry is None or not entry.complete:
             return
         await asyncio.to_thread(_check_file, entry.path, self._digest, self._request.url)

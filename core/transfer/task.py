@@ -271,7 +271,11 @@ class TaskRun:
     async def _find_stored(self, group: asyncio.TaskGroup) -> None:
         entry = self._ground.store.newest(self.task)
         if entry is not None and not entry.windowed:
-            await self._hold(entry, group)
+            try:
+                await self._hold(entry, group)
+            except GenerationGone as exc:
+                # Its file is missing: as if it had never been stored.
+                log.warning("%s", exc)
 
     async def _advance(self, group: asyncio.TaskGroup) -> None:
         """Look at everything that may have changed, once."""

@@ -227,6 +227,26 @@ def _begun(read: Read, validator: str) -> LeaseProgress:
     )
 
 
+def test_pieces_that_a_damaged_disk_lost_are_read_again() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read)
+    world.report("seed", Have(task=read.task, generation=GENERATION, pieces=ALL))
+    world.progress("seed", read, size=1, done=True)
+    seed = world.key("seed")
+    world.scheduler.leave(world.host("one"), world.now)
+    again = Register(
+        task=read.task,
+        spec=spec("x"),
+        generation=GENERATION,
+        layout=LAYOUT,
+        have=[(0, 2), (4, 7)],
+        readers=[Reader(seed.host, seed.public, read.lease)],
+    )
+    [(_, rest)] = reads(world.report("seed", again))
+    assert rest.ranges == [LAYOUT.span((3, 3))]
+
+
 # ---------------------------------------------------------------------------- restart
 
 

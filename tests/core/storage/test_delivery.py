@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_a_hard_link_is_the_stored_file(source: Path, target: Path, overwrite: b
 
 @pytest.mark.parametrize("how", [{}, {"move": True}, {"hard_link": True}])
 def test_an_existing_target_is_never_replaced_unasked(
-    source: Path, target: Path, how: dict[str, bool]
+    source: Path, target: Path, how: dict[str, Any]
 ) -> None:
     target.write_bytes(b"before")
     with pytest.raises(OutputFailed, match="exists") as failed:
@@ -109,7 +110,7 @@ def test_an_existing_target_is_never_replaced_unasked(
 
 @pytest.mark.parametrize("how", [{}, {"move": True}, {"hard_link": True}])
 def test_a_dangling_symbolic_link_counts_as_existing(
-    source: Path, target: Path, how: dict[str, bool]
+    source: Path, target: Path, how: dict[str, Any]
 ) -> None:
     target.symlink_to(target.parent / "elsewhere")
     with pytest.raises(OutputFailed, match="exists"):
@@ -167,7 +168,7 @@ def test_a_full_disk_leaves_nothing_and_the_old_target(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("how", [{}, {"move": True}, {"hard_link": True}])
-def test_an_unwritable_directory_is_named(how: dict[str, bool]) -> None:
+def test_an_unwritable_directory_is_named(how: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         source, target = Path(folder) / "source", Path(folder) / "file"
