@@ -14,7 +14,14 @@ from starlette.requests import Request
 from hawker.apps.peer.reading import send_span
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.core.digests import Digest
-from hawker.core.errors import HawkerError, NotFound, NotHereYet, Unavailable
+from hawker.core.errors import (
+    GenerationGone,
+    HawkerError,
+    NotFound,
+    NotHereYet,
+    OriginChanged,
+    Unavailable,
+)
 from hawker.core.messages import DownloadRequest
 from hawker.core.ranges import ByteRange, RangeSpec, Unsatisfiable, parse_range
 from hawker.core.storage import Entry
@@ -26,6 +33,8 @@ Headers = list[tuple[bytes, bytes]]
 DEFAULT_WAIT = 120.0
 STALL = 60.0
 FIRST_BYTE = ByteRange(0, 1)
+# How often content may change under a request that has not sent a byte.
+GENERATIONS = 4
 
 
 async def send_content(
@@ -34,12 +43,32 @@ async def send_content(
     """Answer a GET or HEAD for a URL's content.
 
     Headers go out when the first wanted byte is here; before that every failure is a problem
-    response, after that the connection is aborted.
+    response, after that the connection is aborted. Content that gives way to another generation
+    before then is waited for anew.
 
     Raises:
         HawkerError: before the headers.
         Unavailable: after them, so that the server cuts the body short.
     """
+    begun = False
+
+    async def sending(message: Any) -> None:
+        nonlocal begun
+        begun = True
+        await send(message)
+
+    for attempt in range(GENERATIONS):
+        try:
+            await _send_generation(conductor, request, wanted, receive, sending)
+            return
+        except (OriginChanged, GenerationGone):
+            if begun or attempt + 1 == GENERATIONS:
+                raise
+
+
+async def _send_generation(
+    conductor: Conductor, request: Request, wanted: DownloadRequest, receive: Any, send: Any
+) -> None:
     head = request.method == "HEAD"
     spec = None if head else parse_range(request.headers.get("range"))
     wanted = _narrow(wanted, spec, head)

@@ -100,6 +100,12 @@ class Peer:
     def wants(self) -> bool:
         return self.machine.state in ("waiting", "running")
 
+    def avoids(self, now: float) -> frozenset[str]:
+        """Hosts that failed this peer lately."""
+        if not self.avoid:
+            return frozenset()
+        return frozenset(host for host, until in self.avoid.items() if until > now)
+
     def wanted(self, layout: Layout) -> PieceSet | None:
         """The pieces it wants; None for all of content of unknown length."""
         if self.machine.state == "holding":

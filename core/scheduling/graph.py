@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable
 
 from hawker.core.contracts import Candidate, Child, Evaluator
+from hawker.core.pieces import Layout, PieceSet
 from hawker.core.scheduling.entities import Generation, Host, Peer, Task
 
 PARENTS = 4
@@ -131,13 +132,76 @@ class Graph:
             self._find_parents(task, peer, generation, now)
         if len(peer.neighbours) < NEIGHBOURS_PICKED:
             self._find_neighbours(task, peer, generation, now)
-        if peer.parents:
+        missed = self._missed(task, peer, generation)
+        if missed:
+            missed = self._find_holders(task, peer, generation, missed, now)
+        if not peer.parents:
+            # Nobody without reproach is left: suspects are better than nobody.
+            self._find_parents(task, peer, generation, now, suspects=True)
+        if peer.parents and not missed:
             self._orphans.pop((task.id, peer.host), None)
         else:
             self._orphans[task.id, peer.host] = None
 
-    def _find_parents(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
-        roots = self._possible(task, peer, generation.roots.sample(self._rng, SAMPLE), now)
+    def review(self, task: Task, peer: Peer, now: float) -> None:
+        """The peer will have less than was thought: look again at who relies on it."""
+        for host in sorted(peer.children | peer.neighbours):
+            self.supply(task, task.peers[host], now)
+
+    def _missed(self, task: Task, peer: Peer, generation: Generation) -> PieceSet:
+        """What the peer wants and will get over none of its edges."""
+        layout = generation.layout
+        wanted = peer.wanted(layout)
+        if wanted is None:
+            return PieceSet()
+        missed = wanted - peer.have
+        for host in peer.parents:
+            missed -= self._will_have(task, task.peers[host], layout)
+        for host in peer.neighbours:
+            missed -= task.peers[host].have
+        return missed
+
+    def _will_have(self, task: Task, peer: Peer, layout: Layout) -> PieceSet:
+        """What a peer has, reads under a lease, or gets itself from those before it."""
+        pieces = peer.have
+        if peer.wants:
+            pieces |= peer.wanted(layout) or PieceSet()
+        for lease in task.leases.values():
+            if lease.host == peer.host:
+                for span in lease.ranges or ():
+                    pieces |= layout.touching(span)
+                if lease.ranges is None and layout.total is not None:
+                    pieces |= layout.everything()
+        return pieces
+
+    def _find_holders(
+        self, task: Task, peer: Peer, generation: Generation, missed: PieceSet, now: float
+    ) -> PieceSet:
+        """Link roots that hold parts of what the peer would miss; returns what is still missed.
+
+        A root that holds a part is a path to that part only.
+        """
+        for host in generation.roots:
+            root = task.peers[host]
+            gain = self._will_have(task, root, generation.layout) & missed
+            if gain and self._usable(task, peer, host, now) and host not in peer.parents:
+                self._link(task, root, peer)
+                missed -= gain
+                if not missed:
+                    break
+        return missed
+
+    def _find_parents(
+        self,
+        task: Task,
+        peer: Peer,
+        generation: Generation,
+        now: float,
+        *,
+        suspects: bool = False,
+    ) -> None:
+        sampled = generation.roots.sample(self._rng, SAMPLE)
+        roots = self._possible(task, peer, sampled, now, suspects=suspects)
         free = [root for root in roots if len(root.children) < ROOT_CHILDREN]
         if not any(host in generation.roots for host in peer.parents) and free:
             # The seed's own pieces reach the swarm soonest through many direct children.
@@ -148,7 +212,7 @@ class Graph:
             self._link(task, parent, peer)
         if not peer.parents:
             # Better an overbooked parent than none; a scan only where chance found nobody.
-            crowd = roots or self._possible(task, peer, generation.members, now)
+            crowd = roots or self._possible(task, peer, generation.members, now, suspects=suspects)
             for parent in self._best(task, peer, crowd)[:1]:
                 self._link(task, parent, peer)
 
@@ -165,22 +229,32 @@ class Graph:
             if fit:
                 self._befriend(task, peer, min(fit, key=lambda p: (len(p.neighbours), p.order)))
 
-    def _possible(self, task: Task, peer: Peer, hosts: Iterable[str], now: float) -> list[Peer]:
+    def _possible(
+        self,
+        task: Task,
+        peer: Peer,
+        hosts: Iterable[str],
+        now: float,
+        *,
+        suspects: bool = False,
+    ) -> list[Peer]:
         return [
             task.peers[host]
             for host in hosts
-            if self._usable(task, peer, host, now)
+            if self._usable(task, peer, host, now, suspects=suspects)
             and host not in peer.parents
             and task.peers[host].order < peer.order
         ]
 
-    def _usable(self, task: Task, peer: Peer, host: str, now: float) -> bool:
+    def _usable(
+        self, task: Task, peer: Peer, host: str, now: float, *, suspects: bool = False
+    ) -> bool:
         known = self._hosts.get(host)
         return (
             host != peer.host
             and known is not None
             and known.connected
-            and known.suspect_until <= now
+            and (suspects or known.suspect_until <= now)
             and peer.avoid.get(host, 0.0) <= now
             and task.peers[host].avoid.get(peer.host, 0.0) <= now
         )

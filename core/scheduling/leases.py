@@ -64,16 +64,17 @@ class Leases:
         if task.leases:
             self._widen(task, now)
             return
-        missing = missing_of(task)
+        missing = missing_of(task, now)
         if missing is False or task.machine.state == "failed":
             return
-        if task.current is None and not self._recall.settled(task.id, now):
+        if not self._recall.settled(task.id, now):
+            # Whoever comes first after a restart may have a part; others may have the rest.
             self._waiting[task.id] = None
             return
         if task.current is not None and not task.current.validator:
             # One sequential reading was all there could be: start over with what there is now.
             self._generations.supersede(task, now)
-            missing = missing_of(task)
+            missing = missing_of(task, now)
             if missing is False:
                 return
         reader = choose_reader(task, self._board.hosts, now)
@@ -176,7 +177,7 @@ class Leases:
         if generation is None or not generation.ranged or generation.layout.total is None:
             return
         layout = generation.layout
-        missing = missing_of(task)
+        missing = missing_of(task, now)
         if missing is False:
             return
         spans = [ByteRange(0, layout.total)] if not isinstance(missing, list) else missing
@@ -381,6 +382,7 @@ class Leases:
         peer = task.peers.get(lease.host)
         if peer is not None:
             self._generations.settle_root(task, peer, now)
+            self._board.graph.review(task, peer, now)
         self._share_rate(gate, "")
 
     def give_up(self, task: Task, problem: Problem | None, now: float) -> None:

@@ -35,7 +35,7 @@ from hawker.core.scheduling.views import describe_task, summarize_host, summariz
 
 AWAY_TIMEOUT = 5.0
 # How long one peer avoids another, and all peers a host that several accuse.
-SUSPECT_SECONDS = 30.0
+SUSPECT_SECONDS = 10.0
 LONGEST_SUSPICION = 600.0
 EVIDENCE_SECONDS = 10.0
 ACCUSERS = 2
@@ -65,8 +65,9 @@ class Scheduler:
         if known is None:
             known = self._board.hosts[host] = Host(host, announcement)
         elif known.announcement.boot != announcement.boot:
-            # Another life of the same host: what it was doing is over.
+            # Another life of the same host: what it was doing is over, and what was said of it.
             self._forget_tasks(known, now)
+            known.suspect_until, known.suspicions = 0.0, 0
         known.announcement = announcement
         known.machine.fire("announce")
         return self._board.take()
@@ -182,7 +183,7 @@ class Scheduler:
         """The host has told what it has of a task it may have been asked for."""
         self._recall.answered(name, host)
         task = self._board.tasks.get(name)
-        if task is not None and task.current is None:
+        if task is not None and not task.leases:
             self._leases.read_what_is_missing(task, now)
 
     def _register(self, host: Host, report: Register, now: float) -> None:
@@ -210,6 +211,7 @@ class Scheduler:
             self._generations.enter(task, peer, task.current, now)
         self._generations.settle_root(task, peer, now)
         self._board.graph.supply(task, peer, now)
+        self._board.graph.review(task, peer, now)
         self._board.touch(task, peer)
         self._leases.read_what_is_missing(task, now)
 
@@ -303,6 +305,8 @@ class Scheduler:
         for bereft in (peer, other):
             self._board.graph.supply(task, bereft, now)
         self._board.touch(task, peer)
+        # What only the accused has counts for nothing to this peer now.
+        self._leases.read_what_is_missing(task, now)
 
     def _suspect(self, host: Host, now: float) -> None:
         """Give the host's children to others; it comes back on probation, later each time."""

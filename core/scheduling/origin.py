@@ -66,8 +66,9 @@ class Ledger:
         return iter(self._records.values())
 
 
-def missing_of(task: Task) -> list[ByteRange] | bool | None:
-    """What of the origin is wanted and held by no live peer: False for nothing, None for all."""
+def missing_of(task: Task, now: float) -> list[ByteRange] | bool | None:
+    """What of the origin is wanted and held by nobody who could give it: False for nothing, None
+    for all."""
     wanting = [peer for peer in task.peers.values() if peer.wants]
     if not wanting:
         return False
@@ -76,29 +77,40 @@ def missing_of(task: Task) -> list[ByteRange] | bool | None:
         # Those who still finish an older generation need nothing of the origin.
         waiting = [peer for peer in wanting if peer.generation is None]
         return union_of(waiting) if waiting else False
-    if generation.complete:
+    wary = [peer for peer in wanting if peer.avoids(now)]
+    if generation.complete and not wary:
         return False
-    return _uncovered(task, generation, wanting)
+    return _uncovered(task, generation, wanting, now)
 
 
 def _uncovered(
-    task: Task, generation: Generation, wanting: list[Peer]
+    task: Task, generation: Generation, wanting: list[Peer], now: float
 ) -> list[ByteRange] | bool | None:
     layout = generation.layout
-    covered = PieceSet()
-    for host in generation.members:
-        covered |= task.peers[host].have
+    everybody = _held(task, generation, frozenset())
     missing = PieceSet()
     for peer in wanting:
         wanted = peer.wanted(layout)
         if wanted is None:
+            if generation.complete - peer.avoids(now):
+                continue
             return None
-        missing |= wanted - covered
+        avoided = peer.avoids(now)
+        missing |= wanted - (_held(task, generation, avoided) if avoided else everybody)
     if not missing:
         return False
     if layout.total is not None and missing == layout.everything():
         return None
     return [layout.span(run) for run in missing.runs()]
+
+
+def _held(task: Task, generation: Generation, avoided: Collection[str]) -> PieceSet:
+    """Every piece that a member has, those to be avoided left out."""
+    held = PieceSet()
+    for host in generation.members:
+        if host not in avoided:
+            held |= task.peers[host].have
+    return held
 
 
 def union_of(peers: Iterable[Peer]) -> list[ByteRange] | None:
@@ -131,7 +143,9 @@ def choose_reader(
     public = [peer for peer in wanting if not peer.private]
     if public and any(peer.readable for peer in public):
         seeds = [host for host in hosts.values() if host.connected and host.announcement.seed]
-        chosen = _freshest(task, [seed.id for seed in seeds if seed.id not in used], now)
+        # Who does not even serve its peers will hardly read for them.
+        sound = [seed for seed in seeds if seed.suspect_until <= now]
+        chosen = _freshest(task, [seed.id for seed in sound if seed.id not in used], now)
         if chosen is not None:
             return chosen
         own = [peer.host for peer in public if peer.readable and _present(hosts, peer.host)]

@@ -271,12 +271,17 @@ class OriginReader:
         sink = PieceSink(self._layout, (first, last), self._store)
         chunks: list[bytes] = []
         size = 0
-        async for chunk in reading.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size >= CHUNK:
-                await self._hand_over(sink, chunks)
-                chunks, size = [], 0
+        try:
+            async for chunk in reading.stream():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size >= CHUNK:
+                    await self._hand_over(sink, chunks)
+                    chunks, size = [], 0
+        except OriginFailed:
+            # What came before it broke off is good.
+            await self._hand_over(sink, chunks)
+            raise
         await self._hand_over(sink, chunks)
         if unknown:
             await self._end_of_unknown(sink, first)

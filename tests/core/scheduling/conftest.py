@@ -185,6 +185,13 @@ def check_task(scheduler: Scheduler, task: Task, now: float) -> None:
                 and task.peers[root].avoid.get(name, 0.0) <= now
             ]
             assert not usable, "a peer that wants pieces has a path from a root"
+        graph = scheduler._board.graph
+        if name not in set(generation.roots) and peer.wants:
+            missed = graph._missed(task, peer, generation)
+            for root in generation.roots:
+                free = graph._usable(task, peer, root, now) and root not in peer.parents
+                gain = graph._will_have(task, task.peers[root], layout) & missed
+                assert not (free and gain), "whoever wants a piece is linked to who has it"
     assert nx.is_directed_acyclic_graph(spine)
     for lease in task.leases.values():
         assert lease.host in task.peers

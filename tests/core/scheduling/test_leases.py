@@ -378,7 +378,7 @@ def test_a_suspect_is_back_after_its_time_and_one_accuser_is_then_enough() -> No
     for accuser in ("two", "three"):
         world.report(accuser, ParentFailed(task=read.task, parent=bad, reason="unavailable"))
     assert bad not in _parents(world, "four")
-    world.tick(31)
+    world.tick(11)
     world.progress("seed", read, size=10)
     world.report("four", Left(task=read.task))
     assert bad in _parents(world, "four")
