@@ -20,6 +20,7 @@ from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
+from hawker.core.tls import server_context
 from hawker.core.tokens import create_key_file, read_key_file
 
 WILDCARDS = ("0.0.0.0", "::", "")
@@ -34,6 +35,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
     _set_up_logs(settings.telemetry.log_level)
     keep_freed_memory()
     _prepare(settings, roles, up=up)
+    tls = server_context(settings.tls)
     loopback = is_loopback(settings.listen.host)
     plugins = PluginHost(settings)
     bound: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
@@ -47,7 +49,10 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
     made: dict[str, RoleApp] = {name: plugins.get_role(name, context) for name in roles}
     app = compose({f"/{name}": role for name, role in made.items()})
     listen = Listen(
-        host=settings.listen.host, port=settings.listen.port, unix_socket=settings.unix_socket
+        host=settings.listen.host,
+        port=settings.listen.port,
+        unix_socket=settings.unix_socket,
+        tls=tls,
     )
     try:
         async with (

@@ -1,8 +1,9 @@
 """Serving an ASGI app with hypercorn: the one module that knows the server.
 
-HTTP/1.1 and cleartext HTTP/2 (prior knowledge) on TCP and on a unix socket. hypercorn's own
-`serve` is not used: it does not tell the ports it bound, and on Python 3.12 and later it never
-returns while a response is streaming. Its connections (`TCPServer`) are, nearly unchanged.
+HTTP/1.1 and HTTP/2 on TCP (with TLS by ALPN, else by prior knowledge) and on a unix socket.
+hypercorn's own `serve` is not used: it does not tell the ports it bound, and on Python 3.12 and
+later it never returns while a response is streaming. Its connections (`TCPServer`) are, nearly
+unchanged.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +33,20 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 # Running answers may take this long to end when the server stops; then they are cut.
 GRACE = 1.0
+# A client that does not finish its handshake by then is cut.
+HANDSHAKE = 10.0
 CUT = 1.0
 SOCKET_PROBE = 0.5
 
 
 @dataclass(frozen=True)
 class Listen:
-    """Where to listen; port 0 takes a free one."""
+    """Where to listen; port 0 takes a free one. With `tls` the TCP side speaks TLS only."""
 
     host: str
     port: int
     unix_socket: Path
+    tls: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,16 @@ async def serving(app: Any, listen: Listen) -> AsyncIterator[Bound]:
     async with contextlib.AsyncExitStack() as stack:
         tcp = stack.enter_context(_bind_tcp(listen.host, listen.port))
         unix = stack.enter_context(await _bind_unix(listen.unix_socket))
+        handshake = HANDSHAKE if listen.tls is not None else None
         servers = [
-            await asyncio.start_server(connected, sock=bound, backlog=BACKLOG)
-            for bound in (tcp, unix)
+            await asyncio.start_server(
+                connected,
+                sock=tcp,
+                backlog=BACKLOG,
+                ssl=listen.tls,
+                ssl_handshake_timeout=handshake,
+            ),
+            await asyncio.start_server(connected, sock=unix, backlog=BACKLOG),
         ]
         try:
             yield _bound(tcp, listen)
@@ -124,7 +136,8 @@ def _configuration() -> Config:
 def _bound(tcp: socket.socket, listen: Listen) -> Bound:
     port: int = tcp.getsockname()[1]
     host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    return Bound(f"http://{host}:{port}", port, listen.unix_socket)
+    scheme = "http" if listen.tls is None else "https"
+    return Bound(f"{scheme}://{host}:{port}", port, listen.unix_socket)
 
 
 async def _end(connections: set[asyncio.Task[Any]]) -> None:

@@ -36,7 +36,12 @@ def open_daemon(settings: Settings, endpoint: str) -> DaemonClient:
     # Half of a short command's time is this import, and not every command needs it.
     from hawker.core.clients.daemon import DaemonClient
 
-    return DaemonClient(endpoint, token=_token(settings, endpoint))
+    tls = None
+    if endpoint.startswith("https://"):
+        from hawker.core.tls import client_context
+
+        tls = client_context(settings.tls)
+    return DaemonClient(endpoint, token=_token(settings, endpoint), tls=tls)
 
 
 def _listens(path: Path) -> bool:

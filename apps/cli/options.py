@@ -114,6 +114,27 @@ _COMMON = (
         help="The cluster's key.",
     ),
     _setting("--token", key="auth.token", metavar="TOKEN", help="Token to show to a daemon."),
+    _setting(
+        "--tls-ca",
+        key="tls.ca",
+        type=os.path.abspath,
+        metavar="FILE",
+        help="Authority of the cluster's certificates.",
+    ),
+    _setting(
+        "--tls-certificate",
+        key="tls.certificate",
+        type=os.path.abspath,
+        metavar="FILE",
+        help="Certificate of this process.",
+    ),
+    _setting(
+        "--tls-key",
+        key="tls.key",
+        type=os.path.abspath,
+        metavar="FILE",
+        help="Private key of the certificate.",
+    ),
 )
 _SERVING = (
     _setting("--host", key="listen.host", metavar="ADDRESS", help="Address to listen on."),
@@ -130,6 +151,13 @@ _SERVING = (
     ),
     _setting(
         "--advertise", key="peer.advertise", metavar="URL", help="This process as others reach it."
+    ),
+    _setting(
+        "--mutual-tls",
+        key="tls.mutual",
+        is_flag=True,
+        default=None,
+        help="Take only TCP clients with a certificate of --tls-ca.",
     ),
     _setting("--seed/--no-seed", key="peer.seed", default=None, help="Read origins for all."),
     _setting("--idc", key="peer.idc", metavar="NAME", help="Data centre of this host."),

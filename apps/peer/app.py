@@ -24,6 +24,7 @@ from hawker.core.errors import UnknownPlugin
 from hawker.core.messages import HostAnnouncement, Load
 from hawker.core.storage import Entry, Store
 from hawker.core.storage.identity import load_host_key
+from hawker.core.tls import client_context
 from hawker.core.tokens import ClusterKey, read_key_file
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.ground import Ground
@@ -107,6 +108,7 @@ class PeerRole(Role):
                 key=key,
                 tokens=self._tokens(key),
                 transport=plugins.get("hawker.transports", settings.peer.transport),
+                tls=await asyncio.to_thread(client_context, settings.tls),
                 codecs=self.codecs if settings.peer.compression else {},
             )
             conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)
@@ -146,6 +148,7 @@ class PeerRole(Role):
                 conductor.decide,
                 conductor.introduce,
                 conductor.answer,
+                tls=ground.tls,
             )
             links.append(link)
         return links

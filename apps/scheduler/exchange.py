@@ -20,6 +20,7 @@ from hawker.core.errors import BadRequest, HawkerError
 from hawker.core.messages import Decoder, encode
 from hawker.core.scheduling import LeaseRecord, Scheduler
 from hawker.core.settings import Settings
+from hawker.core.tls import client_context
 from hawker.core.tokens import ClusterKey, read_key_file
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class LeaseExchange:
         if not others:
             return
         key = ClusterKey(await asyncio.to_thread(read_key_file, self._settings.cluster_key_file))
-        async with control_client() as client, asyncio.TaskGroup() as group:
+        tls = await asyncio.to_thread(client_context, self._settings.tls)
+        async with control_client(tls=tls) as client, asyncio.TaskGroup() as group:
             for url in others:
                 group.create_task(self._follow(client, url.rstrip("/"), key))
 

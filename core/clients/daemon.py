@@ -7,6 +7,7 @@ there is no daemon, a broken connection, or an answer that is not a daemon's.
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -48,14 +49,16 @@ class Content(msgspec.Struct, frozen=True):
 class DaemonClient:
     """Talks to the daemon at `endpoint`: the path of a unix socket, or a base URL."""
 
-    def __init__(self, endpoint: str, *, token: str = "") -> None:
+    def __init__(
+        self, endpoint: str, *, token: str = "", tls: ssl.SSLContext | None = None
+    ) -> None:
         self.endpoint = endpoint
         remote = endpoint.startswith(("http://", "https://"))
         self._base = endpoint.rstrip("/") if remote else "http://localhost"
         self._headers = {"accept-encoding": "identity"}
         if token:
             self._headers["authorization"] = f"Bearer {token}"
-        self._http = control_client(uds=None if remote else endpoint)
+        self._http = control_client(uds=None if remote else endpoint, tls=tls)
 
     async def __aenter__(self) -> DaemonClient:
         return self

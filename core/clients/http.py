@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import httpx
 
 from hawker.core.errors import (
@@ -16,16 +18,24 @@ from hawker.core.messages import decode_problem
 CONNECT_TIMEOUT = 3.0
 REQUEST_TIMEOUT = 10.0
 MAX_CONNECTIONS = 512
+# Trusts no authority; loading the usual ones costs as much time as a short command takes.
+_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def control_client(*, uds: str | None = None) -> httpx.AsyncClient:
+def control_client(
+    *, uds: str | None = None, tls: ssl.SSLContext | None = None
+) -> httpx.AsyncClient:
     """A client for messages between roles: nothing from the environment, no redirects.
+
+    `tls` verifies `https` roles; without it none is reached.
 
     HTTP/1.1: long streams on a shared HTTP/2 connection would share its read timeouts too.
     """
     limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=64)
     return httpx.AsyncClient(
-        transport=httpx.AsyncHTTPTransport(uds=uds, limits=limits, trust_env=False),
+        transport=httpx.AsyncHTTPTransport(
+            uds=uds, limits=limits, trust_env=False, verify=tls or _NOBODY
+        ),
         timeout=httpx.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT),
         trust_env=False,
         follow_redirects=False,

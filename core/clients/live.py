@@ -7,6 +7,7 @@ peer, the general HTTP client took half of its time; this takes a tenth of that.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from urllib.parse import urlsplit
 
@@ -20,21 +21,32 @@ MAX_PROBLEM = 64 * 1024
 
 
 async def live_events(
-    url: str, headers: Mapping[str, str], *, connect: float, silence: float
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    connect: float,
+    silence: float,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[Event, None]:
     """The events of a GET until it ends; `connect` and `silence` are seconds.
+
+    `tls` verifies an `https` URL; without it none is reached.
 
     Raises:
         HawkerError: what a refusing answer's problem says; Unavailable for no connection, a silent
             or broken one, and an answer that is not understood.
     """
     parts = urlsplit(url)
-    if parts.scheme != "http" or parts.hostname is None:
-        raise Unavailable(f"{url} is not an http:// URL")
+    secure = parts.scheme == "https" and tls is not None
+    if parts.hostname is None or not (secure or parts.scheme == "http"):
+        raise Unavailable(f"{url} is no URL that this host can reach")
     try:
         async with asyncio.timeout(connect):
             reader, writer = await asyncio.open_connection(
-                parts.hostname, parts.port or 80, limit=MAX_HEAD
+                parts.hostname,
+                parts.port or (443 if secure else 80),
+                limit=MAX_HEAD,
+                ssl=tls if secure else None,
             )
     except (OSError, TimeoutError) as exc:
         raise Unavailable(f"{parts.netloc} cannot be reached: {exc or 'no answer'}") from exc

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import secrets
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 
@@ -64,6 +65,8 @@ class SchedulerLink:
         on_decision: Callable[[AnyDecision], None],
         on_epoch: Callable[[SchedulerLink], None],
         on_who_has: Callable[[SchedulerLink, str], None],
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.boot = secrets.token_hex(8)
@@ -76,6 +79,7 @@ class SchedulerLink:
         self._on_decision = on_decision
         self._on_epoch = on_epoch
         self._on_who_has = on_who_has
+        self._tls = tls
         self._away_since = time.monotonic()
         self._decode = decision_decoder()
         self._epoch = ""
@@ -121,7 +125,7 @@ class SchedulerLink:
 
     async def run(self) -> None:
         """Keep the link up until cancelled, then say goodbye."""
-        async with control_client() as client:
+        async with control_client(tls=self._tls) as client:
             self._base = self.base_url or await self._locate()
             try:
                 async with asyncio.TaskGroup() as group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Ground:
     tokens: ClusterKey | None
     transport: Transport
     codecs: Mapping[str, Codec] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = None
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
     counters: Counters = field(default_factory=Counters)

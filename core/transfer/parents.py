@@ -45,7 +45,9 @@ async def _stream(
     ground: Ground, parent: ParentRef, task: str, generation: str
 ) -> AsyncGenerator[Availability, None]:
     url = f"{parent.url}/v1/tasks/{task}/{generation}/availability"
-    events = live_events(url, ground.headers(task), connect=CONNECT, silence=SILENCE)
+    events = live_events(
+        url, ground.headers(task), connect=CONNECT, silence=SILENCE, tls=ground.tls
+    )
     async with aclosing(events):
         async for event in events:
             yield decode_availability(event.data)

@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from hawker.core.contracts import Codec, PieceRequest, Sink, Transport
@@ -27,6 +29,8 @@ from hawker.core.errors import (
     from_problem,
 )
 from hawker.core.messages import decode_problem
+from hawker.core.settings import Settings, TlsSettings
+from hawker.core.tls import client_context
 from hawker.pluggy_specs import hookimpl
 
 THREADS = 16
@@ -75,7 +79,8 @@ class _Job:
             self.aborted = True
             if self.connection is not None:
                 with contextlib.suppress(OSError):
-                    self.connection.sock.shutdown(socket.SHUT_RDWR)
+                    # Not the TLS socket's own: that one forgets its state under its thread.
+                    socket.socket.shutdown(self.connection.sock, socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def using(self, connection: _Connection) -> Iterator[None]:
@@ -93,9 +98,11 @@ class _Job:
 class Http1Transport:
     """See the module; `fetch` belongs to the event loop, everything below it to a thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: TlsSettings) -> None:
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="hawker-http1")
-        self._idle: dict[tuple[str, int], list[_Connection]] = {}
+        self._idle: dict[_Address, list[_Connection]] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
 
@@ -146,7 +153,7 @@ class Http1Transport:
             finally:
                 self._give_back(address, connection, reusable=done)
 
-    def _take(self, address: tuple[str, int], job: _Job) -> _Connection:
+    def _take(self, address: _Address, job: _Job) -> _Connection:
         now = time.monotonic()
         with self._lock:
             idle = self._idle.get(address, [])
@@ -156,13 +163,17 @@ class Http1Transport:
                     return connection
                 connection.sock.close()
         try:
-            return _connect(address, job)
+            return _connect(address, job, self._client_context() if address.secure else None)
         except OSError as exc:
-            raise Unavailable(f"{address[0]}:{address[1]} cannot be reached: {exc}") from exc
+            raise Unavailable(f"{address.host}:{address.port} cannot be reached: {exc}") from exc
 
-    def _give_back(
-        self, address: tuple[str, int], connection: _Connection, *, reusable: bool
-    ) -> None:
+    def _client_context(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._context is None:
+                self._context = client_context(self._tls)
+            return self._context
+
+    def _give_back(self, address: _Address, connection: _Connection, *, reusable: bool) -> None:
         with self._lock:
             idle = self._idle.setdefault(address, [])
             if reusable and len(idle) < MAX_IDLE:
@@ -180,7 +191,8 @@ class Http1Transport:
             sock.sendall(_request_bytes(request, host, base))
         except (BrokenPipeError, ConnectionResetError) as exc:
             raise _Closed from exc
-        patience = _Patience(sock, request.stall)
+        secure = isinstance(sock, ssl.SSLSocket)
+        patience = (_SecurePatience if secure else _Patience)(sock, request.stall)
         head = _read_head(patience)
         keep = head.headers.get("connection", "").lower() != "close"
         if head.status != 200:
@@ -227,26 +239,38 @@ class _Answered(Exception):
         self.reusable = reusable
 
 
-def _address(parts: SplitResult) -> tuple[str, int]:
+class _Address(NamedTuple):
+    host: str
+    port: int
+    secure: bool
+
+
+def _address(parts: SplitResult) -> _Address:
+    secure = parts.scheme == "https"
     try:
-        port = parts.port or 80
+        port = parts.port or (443 if secure else 80)
     except ValueError:
         port = 0
-    if parts.scheme != "http" or not parts.hostname or not port:
-        raise Unavailable(f"{parts.geturl()} is not an http:// URL")
-    return parts.hostname, port
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
+        raise Unavailable(f"{parts.geturl()} is not an http:// or https:// URL")
+    return _Address(parts.hostname, port, secure)
 
 
-def _connect(address: tuple[str, int], job: _Job) -> _Connection:
+def _connect(address: _Address, job: _Job, context: ssl.SSLContext | None) -> _Connection:
     """A new connection; `job.abort` ends a handshake that nobody answers."""
     failure: OSError = OSError("no address")
-    for family, kind, protocol, _, target in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+    found = socket.getaddrinfo(address.host, address.port, 0, socket.SOCK_STREAM)
+    for family, kind, protocol, _, target in found:
         connection = _Connection(socket.socket(family, kind, protocol))
         try:
             connection.sock.settimeout(CONNECT_TIMEOUT)
             with job.using(connection):
                 connection.sock.connect(target)
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if context is not None:
+                    connection.sock = context.wrap_socket(
+                        connection.sock, server_hostname=address.host
+                    )
             return connection
         except OSError as exc:
             connection.sock.close()
@@ -269,8 +293,12 @@ def _set_stall(sock: socket.socket, seconds: float) -> None:
 
     The kernel's own timeout, and not Python's: that one makes the socket non-blocking, so that
     a read could not wait for a whole buffer in one call. Such a read returns what came when the
-    timeout passes, whenever in between that was: hence ticks, which `_Patience` counts.
+    timeout passes, whenever in between that was: hence ticks, which `_Patience` counts. TLS gives
+    a record at a time anyway, and knows Python's timeout only.
     """
+    if isinstance(sock, ssl.SSLSocket):
+        sock.settimeout(min(seconds, TICK))
+        return
     sock.settimeout(None)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(seconds, TICK)))
@@ -313,6 +341,34 @@ class _Patience:
     def _check(self) -> None:
         if time.monotonic() - self._last >= self._seconds:
             raise TimeoutError
+
+
+class _SecurePatience(_Patience):
+    """The same over TLS."""
+
+    def recv(self, size: int) -> bytes:
+        while True:
+            try:
+                data = self._sock.recv(size)
+            except TimeoutError:
+                self._check()
+                continue
+            self._last = time.monotonic()
+            return data
+
+    def fill(self, view: memoryview) -> int:
+        filled = 0
+        while filled < len(view):
+            try:
+                size = self._sock.recv_into(view[filled:])
+            except TimeoutError:
+                self._check()
+                continue
+            self._last = time.monotonic()
+            if not size:
+                break
+            filled += size
+        return filled
 
 
 def _request_bytes(request: PieceRequest, host: str, base: str) -> bytes:
@@ -421,5 +477,5 @@ def _receive_coded(
 
 
 @hookimpl
-def hawker_transport(name: str) -> Transport:
-    return Http1Transport()
+def hawker_transport(name: str, settings: Settings) -> Transport:
+    return Http1Transport(settings.tls)

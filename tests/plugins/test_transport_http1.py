@@ -16,6 +16,7 @@ import pytest
 
 from hawker.core.contracts import PieceRequest
 from hawker.core.errors import Busy, HawkerError, NotFound, Unavailable
+from hawker.core.settings import TlsSettings
 from hawker.plugins.compression.zstd import ZstdCodec
 from hawker.plugins.transports.http1 import THREADS, Http1Transport
 
@@ -91,7 +92,7 @@ def _server(script: Script) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def _transport() -> AsyncIterator[Http1Transport]:
-    transport = Http1Transport()
+    transport = Http1Transport(TlsSettings())
     try:
         yield transport
     finally:

@@ -1,0 +1,184 @@
+"""`hawker ca`: a small certificate authority for the TLS between a cluster's processes."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hawker.core.errors import ConfigError
+
+CA_CERTIFICATE = "ca.crt"
+CA_KEY = "ca.key"
+# Clocks of the hosts differ; a certificate is valid from a little before it was made.
+SKEW = datetime.timedelta(minutes=5)
+
+
+@click.group(no_args_is_help=False)
+def ca() -> None:
+    """Make certificates for TLS between the processes of a cluster."""
+
+
+days_option = click.option(
+    "--days", type=click.IntRange(1, 3650), default=397, show_default=True, help="Days it is valid."
+)
+
+
+@ca.command()
+@click.argument("directory", default="ca", type=click.Path(path_type=Path))
+@click.option("--days", type=click.IntRange(1, 7300), default=3650, show_default=True)
+def create(directory: Path, days: int) -> None:
+    """Make an authority in DIRECTORY: ca.crt goes to every host, ca.key stays where it is."""
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Hawker cluster authority")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - SKEW)
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(_usage(signs=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    _make_directory(directory)
+    _write(directory / CA_KEY, _key_pem(key), secret=True)
+    _write(directory / CA_CERTIFICATE, _certificate_pem(certificate), secret=False)
+    click.echo(directory / CA_CERTIFICATE)
+
+
+@ca.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME|ADDRESS...")
+@click.option(
+    "--ca",
+    "authority",
+    default="ca",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The authority's directory.",
+)
+@click.option(
+    "-O", "--output", default=".", type=click.Path(path_type=Path), help="Where the files go."
+)
+@days_option
+def issue(names: Sequence[str], authority: Path, output: Path, days: int) -> None:
+    """Make a certificate and key for one host: exactly the names and addresses given."""
+
+    general_names = [_general_name(name) for name in names]
+    try:
+        signer = x509.load_pem_x509_certificate((authority / CA_CERTIFICATE).read_bytes())
+        signing = serialization.load_pem_private_key((authority / CA_KEY).read_bytes(), None)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"{authority} is no authority: {exc}", hint="make one with `hawker ca create`"
+        ) from exc
+    if not isinstance(signing, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{authority / CA_KEY} was not made by `hawker ca create`")
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    end = min(now + datetime.timedelta(days=days), signer.not_valid_after_utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])]))
+        .issuer_name(signer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - SKEW)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+            ),
+            critical=False,
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()),
+            critical=False,
+        )
+        .add_extension(x509.SubjectAlternativeName(general_names), critical=False)
+        .sign(signing, hashes.SHA256())
+    )
+    stem = names[0].replace(":", "_")
+    _make_directory(output)
+    key_file, certificate_file = output / f"{stem}.key", output / f"{stem}.crt"
+    _write(key_file, _key_pem(key), secret=True)
+    _write(certificate_file, _certificate_pem(certificate), secret=False)
+    click.echo(certificate_file)
+    click.echo(key_file)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    labels = name.split(".")
+    if not name.isascii() or any(not label or not _is_label(label) for label in labels):
+        raise click.BadParameter(f"{name!r} is no host name and no address", param_hint="NAME")
+    return x509.DNSName(name)
+
+
+def _is_label(label: str) -> bool:
+    return label.replace("-", "").replace("_", "").isalnum() and label.strip("-") == label
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _certificate_pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise ConfigError(f"{directory} cannot be made: {exc.strerror}") from exc
+
+
+def _write(path: Path, data: bytes, *, secret: bool) -> None:
+    """A new file; never over another one."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
+    except FileExistsError as exc:
+        raise ConfigError(
+            f"{path} exists already", hint="remove it first if nobody uses it any more"
+        ) from exc
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
