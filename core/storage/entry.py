@@ -349,6 +349,11 @@ class Entry:
                     await self._trust.examine(self._layout, self.digest_of, self._examined)
 
     @property
+    def missing(self) -> bool:
+        """Somebody took its files away."""
+        return not (self.files.content.exists() and self.files.sidecar.exists())
+
+    @property
     def mark(self) -> Mark | None:
         """What the stored file looks like as this store left it; None while it is written."""
         return self._trust.mark

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 UNSCHEDULED_DELAY = 30.0
 # A scheduler that is away for longer leaves its tasks to the others.
 FAILOVER_SECONDS = 3.0
+GUARD_EVERY = 1.0
 STEWARD_EVERY = 0.5
 OFFERS_AT_ONCE = 256
 OFFER_PAUSE = 0.1
@@ -261,15 +262,20 @@ class Conductor:
         return link
 
     async def _guard(self, run: TaskRun) -> None:
-        """Let a task be read without a scheduler when none comes back in time."""
-        if await self._any_connected(self._scheduler_wait):
-            return
-        delay = self.ground.rng.uniform(0, min(UNSCHEDULED_DELAY, 3 * self._scheduler_wait))
-        if await self._any_connected(delay) or self.runs.get(run.task) is not run:
-            return
-        log.warning("no scheduler is there: reading %s without one", run.spec.url)
-        self.ground.counters.unscheduled_reads += 1
-        run.use_port(self._solo)
+        """Let a task be read without a scheduler when none is there for long and nothing moves."""
+        while self.runs.get(run.task) is run and run.port is not self._solo:
+            moved = run.tally.total
+            if await self._any_connected(self._scheduler_wait):
+                await asyncio.sleep(GUARD_EVERY)
+                continue
+            # Known parents may be enough; and many hosts do not begin at the same moment.
+            delay = self.ground.rng.uniform(0, min(UNSCHEDULED_DELAY, 3 * self._scheduler_wait))
+            if run.tally.total != moved or await self._any_connected(delay):
+                continue
+            if self.runs.get(run.task) is run:
+                log.warning("no scheduler is there: reading %s without one", run.spec.url)
+                self.ground.counters.unscheduled_reads += 1
+                run.use_port(self._solo)
 
     async def _any_connected(self, timeout: float) -> bool:
         """Whether a scheduler is there, waiting at most `timeout` seconds for the first."""

@@ -225,7 +225,8 @@ class OriginReader:
         if self._layout.total is None:
             return PieceSet()
         wanted = PieceSet()
-        if self.ranges is None:
+        if self.ranges is None or not self._ranged:
+            # Without ranges everything comes by; what is not kept now had to be read again.
             wanted = self._layout.everything()
         else:
             for span in self.ranges:

@@ -18,6 +18,7 @@ from hawker.core.digests import DigestRun, Reader
 from hawker.core.errors import (
     Busy,
     DigestMismatch,
+    GenerationGone,
     HawkerError,
     QuotaExceeded,
     StorageFailed,
@@ -61,8 +62,8 @@ class SwarmHost(Protocol):
         """Pieces became valid."""
         ...
 
-    def fail(self, error: HawkerError) -> None:
-        """Nothing can be stored any more."""
+    def disk_failed(self, error: HawkerError, *, gone: bool) -> None:
+        """Nothing can be stored any more; `gone`: the files of the entry are not there."""
         ...
 
 
@@ -212,8 +213,19 @@ class Swarm:
             ) as events:
                 async for event in events:
                     await self._heard(ref.host, event)
+        except (StorageFailed, QuotaExceeded, GenerationGone) as exc:
+            if not self._own_failure(exc):
+                self._give_up(ref.host, exc)
         except HawkerError as exc:
             self._give_up(ref.host, exc)
+
+    def _own_failure(self, exc: HawkerError) -> bool:
+        """Whether this host's own disk failed, and not the parent; the task is told."""
+        gone = self.entry.missing
+        if gone or isinstance(exc, StorageFailed | QuotaExceeded):
+            self._host.disk_failed(exc, gone=gone)
+            return True
+        return False
 
     async def _heard(self, parent: str, event: Availability) -> None:
         if event.runs:
@@ -262,7 +274,7 @@ class Swarm:
             self.machine.busy(fetch, exc.retry_after or 0.0, self._ground.clock())
         except (StorageFailed, QuotaExceeded) as exc:
             self.machine.drop(fetch)
-            self._host.fail(exc)
+            self._own_failure(exc)
         except DigestMismatch as exc:
             self.machine.drop(fetch)
             self._ban(fetch.parent, exc)

@@ -218,6 +218,15 @@ class TaskRun:
         self.changed.fire()
         self._wake.fire()
 
+    def disk_failed(self, error: HawkerError, *, gone: bool) -> None:
+        """The store failed: begin again where the files were taken away, else tell the users."""
+        if gone and self.entry is not None:
+            log.warning("task %s: its stored files are gone: beginning again", self.task[:12])
+            self._gone = self.entry.generation
+            self._wake.fire()
+        else:
+            self.fail(error)
+
     def stop(self) -> None:
         """End soon: the daemon stops."""
         self._lease = None

@@ -62,6 +62,11 @@ class Tally:
     peers: int = 0
     arrivals: list[Arrival] = field(default_factory=list)
 
+    @property
+    def total(self) -> int:
+        """All bytes that became valid."""
+        return self.origin + self.seeds + self.peers
+
     def add(self, layout: Layout, pieces: PieceSet, source: str, *, seed: bool) -> None:
         """Pieces that became valid; `source` is a host, empty for the origin."""
         size = sum(layout.length(piece) for piece in pieces)
