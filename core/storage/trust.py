@@ -23,7 +23,7 @@ class Trust:
 
     A machine that lost power may have kept the rows of pieces and not their bytes. Anybody who may
     write the file may have changed it: it must look as this store left it (its size, time of the
-    last write and inode). While the store itself is writing that cannot be told.
+    last write and inode). Only within a write of the store itself that cannot be told.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class Trust:
         # What has no piece yet cannot have lost one.
         self._dirty = empty
         self._writers = 0
+        self._left: Mark | None = None
+        self._tainted = False
         self._lock = threading.Lock()
         self.in_doubt_since_boot = row.unsynced not in ("", boot)
 
@@ -69,6 +71,8 @@ class Trust:
     def changed(self) -> bool:
         """Somebody else wrote the file, replaced it or took it away."""
         with self._lock:
+            if self._tainted:
+                return True
             own = self._dirty or self._writers
         return not own and self._mark != self._look()
 
@@ -76,6 +80,8 @@ class Trust:
     def writing(self) -> Iterator[None]:
         """This store changes the file itself; from any thread."""
         with self._lock:
+            if not self._writers:
+                self._notice()
             self._writers += 1
             self._dirty = True
         try:
@@ -83,11 +89,18 @@ class Trust:
         finally:
             with self._lock:
                 self._writers -= 1
+                if not self._writers:
+                    self._left = self._look()
+
+    def _notice(self) -> None:
+        """See whether somebody wrote between two writes of this store."""
+        self._tainted = self._tainted or (self._left is not None and self._left != self._look())
 
     def settle(self) -> None:
         """Nothing more will be written for now: from here on any change is somebody else's."""
         with self._lock:
             if self._dirty and not self._writers:
+                self._notice()
                 self._mark, self._dirty = self._look(), False
 
     def record(self) -> None:
@@ -143,7 +156,8 @@ class Trust:
 
         def applied(_: None) -> None:
             self._link, self.in_doubt_since_boot = mark, False
-            self._mark = self._recorded = seen
+            self._mark = self._recorded = self._left = seen
+            self._tainted = False
             examined(good, bad)
 
         await self._journal.submit(change, applied)
