@@ -1,8 +1,9 @@
-"""An origin that changes, fails, is slow and cuts connections on demand, and counts what it sent."""
+"""An origin that changes, fails, is slow, cuts connections on demand, and counts what it sent."""
 
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,16 @@ class Thing:
     @property
     def newest(self) -> int:
         return len(self.versions) - 1
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is what this is about; faults of our own are printed."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class FaultyOrigin:
@@ -87,8 +98,7 @@ class FaultyOrigin:
             def log_message(self, format: str, *args: Any) -> None:
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 
@@ -169,9 +179,7 @@ class FaultyOrigin:
         request.end_headers()
         return start, stop
 
-    def _send(
-        self, request: BaseHTTPRequestHandler, answer: Answer, start: int, stop: int
-    ) -> None:
+    def _send(self, request: BaseHTTPRequestHandler, answer: Answer, start: int, stop: int) -> None:
         thing, cuts = self.things[answer.thing], self._cuts
         data = thing.versions[answer.version]
         chunked = not (self._validators or self._ranges)

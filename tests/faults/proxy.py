@@ -7,11 +7,27 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 CHUNK = 1 << 16
 BURST_SECONDS = 0.01
+
+
+class Bucket:
+    """Holds bytes back to a rate, in bytes per second (0: none), for all who share it."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        self.rate = rate
+        self._free_at = 0.0
+
+    async def take(self, size: int) -> None:
+        """Wait until so many bytes may pass."""
+        if self.rate:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now - BURST_SECONDS) + size / self.rate
+            if self._free_at > now:
+                await asyncio.sleep(self._free_at - now)
 
 
 class Links:
@@ -23,9 +39,13 @@ class Links:
         self._thread.start()
         self._links: list[Link] = []
 
-    def add(self, target: int, rate: float = 0.0) -> Link:
-        """A proxy in front of this port of this machine; `rate` in bytes per second, 0: none."""
-        link = Link(target, rate)
+    def add(self, target: int, downlink_of: Callable[[int], Bucket] | None = None) -> Link:
+        """A proxy in front of this port of this machine.
+
+        `downlink_of` finds the bucket of whoever connects from a local port, which holds back all
+        that this client takes through any link.
+        """
+        link = Link(target, downlink_of)
         self.run(link.open())
         self._links.append(link)
         return link
@@ -43,14 +63,14 @@ class Links:
 
 
 class Link:
-    """One proxy; `rate` is that of all its connections together, from the daemon outwards."""
+    """One proxy; `bucket` holds back all that leaves its daemon."""
 
-    def __init__(self, target: int, rate: float) -> None:
+    def __init__(self, target: int, downlink_of: Callable[[int], Bucket] | None) -> None:
         self.port = 0
-        self.rate = rate
         self.passed = 0
+        self.bucket = Bucket()
+        self._downlink_of = downlink_of
         self._target = target
-        self._free_at = 0.0
         self._stalled_until = 0.0
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -78,7 +98,12 @@ class Link:
         self._stalled_until = time.monotonic() + seconds
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._small_buffers(writer)
+        buckets = [self.bucket]
+        if self._downlink_of is not None:
+            buckets.append(self._downlink_of(writer.get_extra_info("peername")[1]))
+            # A slow link holds little, so that its rate is that of the bytes which arrive.
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * CHUNK)
         try:
             inner_reader, inner = await asyncio.open_connection(
                 "127.0.0.1", self._target, limit=CHUNK
@@ -90,39 +115,24 @@ class Link:
         self._writers |= {writer, inner}
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, inner, limited=False))
-                group.create_task(self._pump(inner_reader, writer, limited=True))
+                group.create_task(self._pump(reader, inner, []))
+                group.create_task(self._pump(inner_reader, writer, buckets))
         finally:
             self._writers -= {writer, inner}
             writer.transport.abort()
             inner.transport.abort()
 
-    def _small_buffers(self, writer: asyncio.StreamWriter) -> None:
-        """A link holds little, so that its rate is that of the bytes which arrive."""
-        sock = writer.get_extra_info("socket")
-        if self.rate:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * CHUNK)
-        writer.transport.set_write_buffer_limits(high=CHUNK)
-
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, limited: bool
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, buckets: list[Bucket]
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                if limited:
+                await asyncio.sleep(self._stalled_until - time.monotonic())
+                if buckets:
                     self.passed += len(data)
-                    await self._hold_back(len(data))
+                for bucket in buckets:
+                    await bucket.take(len(data))
                 writer.write(data)
                 await writer.drain()
         # One direction's end is taken as that of both: HTTP/1.1 does not half-close.
-        writer.transport.abort() if writer.is_closing() else writer.close()
-
-    async def _hold_back(self, size: int) -> None:
-        now = time.monotonic()
-        while (rest := self._stalled_until - now) > 0:
-            await asyncio.sleep(rest)
-            now = time.monotonic()
-        if self.rate:
-            self._free_at = max(self._free_at, now - BURST_SECONDS) + size / self.rate
-            if self._free_at > now:
-                await asyncio.sleep(self._free_at - now)
+        writer.close()

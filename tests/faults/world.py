@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
 import signal
 import socket
@@ -29,13 +30,15 @@ LASTING = {"lock", "host.key", "cluster.key", "index.sqlite", "scheduler.sqlite"
 class Daemon:
     """One `hawker serve`, that can be killed and started again on its port and data."""
 
-    def __init__(self, root: Path, name: str, arguments: list[str], env: dict[str, str]) -> None:
+    def __init__(
+        self, root: Path, name: str, arguments: list[str], env: dict[str, str], port: int = 0
+    ) -> None:
         self.name = name
         self.data = root / name
         self.log = root / f"{name}.log"
         self.frozen = False
         self.faults: list[str] = []
-        self.port = free_port()
+        self.port = port or free_port()
         self._arguments = [*arguments, "--port", str(self.port), "--data", str(self.data)]
         self._env = {k: v for k, v in os.environ.items() if not k.startswith("HAWKER_")} | env
         self._lock = threading.RLock()
@@ -91,6 +94,8 @@ class Daemon:
 
     def stored(self) -> list[dict[str, Any]]:
         """What it says it stores; nothing where it does not answer in time."""
+        if not self.live:
+            return []
         try:
             with self.client(2.0) as client:
                 found: list[dict[str, Any]] = client.get("/peer/v1/tasks").json()
@@ -118,6 +123,15 @@ class Daemon:
             if self.frozen:
                 os.kill(self.pid, signal.SIGCONT)
                 self.frozen = False
+
+    def has_socket(self, inode: str) -> bool:
+        """The socket is one of this process's (proc(5), /proc/PID/fd)."""
+        with contextlib.suppress(OSError):
+            for descriptor in os.scandir(f"/proc/{self.pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(descriptor.path) == f"socket:[{inode}]":
+                        return True
+        return False
 
     def limit_files(self, size: int) -> None:
         """No file of this process can grow beyond `size` bytes, as on a full disk; -1: no limit."""
@@ -174,7 +188,7 @@ class Daemon:
         left = [name for name in names if name not in LASTING]
         contents = {path for path in (self.data / "content").rglob("*") if path.is_file()}
         # A content file and its digest runs come and go together.
-        alone = [p.name for p in contents if p.suffix != ".runs" and not _twin(p) in contents]
+        alone = [p.name for p in contents if p.suffix != ".runs" and _twin(p) not in contents]
         return left + alone
 
     def content_files(self) -> list[Path]:
@@ -203,10 +217,10 @@ class World:
         self.links: list[Link] = []
         for number in range(plan.peers):
             own = {"HAWKER_STORAGE__QUOTA": str(plan.quota)} if number == plan.small else {}
-            peer = Daemon(root, f"peer-{number}", ["peer", *common], env | own)
-            link = self._links.add(peer.port)
-            peer._arguments += ["--advertise", link.url]
-            self.peers.append(peer)
+            port = free_port()
+            link = self._links.add(port)
+            flags = ["peer", *common, "--advertise", link.url]
+            self.peers.append(Daemon(root, f"peer-{number}", flags, env | own, port))
             self.links.append(link)
 
     @property
@@ -259,14 +273,8 @@ class World:
 
     def reader_of(self, port: int) -> str:
         """The daemon that has this local TCP port, empty where none has."""
-        inode = _inode_of(port)
-        for daemon in self.hosts:
-            with contextlib.suppress(OSError):
-                for descriptor in os.scandir(f"/proc/{daemon.pid}/fd"):
-                    with contextlib.suppress(OSError):
-                        if os.readlink(descriptor.path) == f"socket:[{inode}]":
-                            return daemon.name
-        return ""
+        inode = inode_of(port)
+        return next((daemon.name for daemon in self.hosts if daemon.has_socket(inode)), "")
 
     def leaks(self) -> list[str]:
         """Places where the requests' secret is seen: logs, and what the scheduler tells."""
@@ -299,7 +307,7 @@ def _twin(path: Path) -> Path:
     return path.with_name(path.name + ".runs")
 
 
-def _inode_of(port: int) -> str:
+def inode_of(port: int) -> str:
     """The socket of a local port that is connected (proc(5), /proc/net/tcp)."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -309,7 +317,13 @@ def _inode_of(port: int) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that stays free while its daemon is away.
+
+    It lies below the range from which the system takes ports for outgoing connections.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(lowest // 3, lowest)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port

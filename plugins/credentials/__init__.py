@@ -1,0 +1,1 @@
+"""Credentials: how Hawker signs in at origins."""

@@ -1,0 +1,290 @@
+"""The `s3` source: objects of S3 and of stores that speak its protocol, as `s3://bucket/key`.
+
+The bucket's name is the origin; which endpoint has it is a setting. Credentials come from the
+credentials plugins only. A presigned URL is an https URL, and so the `https` source's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
+
+from hawker.core.contracts import (
+    Credential,
+    Reading,
+    Source,
+    SourceItem,
+    SourceRequest,
+    SourceServices,
+)
+from hawker.core.errors import (
+    BadRequest,
+    ConfigError,
+    NotFound,
+    OriginChanged,
+    OriginFailed,
+    OriginRefused,
+)
+from hawker.core.ranges import ByteRange, parse_content_range
+from hawker.core.settings import Settings
+from hawker.pluggy_specs import hookimpl
+
+if TYPE_CHECKING:
+    from hawker.plugins.sources.s3_store import Answer, ObjectStore
+
+# A body that trickles slower than this over this long is a stall, however often a byte comes.
+SLOWEST = 1024
+SLOWEST_OVER = 30.0
+
+# What S3 allows in names of new buckets, and the underscore of old ones; no ARN, port or user.
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
+
+
+class S3Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[plugins.options.s3]`."""
+
+    endpoint: str = ""
+    """URL of the store, `https://host[:port]`; empty: Amazon's own of the region."""
+    region: str = "us-east-1"
+    """Region that requests are signed for."""
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Where the bucket's name stands: in the path, in the host's name, or as botocore decides."""
+    anonymous: bool = False
+    """Send unsigned requests where no credentials plugin has something for a bucket."""
+    ca: str = ""
+    """Certificates (PEM) that the endpoint may be verified by, besides `egress.ca`."""
+
+
+class S3Reading:
+    """An object's bytes, or some of them."""
+
+    def __init__(
+        self,
+        answer: Answer,
+        shown: str,
+        total: int | None,
+        span: ByteRange | None,
+        slowest_over: float,
+    ) -> None:
+        self.total = total
+        self.validator = _validator(answer.headers)
+        self.ranges = self.validator is not None
+        self.span = span
+        whole = span is None or span == ByteRange(0, total)
+        self.digest = _digest(answer.headers) if whole else ""
+        self._answer = answer
+        self._shown = shown
+        self._slowest_over = slowest_over
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        received, waited, lately = 0, 0.0, 0
+        while True:
+            since = time.monotonic()
+            chunk = await self._answer.read()
+            # Only the endpoint's time counts, not that of whoever takes the bytes.
+            waited += time.monotonic() - since
+            received += len(chunk)
+            lately += len(chunk)
+            if not chunk:
+                break
+            if waited >= self._slowest_over:
+                if lately < SLOWEST * waited:
+                    raise OriginFailed(f"{self._shown} trickles: {lately} bytes in {waited:.0f} s")
+                waited, lately = 0.0, 0
+            yield chunk
+        expected = self.total
+        if self.span is not None and self.span.stop is not None:
+            expected = self.span.stop - self.span.start
+        if expected is not None and received != expected:
+            raise OriginFailed(f"{self._shown} sent {received} bytes, not {expected}")
+
+    async def close(self) -> None:
+        await self._answer.close()
+
+
+class S3Source:
+    """Reads objects of one endpoint."""
+
+    def __init__(
+        self,
+        services: SourceServices,
+        options: S3Options,
+        *,
+        ca: str = "",
+        slowest_over: float = SLOWEST_OVER,
+    ) -> None:
+        self._services = services
+        self._options = options
+        self._authorities = [file for file in (options.ca, ca) if file]
+        self._slowest_over = slowest_over
+        self._store: ObjectStore | None = None
+        self._lock = asyncio.Lock()
+
+    async def open(self, request: SourceRequest, span: ByteRange | None = None) -> Reading:
+        answer, shown = await self._get(request, {} if span is None else {"Range": span.header()})
+        if answer.status == 416:
+            # Beyond the end; an empty object has no range at all.
+            answer, shown = await self._get(request, {})
+            span = None
+        if answer.status == 206 and span is not None:
+            return await self._partial(answer, shown, span)
+        if answer.status != 200:
+            await answer.close()
+            raise OriginFailed(f"{shown}: the endpoint answered {answer.status}")
+        return S3Reading(answer, shown, _length(answer.headers), None, self._slowest_over)
+
+    async def read(
+        self, request: SourceRequest, span: ByteRange, validator: str, total: int | None
+    ) -> Reading:
+        answer, shown = await self._get(request, {"Range": span.header(), "IfMatch": validator})
+        same = _validator(answer.headers) == validator
+        if answer.status == 206 and same:
+            reading = await self._partial(answer, shown, span)
+            if reading.total == total and reading.span == span:
+                return reading
+            same = reading.total == total
+        await answer.close()
+        if not same:
+            raise OriginChanged(f"{shown} is not what it was any more")
+        raise OriginFailed(f"{shown}: the endpoint ignored the range that was asked for")
+
+    async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
+        bucket, key = _parse(request.url, listing=True)
+        prefix = key if not key or key.endswith("/") else f"{key}/"
+        credential = await self._credential(request, bucket)
+        found = False
+        async for name, size in (await self._opened()).list(credential, bucket, prefix):
+            found = True
+            # The object that stands for the directory itself.
+            if name != prefix:
+                yield SourceItem(f"s3://{bucket}/{quote(name)}", size, size is None)
+        if not found and prefix:
+            raise NotFound(f"s3://{bucket}/{prefix}: the bucket has nothing below it")
+
+    async def close(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            await store.close()
+
+    async def _get(self, request: SourceRequest, extra: Mapping[str, str]) -> tuple[Answer, str]:
+        bucket, key = _parse(request.url)
+        credential = await self._credential(request, bucket)
+        store = await self._opened()
+        return await store.get(credential, bucket, key, extra), f"s3://{bucket}/{key}"
+
+    async def _partial(self, answer: Answer, shown: str, wanted: ByteRange) -> S3Reading:
+        """A 206 that is what it says; raises OriginFailed for one that makes no sense."""
+        parsed = parse_content_range(answer.headers.get("content-range", ""))
+        length = _length(answer.headers)
+        if parsed is not None and parsed[0].stop is not None:
+            span, total = parsed
+            assert span.stop is not None
+            fits = span.start == wanted.start and (wanted.stop is None or span.stop <= wanted.stop)
+            if fits and length in (None, span.stop - span.start):
+                return S3Reading(answer, shown, total, span, self._slowest_over)
+        await answer.close()
+        raise OriginFailed(f"{shown}: the endpoint answered another range than was asked for")
+
+    async def _credential(self, request: SourceRequest, bucket: str) -> Credential:
+        if request.headers:
+            raise BadRequest(
+                f"{request.url}: requests to S3 are signed, and take no header fields",
+                hint="configure credentials with sources.credentials",
+            )
+        found = await self._services.credentials.find(request.url)
+        if found is not None and (found.anonymous or (found.access_key and found.secret_key)):
+            return found
+        if self._options.anonymous:
+            return Credential(anonymous=True)
+        raise OriginRefused(
+            f"there are no credentials for s3://{bucket}",
+            hint="name a plugin in sources.credentials, "
+            "or set plugins.options.s3.anonymous for public buckets",
+        )
+
+    async def _opened(self) -> ObjectStore:
+        async with self._lock:
+            if self._store is None:
+                self._store = await asyncio.to_thread(self._make)
+            return self._store
+
+    def _make(self) -> ObjectStore:
+        from hawker.plugins.sources.s3_store import ObjectStore
+
+        options = self._options
+        return ObjectStore(
+            self._services.egress,
+            options.endpoint,
+            options.region,
+            options.addressing,
+            self._authorities,
+        )
+
+
+def _parse(url: str, *, listing: bool = False) -> tuple[str, str]:
+    """Bucket and key of a URL; only a listing may leave out the key."""
+    parts = urlsplit(url)
+    bucket, key = parts.netloc, unquote(parts.path.removeprefix("/"), errors="surrogateescape")
+    if not _BUCKET.fullmatch(bucket):
+        raise BadRequest(f"{url} names no bucket", hint="write s3://bucket/key")
+    if parts.query or parts.fragment:
+        raise BadRequest(f"{url} has a query", hint="write ? and # in keys as %3F and %23")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError as exc:
+        raise BadRequest(f"{url}: the key is not UTF-8") from exc
+    if (not key and not listing) or size > 1024:
+        raise BadRequest(f"{url} names no object", hint="write s3://bucket/key")
+    return bucket, key
+
+
+def _validator(headers: Mapping[str, str]) -> str | None:
+    etag = headers.get("etag", "")
+    return etag if len(etag) >= 2 and etag.startswith('"') and etag.endswith('"') else None
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("content-length", "")
+    return int(text) if text.isdigit() and len(text) <= 18 else None
+
+
+def _digest(headers: Mapping[str, str]) -> str:
+    """The SHA-256 that the store keeps of the whole object; not that of its parts' checksums."""
+    checksum = headers.get("x-amz-checksum-sha256", "")
+    if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
+        return ""
+    try:
+        digest = base64.b64decode(checksum, validate=True)
+    except (binascii.Error, ValueError):
+        return ""
+    return f"sha256:{digest.hex()}" if len(digest) == 32 else ""
+
+
+def _options(settings: Settings) -> S3Options:
+    try:
+        options = msgspec.convert(settings.plugins.options.get("s3", {}), S3Options)
+        parts = urlsplit(options.endpoint)
+        port_is_right = parts.port is None or parts.port > 0
+    except (msgspec.ValidationError, ValueError) as exc:
+        raise ConfigError(f"plugins.options.s3: {exc}") from exc
+    bare = parts.path in ("", "/") and not parts.query and parts.username is None
+    if options.endpoint and not (
+        parts.scheme in ("http", "https") and parts.hostname and port_is_right and bare
+    ):
+        raise ConfigError(
+            "plugins.options.s3.endpoint is no endpoint", hint="write https://host[:port]"
+        )
+    return options
+
+
+@hookimpl
+def hawker_source(scheme: str, settings: Settings, services: SourceServices) -> Source:
+    return S3Source(services, _options(settings), ca=settings.egress.ca)
