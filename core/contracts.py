@@ -90,7 +90,8 @@ class Source(Protocol):
 
         Raises:
             OriginChanged: the representation is another one now.
-            OriginFailed: also where the answer is not the range that was asked.
+            RangeIgnored: the answer is not the range that was asked.
+            OriginFailed: anything else.
         """
         ...
 

@@ -12,6 +12,7 @@
     ├── NotHereYet            503  a deadline passed before the bytes were here
     ├── DigestMismatch        502  bytes did not have the digest they should have
     ├── OriginFailed          502  the origin could not be read
+    │   └── RangeIgnored           it gave something else than the range that was asked for
     ├── OriginChanged         502  the origin changed in mid-download
     ├── OriginRefused         403  the origin refused us (401, 403)
     ├── QuotaExceeded         507  the store has no room within its quota
@@ -145,6 +146,10 @@ class OriginFailed(HawkerError):
     """The origin could not be read."""
 
     code, title, status, exit_code = "origin-failed", "origin failed", 502, 6
+
+
+class RangeIgnored(OriginFailed):
+    """The origin gave something else than the range it was asked for."""
 
 
 class OriginChanged(HawkerError):

@@ -19,7 +19,13 @@ from hawker.core.digests import (
     DigestRun,
     Reader,
 )
-from hawker.core.errors import HawkerError, OriginChanged, OriginFailed, first_of
+from hawker.core.errors import (
+    HawkerError,
+    OriginChanged,
+    OriginFailed,
+    RangeIgnored,
+    first_of,
+)
 from hawker.core.ids import generation_of, random_generation
 from hawker.core.messages import AnyReport, Changed, Failed, LeaseProgress, Length, Read
 from hawker.core.pieces import MAX_PIECE_LENGTH, MAX_PIECES, MIB, Layout, PieceSet, piece_length_for
@@ -97,6 +103,7 @@ class OriginReader:
         self._unpublished = asyncio.Event()
         self._published = Signal()
         self._request = task.origin
+        self._reread = False
         self._rate = lease.rate
         self._due = 0.0
 
@@ -210,9 +217,17 @@ class OriginReader:
                     first, reading = reading, None
                     if not await self._use_stream(first, missing):
                         continue
-                else:
+                elif self._ranged:
                     await self._read_range(source, missing)
+                else:
+                    await self._read_again(source)
                 failures = 0
+            except RangeIgnored as exc:
+                if not self._ranged:
+                    raise
+                # It only says that it has ranges: what is missing comes by once more.
+                log.warning("task %s: %s", self.lease.task[:12], exc)
+                self._ranged = False
             except OriginFailed as exc:
                 failures += 1
                 if not self._ranged or failures >= ATTEMPTS:
@@ -251,11 +266,22 @@ class OriginReader:
         await reading.close()
         return False
 
-    async def _read_range(self, source: Source, missing: PieceSet) -> None:
-        if not self._ranged:
+    async def _read_again(self, source: Source) -> None:
+        """All of it, where parts cannot be had: once more is all that makes sense."""
+        if self._reread or not self._validator:
             raise OriginFailed(
-                f"{self._request.url} cannot be read in parts, and its one reading ended early"
+                f"{self.lease.spec.url} cannot be read in parts, and its one reading ended early"
             )
+        self._reread = True
+        reading = await source.open(self._request)
+        try:
+            if (reading.validator, reading.total) != (self._validator, self._layout.total):
+                raise OriginChanged(f"{self.lease.spec.url} is not what it was any more")
+            await self._consume(reading, 0)
+        finally:
+            await reading.close()
+
+    async def _read_range(self, source: Source, missing: PieceSet) -> None:
         run = missing.runs()[0]
         span = self._layout.span(run)
         reading = await source.read(self._request, span, self._validator, self._layout.total)

@@ -35,6 +35,7 @@ from hawker.core.errors import (
     OriginChanged,
     OriginFailed,
     OriginRefused,
+    RangeIgnored,
 )
 from hawker.core.ranges import ByteRange, parse_content_range, parse_unsatisfied
 from hawker.core.settings import Settings
@@ -168,9 +169,9 @@ class HttpSource:
         if reading is not None and reading.validator is None:
             raise OriginFailed(f"{shown} answered a part without saying of what")
         if reading is not None and reading.validator == validator and reading.total == total:
-            raise OriginFailed(f"{shown} answered with other bytes than were asked for")
+            raise RangeIgnored(f"{shown} answered with other bytes than were asked for")
         if response.status_code == 200 and _validator(response) == validator:
-            raise OriginFailed(f"{shown} ignored the range that was asked for")
+            raise RangeIgnored(f"{shown} ignored the range that was asked for")
         raise OriginChanged(f"{shown} is not what it was any more")
 
     async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
@@ -196,7 +197,7 @@ class HttpSource:
                 problem = "more than was asked for"
         if problem or parsed is None:
             await response.aclose()
-            raise OriginFailed(f"{shown} answered 206 with {problem}")
+            raise RangeIgnored(f"{shown} answered 206 with {problem}")
         return HttpReading(
             response,
             parsed[1],
