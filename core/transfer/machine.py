@@ -310,12 +310,12 @@ class DownloadMachine:
         offer.retry_at = now + FAILURE_BACKOFF * 2 ** min(offer.failures, 5)
         return offer.failures >= FAILURES_TO_REPORT
 
-    def same_pieces(self, fetch: Fetch) -> list[Fetch]:
-        """Other fetches in flight of which every piece is in this one."""
+    def rivals(self, fetch: Fetch) -> list[Fetch]:
+        """Other fetches in flight that are to bring any of the same pieces."""
         return [
             flight.fetch
             for number, flight in self._flights.items()
-            if number != fetch.number and flight.fetch.pieces <= fetch.pieces
+            if number != fetch.number and flight.fetch.pieces.bits & fetch.pieces.bits
         ]
 
     def held(self, pieces: PieceSet) -> None:

@@ -232,6 +232,10 @@ class Swarm:
             await self._settle(event.runs, parent)
         news = bool(event.have)
         if event.have:
+            count = self.entry.layout.count
+            if count is not None and max(last for _, last in event.have) >= count:
+                self._ban(parent, DigestMismatch(f"it offers pieces beyond the last of {count}"))
+                return
             self.machine.announced(parent, PieceSet.from_runs(event.have))
         if event.free:
             news = self.machine.has_slot(parent) or news
@@ -306,16 +310,19 @@ class Swarm:
         self._ground.counters.duplicate_bytes += duplicate
         if not digests:
             return
-        if isinstance(sink, MemorySink):
-            digests = await self._store_hedge(fetch, sink, digests)
+        # From here on nobody else asks for them, also while a repeated fetch waits for its rivals.
         self.machine.held(PieceSet.of(digests))
+        if isinstance(sink, MemorySink):
+            kept = await self._store_hedge(fetch, sink, digests)
+            self.machine.refused(PieceSet.of(digests) - PieceSet.of(kept))
+            digests = kept
         await self._act(fetch.parent, self.proof.judge(fetch.parent, digests))
 
     async def _store_hedge(
         self, fetch: Fetch, sink: MemorySink, digests: dict[int, bytes]
     ) -> dict[int, bytes]:
         """Write a repeated fetch once nobody else writes the same pieces."""
-        rivals = [f for f in self.machine.same_pieces(fetch) if f.number in self._fetches]
+        rivals = [f for f in self.machine.rivals(fetch) if f.number in self._fetches]
         tasks = [self._fetches[rival.number] for rival in rivals]
         self._cancel(rivals)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ from hawker.core.errors import (
     OriginChanged,
     OriginFailed,
     OriginRefused,
+    RangeIgnored,
 )
 from hawker.core.ranges import ByteRange
 from hawker.pluggy_specs import hookimpl
@@ -77,6 +78,9 @@ class FileSource:
         if reading.validator != validator or reading.total != total:
             await reading.close()
             raise OriginChanged(f"{request.url} is not what it was any more")
+        if reading.span != span:
+            await reading.close()
+            raise RangeIgnored(f"{request.url} ends before the range that was asked for")
         return reading
 
     async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:

@@ -32,6 +32,7 @@ from hawker.core.errors import (
     OriginChanged,
     OriginFailed,
     OriginRefused,
+    RangeIgnored,
 )
 from hawker.core.ranges import ByteRange, parse_content_range
 from hawker.core.settings import Settings
@@ -154,7 +155,7 @@ class S3Source:
         await answer.close()
         if not same:
             raise OriginChanged(f"{shown} is not what it was any more")
-        raise OriginFailed(f"{shown}: the endpoint ignored the range that was asked for")
+        raise RangeIgnored(f"{shown}: the endpoint ignored the range that was asked for")
 
     async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
         bucket, key = _parse(request.url, listing=True)
@@ -181,7 +182,7 @@ class S3Source:
         return await store.get(credential, bucket, key, extra), f"s3://{bucket}/{key}"
 
     async def _partial(self, answer: Answer, shown: str, wanted: ByteRange) -> S3Reading:
-        """A 206 that is what it says; raises OriginFailed for one that makes no sense."""
+        """A 206 that is what it says; raises RangeIgnored for one that makes no sense."""
         parsed = parse_content_range(answer.headers.get("content-range", ""))
         length = _length(answer.headers)
         if parsed is not None and parsed[0].stop is not None:
@@ -191,7 +192,7 @@ class S3Source:
             if fits and length in (None, span.stop - span.start):
                 return S3Reading(answer, shown, total, span, self._slowest_over)
         await answer.close()
-        raise OriginFailed(f"{shown}: the endpoint answered another range than was asked for")
+        raise RangeIgnored(f"{shown}: the endpoint answered another range than was asked for")
 
     async def _credential(self, request: SourceRequest, bucket: str) -> Credential:
         if request.headers:

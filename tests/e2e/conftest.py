@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,12 @@ class Origin:
 class Daemon:
     """A `hawker` process that serves."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(
+        self, data: Path, *arguments: str, program: Sequence[str] = ("-m", "hawker")
+    ) -> None:
         self.data = data
         port = () if "--port" in arguments else ("--port", "0")
-        command = [sys.executable, "-m", "hawker", *arguments, *port, "--json"]
+        command = [sys.executable, *program, *arguments, *port, "--json"]
         self.process = subprocess.Popen(
             [*command, "--data", str(data)], stdout=subprocess.PIPE, text=True
         )
@@ -151,8 +153,10 @@ class Cluster:
     def make_key(self) -> None:
         hawker("cluster", "key", str(self.key))
 
-    def start(self, name: str, *arguments: str) -> Daemon:
-        daemon = Daemon(self.root / name, *arguments)
+    def start(
+        self, name: str, *arguments: str, program: Sequence[str] = ("-m", "hawker")
+    ) -> Daemon:
+        daemon = Daemon(self.root / name, *arguments, program=program)
         self._daemons.append(daemon)
         return daemon
 

@@ -121,7 +121,7 @@ def test_absent_object_is_not_found(hawker: CommandLine, origin: Origin) -> None
 
 
 def test_absent_origin_is_an_origin_failure(hawker: CommandLine) -> None:
-    done = get(hawker, "http://127.0.0.1:9/file")
+    done = get(hawker, "http://127.0.0.1:4/file")
     assert done.returncode == 6, done.stderr
     assert done.stderr.count(b"\n") == 1
 

@@ -13,7 +13,7 @@ from hawker.apps.cli import run
 if TYPE_CHECKING:
     from tests.apps.cli.conftest import CommandLine, FakeDaemon
 
-URL = "http://127.0.0.1:9/file"
+URL = "http://127.0.0.1:4/file"
 
 
 def told(done: subprocess.CompletedProcess[bytes]) -> str:

@@ -73,7 +73,7 @@ def test_wrong_digest_and_absent_content_have_their_exit_codes(
     url = f"file://{hawker.home}/file"
     assert command("get", url, "-O", "out", "--digest", "sha256:" + "0" * 64).returncode == 5
     assert command("get", url + "-none", "-O", "out").returncode == 3
-    assert command("get", "http://127.0.0.1:9/x", "-O", "out").returncode == 6
+    assert command("get", "http://127.0.0.1:4/x", "-O", "out").returncode == 6
     assert command("get", "sha256:" + "0" * 64, "-O", "out").returncode == 3
     assert sorted(os.listdir(hawker.home)) == ["data", "file"]
 
