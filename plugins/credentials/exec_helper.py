@@ -47,6 +47,10 @@ class ExecCredentials:
         self._known: dict[str, _Known] = {}
 
     async def find(self, url: str) -> Credential | None:
+        if not self._command:
+            raise OriginRefused(
+                "no credentials helper is named", hint="set plugins.options.exec.command"
+            )
         origin = origin_of(url)
         known = self._known.get(origin)
         if known is None:
@@ -149,9 +153,10 @@ def _answer(output: bytes, program: str) -> tuple[Credential | None, float]:
 @hookimpl
 def hawker_credentials(name: str, settings: Settings) -> Credentials:
     options = known_options(settings.plugins.options.get(name, {}), name, ("command", "timeout"))
-    command, timeout = options.get("command"), options.get("timeout", TIMEOUT)
+    # Without a command it is installed and not set up, which matters only where it is asked.
+    command, timeout = options.get("command", []), options.get("timeout", TIMEOUT)
     words = isinstance(command, list) and all(isinstance(word, str) for word in command)
-    if not words or not command:
+    if not words:
         raise ConfigError(
             f"plugins.options.{name}.command is no command", hint='write ["program", "argument"]'
         )

@@ -31,6 +31,8 @@ class FileCredentials:
         self._origins: dict[str, Credential] = {}
 
     async def find(self, url: str) -> Credential | None:
+        if not self._path:
+            raise OriginRefused("no credentials file is named", hint="set plugins.options.file.path")
         # In a thread: the file may lie on a filesystem that answers slowly.
         origins = await asyncio.to_thread(self._read)
         return origins.get(origin_of(url))
@@ -97,7 +99,8 @@ def _parse(data: bytes, path: str) -> dict[str, Credential]:
 @hookimpl
 def hawker_credentials(name: str, settings: Settings) -> Credentials:
     options = known_options(settings.plugins.options.get(name, {}), name, ("path",))
-    path = options.get("path")
-    if not isinstance(path, str) or not path:
+    # Without a path it is installed and not set up, which matters only where it is asked.
+    path = options.get("path", "")
+    if not isinstance(path, str):
         raise ConfigError(f"plugins.options.{name}.path names no file")
     return FileCredentials(path)

@@ -86,10 +86,16 @@ class S3Reading:
         self._slowest_over = slowest_over
 
     async def stream(self) -> AsyncIterator[bytes]:
+        expected = self.total
+        if self.span is not None and self.span.stop is not None:
+            expected = self.span.stop - self.span.start
         received, waited, lately = 0, 0.0, 0
-        while True:
+        while expected is None or received < expected:
             since = time.monotonic()
             chunk = await self._answer.read()
+            if expected is not None:
+                # Some stores answer with more than the range that was asked for.
+                chunk = chunk[: expected - received]
             # Only the endpoint's time counts, not that of whoever takes the bytes.
             waited += time.monotonic() - since
             received += len(chunk)
@@ -101,9 +107,6 @@ class S3Reading:
                     raise OriginFailed(f"{self._shown} trickles: {lately} bytes in {waited:.0f} s")
                 waited, lately = 0.0, 0
             yield chunk
-        expected = self.total
-        if self.span is not None and self.span.stop is not None:
-            expected = self.span.stop - self.span.start
         if expected is not None and received != expected:
             raise OriginFailed(f"{self._shown} sent {received} bytes, not {expected}")
 
@@ -131,12 +134,14 @@ class S3Source:
 
     async def open(self, request: SourceRequest, span: ByteRange | None = None) -> Reading:
         answer, shown = await self._get(request, {} if span is None else {"Range": span.header()})
-        if answer.status == 416:
-            # Beyond the end; an empty object has no range at all.
-            answer, shown = await self._get(request, {})
-            span = None
         if answer.status == 206 and span is not None:
-            return await self._partial(answer, shown, span)
+            partial = self._partial(answer, shown, span)
+            if partial is not None:
+                return partial
+        if answer.status in (206, 416):
+            # Beyond the end, or a range that makes no sense: an empty object has none at all.
+            await answer.close()
+            answer, shown = await self._get(request, {})
         if answer.status != 200:
             await answer.close()
             raise OriginFailed(f"{shown}: the endpoint answered {answer.status}")
@@ -148,10 +153,10 @@ class S3Source:
         answer, shown = await self._get(request, {"Range": span.header(), "IfMatch": validator})
         same = _validator(answer.headers) == validator
         if answer.status == 206 and same:
-            reading = await self._partial(answer, shown, span)
-            if reading.total == total and reading.span == span:
+            reading = self._partial(answer, shown, span)
+            if reading is not None and reading.total == total and reading.span == span:
                 return reading
-            same = reading.total == total
+            same = reading is None or reading.total == total
         await answer.close()
         if not same:
             raise OriginChanged(f"{shown} is not what it was any more")
@@ -181,18 +186,16 @@ class S3Source:
         store = await self._opened()
         return await store.get(credential, bucket, key, extra), f"s3://{bucket}/{key}"
 
-    async def _partial(self, answer: Answer, shown: str, wanted: ByteRange) -> S3Reading:
-        """A 206 that is what it says; raises RangeIgnored for one that makes no sense."""
+    def _partial(self, answer: Answer, shown: str, wanted: ByteRange) -> S3Reading | None:
+        """What was wanted of a 206, which may have more behind it; None where it makes no sense."""
         parsed = parse_content_range(answer.headers.get("content-range", ""))
-        length = _length(answer.headers)
-        if parsed is not None and parsed[0].stop is not None:
-            span, total = parsed
-            assert span.stop is not None
-            fits = span.start == wanted.start and (wanted.stop is None or span.stop <= wanted.stop)
-            if fits and length in (None, span.stop - span.start):
-                return S3Reading(answer, shown, total, span, self._slowest_over)
-        await answer.close()
-        raise RangeIgnored(f"{shown}: the endpoint answered another range than was asked for")
+        if parsed is None or parsed[0].stop is None or parsed[0].start != wanted.start:
+            return None
+        given, total = parsed
+        if _length(answer.headers) not in (None, parsed[0].stop - parsed[0].start):
+            return None
+        span = given if wanted.stop is None else wanted.clip(parsed[0].stop)
+        return S3Reading(answer, shown, total, span, self._slowest_over)
 
     async def _credential(self, request: SourceRequest, bucket: str) -> Credential:
         if request.headers:

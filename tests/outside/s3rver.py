@@ -1,4 +1,4 @@
-"""The s3 source against s3rver, another's S3 server, which checks signatures.
+"""The s3 source against s3rver, another's S3 server, which knows one access key.
 
 Not collected by itself: `pytest tests/outside/s3rver.py` installs s3rver 3.7.1 with npm into a
 temporary directory and starts it on loopback.
@@ -83,7 +83,7 @@ class TestS3Source(SourceContract):
     @pytest.fixture(autouse=True)
     def store(self, endpoint: str, tmp_path: Path) -> Iterator[None]:
         self.endpoint = endpoint
-        self.secret = USER
+        self.access_key = USER
         self.client = boto3.client(
             "s3",
             endpoint_url=endpoint,
@@ -105,7 +105,7 @@ class TestS3Source(SourceContract):
         self.client.close()
 
     def make_source(self) -> Source:
-        credential = Credential(access_key=USER, secret_key=self.secret)
+        credential = Credential(access_key=self.access_key, secret_key=USER)
         services = SourceServices(EgressPolicy(EgressSettings(), loopback=True), Keys(credential))
         return S3Source(services, S3Options(endpoint=self.endpoint, addressing="path"))
 
@@ -117,5 +117,5 @@ class TestS3Source(SourceContract):
         self.client.delete_object(Bucket=BUCKET, Key=name)
 
     def forbid(self, name: str) -> None:
-        # It has no rights for single objects; a wrong signature is refused like a missing right.
-        self.secret = "another"
+        # It has no rights for single objects; an unknown user is refused like a missing right.
+        self.access_key = "another"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import socket
@@ -20,7 +21,7 @@ from urllib.parse import quote
 import boto3  # type: ignore[import-untyped]
 import pytest
 
-from hawker.core.contracts import Credential, Source, SourceServices
+from hawker.core.contracts import Credential, Source, SourceRequest, SourceServices
 from hawker.core.egress import EgressPolicy
 from hawker.core.ranges import Unsatisfiable, parse_range
 from hawker.core.settings import EgressSettings
@@ -216,3 +217,34 @@ class TestS3Source(SourceContract):
     def forbid(self, name: str) -> None:
         # From now on moto checks signatures, and knows no such key.
         self._ask("reset-auth", b"0")
+
+    def test_a_presigned_url_is_for_the_http_source(self) -> None:
+        data = os.urandom(5000)
+        self.put("a folder/signed", data)
+        params = {"Bucket": self.bucket, "Key": "a folder/signed"}
+        url = self.client.generate_presigned_url("get_object", Params=params)
+
+        async def main() -> bytes:
+            source = HttpSource(services())
+            try:
+                reading = await source.open(SourceRequest(url))
+                return b"".join([chunk async for chunk in reading.stream()])
+            finally:
+                await source.close()
+
+        assert asyncio.run(main()) == data
+
+    def test_the_stored_checksum_is_the_digest(self) -> None:
+        data = os.urandom(5000)
+        url = self.put("checked", data)
+
+        async def main() -> str:
+            source = self.make_source()
+            try:
+                reading = await source.open(SourceRequest(url))
+                await reading.close()
+                return reading.digest
+            finally:
+                await source.close()
+
+        assert asyncio.run(main()) == "sha256:" + hashlib.sha256(data).hexdigest()
