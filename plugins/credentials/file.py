@@ -32,7 +32,9 @@ class FileCredentials:
 
     async def find(self, url: str) -> Credential | None:
         if not self._path:
-            raise OriginRefused("no credentials file is named", hint="set plugins.options.file.path")
+            raise OriginRefused(
+                "no credentials file is named", hint="set plugins.options.file.path"
+            )
         # In a thread: the file may lie on a filesystem that answers slowly.
         origins = await asyncio.to_thread(self._read)
         return origins.get(origin_of(url))
