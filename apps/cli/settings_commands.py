@@ -19,7 +19,10 @@ from hawker.apps.cli.options import (
 from hawker.apps.cli.text import table
 
 MASK = "********"
-_SECRET = re.compile(r"token|secret|password|passwd|credential|private|api_?key", re.IGNORECASE)
+_SECRET = re.compile(
+    r"token|secret|password|passwd|credential|private|api_?key|access_?key|authorization|cookie",
+    re.IGNORECASE,
+)
 
 
 @click.group(no_args_is_help=False)

@@ -86,13 +86,11 @@ class FileSource:
     async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
         path = _path(request.url)
         try:
-            entries = await asyncio.to_thread(lambda: sorted(os.scandir(path), key=_name))
+            items = await asyncio.to_thread(_items, path)
         except OSError as exc:
             raise _failure(exc, request.url) from exc
-        for entry in entries:
-            directory = entry.is_dir()
-            size = None if directory else entry.stat().st_size
-            yield SourceItem(f"file://{quote(entry.path)}", size, directory)
+        for item in items:
+            yield item
 
     async def close(self) -> None:
         return
@@ -100,6 +98,20 @@ class FileSource:
 
 def _name(entry: os.DirEntry[str]) -> str:
     return entry.name
+
+
+def _items(path: str) -> list[SourceItem]:
+    """The entries of a directory by name; what cannot be looked at has no size."""
+    items = []
+    for entry in sorted(os.scandir(path), key=_name):
+        directory = entry.is_dir()
+        try:
+            size = None if directory else entry.stat().st_size
+        except OSError:
+            # A link that leads nowhere, or a file that went away just now.
+            size = None
+        items.append(SourceItem(f"file://{quote(entry.path)}", size, directory))
+    return items
 
 
 def _open(url: str, span: ByteRange | None) -> Reading:

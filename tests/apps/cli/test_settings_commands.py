@@ -70,7 +70,11 @@ def test_human_table_has_key_value_and_origin(capfd: pytest.CaptureFixture[str])
 
 def test_secrets_are_masked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "hawker.toml"
-    file.write_text('[plugins.options.s3]\nsecret_key = "hidden"\nregion = "eu"\n')
+    file.write_text(
+        '[plugins.options.s3]\nsecret_key = "hidden"\nregion = "eu"\n'
+        '[plugins.options.static.origins."https://o.test".headers]\n'
+        'authorization = "Basic hidden"\n'
+    )
     assert run(["config", "show", "--config", str(file), "--token", "hidden"]) == 0
     out = capfd.readouterr().out
     assert "hidden" not in out and "********" in out and '"region":"eu"' in out
