@@ -60,6 +60,10 @@ class FileReading:
             raise OriginChanged(f"{self._path} changed while it was read")
 
     async def close(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Close the file; again it does nothing."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -69,7 +73,13 @@ class FileSource:
     """Reads `file:///absolute/path`."""
 
     async def open(self, request: SourceRequest, span: ByteRange | None = None) -> Reading:
-        return await asyncio.to_thread(_open, request.url, span)
+        opening = asyncio.get_running_loop().run_in_executor(None, _open, request.url, span)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped; what it opens is nobody's.
+            opening.add_done_callback(_close_unwanted)
+            raise
 
     async def read(
         self, request: SourceRequest, span: ByteRange, validator: str, total: int | None
@@ -114,7 +124,12 @@ def _items(path: str) -> list[SourceItem]:
     return items
 
 
-def _open(url: str, span: ByteRange | None) -> Reading:
+def _close_unwanted(opening: asyncio.Future[FileReading]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().release()
+
+
+def _open(url: str, span: ByteRange | None) -> FileReading:
     try:
         return FileReading(_path(url), span)
     except OSError as exc:
