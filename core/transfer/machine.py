@@ -174,15 +174,20 @@ class DownloadMachine:
         """Fetches to start now."""
         planned: list[Fetch] = []
         missing = self.missing
-        while missing and len(self._flights) < self._parallel:
+        while missing and self._has_room(now):
             fetch = self._next(missing, now)
             if fetch is None:
                 break
             planned.append(fetch)
             missing -= fetch.pieces
-        if not missing and len(self._flights) < self._parallel:
+        if not missing and self._has_room(now):
             planned.extend(self._hedges(now))
         return planned
+
+    def _has_room(self, now: float) -> bool:
+        """Another fetch may begin. Slow ones count half: parents that trickle must not hold all."""
+        slow = sum(now - flight.since >= HEDGE_AFTER for flight in self._flights.values())
+        return 2 * len(self._flights) - slow < 2 * self._parallel
 
     def wake_at(self, now: float) -> float | None:
         """When `plan` may return something though nothing else happened; None for never."""

@@ -30,7 +30,7 @@ def free_port() -> str:
         return str(sock.getsockname()[1])
 
 
-def wait_for(true: object, what: str, seconds: float = 20.0) -> None:
+def wait_for(true: object, what: str, seconds: float = 60.0) -> None:
     assert callable(true)
     end = time.monotonic() + seconds
     while not true():
