@@ -33,7 +33,7 @@ MOST_MEMORY = 250 * 2**20
 def get(daemon: Daemon, url: str, target: Path) -> tuple[int, str]:
     from tests.e2e.conftest import hawker
 
-    done = hawker("get", url, "-O", str(target), "-e", daemon.socket, "--timeout", "30")
+    done = hawker("get", url, "-O", str(target), "-e", daemon.socket, "--timeout", "60")
     return done.returncode, done.stderr.decode()
 
 
@@ -61,7 +61,7 @@ def test_victims_of_a_liar_have_the_right_bytes(
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(lambda v: get(v, url, tmp_path / v.port), victims))
     assert results == [(0, "")] * len(victims)
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60
     for victim in victims:
         assert (tmp_path / victim.port).read_bytes() == data
         assert peak_memory(victim) < MOST_MEMORY
