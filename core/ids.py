@@ -176,6 +176,17 @@ def canonical_url(url: str, filtered: Collection[str] = ()) -> str:
     return f"{scheme}:{slashes}{authority}{path}" + (f"?{query}" if query else "")
 
 
+def origin_of(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of a URL, the port also where it is the scheme's own.
+
+    Raises:
+        ValueError: the port is no port, or the address is none.
+    """
+    parts = urlsplit(url)
+    port = parts.port if parts.port is not None else DEFAULT_PORTS.get(parts.scheme)
+    return parts.scheme, parts.hostname, port
+
+
 def _normal_host(host: str, url: str) -> str:
     try:
         return host if host.isascii() else host.encode("idna").decode("ascii")

@@ -84,6 +84,15 @@ class Layout(msgspec.Struct, frozen=True):
             return PieceSet()
         return PieceSet.of_run(span.start // self.piece_length, (stop - 1) // self.piece_length)
 
+    def covering(self, ranges: Iterable[ByteRange] | None) -> PieceSet:
+        """The pieces that any of the ranges touches, all of them for None; see `touching`."""
+        if ranges is None:
+            return self.everything()
+        pieces = PieceSet()
+        for span in ranges:
+            pieces |= self.touching(span)
+        return pieces
+
     def everything(self) -> PieceSet:
         """All pieces; the total must be known."""
         if self.count is None:

@@ -110,14 +110,10 @@ class Peer:
         """The pieces it wants; None for all of content of unknown length."""
         if self.machine.state == "holding":
             return PieceSet()
-        if self.want is None:
-            return layout.everything() if layout.total is not None else None
-        wanted = PieceSet()
-        for span in self.want:
-            if span.stop is None and layout.total is None:
-                return None
-            wanted |= layout.touching(span)
-        return wanted
+        open_end = self.want is None or any(span.stop is None for span in self.want)
+        if open_end and layout.total is None:
+            return None
+        return layout.covering(self.want)
 
 
 class Members:

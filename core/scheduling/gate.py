@@ -7,8 +7,10 @@ out for themselves that it is overloaded or down.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+
+from hawker.core.ids import origin_of
 
 FIRST_BACKOFF = 0.25
 LAST_BACKOFF = 10.0
@@ -16,12 +18,6 @@ LAST_BACKOFF = 10.0
 BREAK_AFTER = 3
 # Longer than this nobody is kept waiting: the failure is told, with the time to come back.
 PATIENCE = 30.0
-
-
-def origin_of(url: str) -> str:
-    """Scheme, host and port of an origin; for schemes without a host the scheme."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 @dataclass
@@ -67,7 +63,29 @@ class Gate:
         self._openings = 0
         self.not_before = 0.0
 
-    @property
-    def idle(self) -> bool:
-        """Nothing is remembered: the gate is like a new one."""
-        return not self.live and not self._failing and not self.not_before
+    def forgettable(self, now: float) -> bool:
+        """Nothing is remembered that matters: the gate is like a new one."""
+        if self.live:
+            return False
+        fresh = not self._failing and not self.not_before
+        return fresh or now > self.not_before + PATIENCE
+
+
+class Gates:
+    """The gate of each origin: at most `limit` leases, and `rate` bytes per second."""
+
+    def __init__(self, limit: int, rate: int) -> None:
+        self._limit, self._rate = limit, rate
+        self._gates: dict[tuple[str, str | None, int | None], Gate] = {}
+
+    def to(self, url: str) -> Gate:
+        """The gate to the origin of a URL."""
+        return self._gates.setdefault(origin_of(url), Gate(self._limit, self._rate))
+
+    def forget(self, now: float) -> None:
+        """Drop gates that are like new ones."""
+        for origin in [origin for origin, gate in self._gates.items() if gate.forgettable(now)]:
+            del self._gates[origin]
+
+    def __iter__(self) -> Iterator[Gate]:
+        return iter(self._gates.values())

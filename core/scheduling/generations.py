@@ -6,6 +6,7 @@ from hawker.core.messages import Withdrawn
 from hawker.core.pieces import PieceSet
 from hawker.core.scheduling.board import Board
 from hawker.core.scheduling.entities import Generation, Peer, Task
+from hawker.core.scheduling.origin import held_by_members
 
 
 class Generations:
@@ -85,10 +86,7 @@ class Generations:
         if generation.complete - {peer.host}:
             return True
         wanted = peer.wanted(generation.layout)
-        covered = PieceSet()
-        for host in generation.members:
-            covered |= task.peers[host].have
-        return wanted is not None and wanted <= covered
+        return wanted is not None and wanted <= held_by_members(task, generation)
 
     def supersede(self, task: Task, now: float) -> None:
         """The origin has other content: who can finish from peers may, the others start over."""

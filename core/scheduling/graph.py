@@ -167,11 +167,8 @@ class Graph:
         if peer.wants:
             pieces |= peer.wanted(layout) or PieceSet()
         for lease in task.leases.values():
-            if lease.host == peer.host:
-                for span in lease.ranges or ():
-                    pieces |= layout.touching(span)
-                if lease.ranges is None and layout.total is not None:
-                    pieces |= layout.everything()
+            if lease.host == peer.host and (lease.ranges is not None or layout.total is not None):
+                pieces |= layout.covering(lease.ranges)
         return pieces
 
     def _find_holders(

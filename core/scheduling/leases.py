@@ -12,7 +12,7 @@ from hawker.core.pieces import MIB, Layout, PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.board import Board
 from hawker.core.scheduling.entities import Generation, Host, Lease, LeaseRecord, Peer, Task
-from hawker.core.scheduling.gate import FIRST_BACKOFF, PATIENCE, Gate, origin_of
+from hawker.core.scheduling.gate import FIRST_BACKOFF, PATIENCE, Gate, Gates
 from hawker.core.scheduling.generations import Generations
 from hawker.core.scheduling.origin import (
     MAX_ATTEMPTS,
@@ -51,7 +51,7 @@ class Leases:
         self._generations = generations
         self._recall = recall
         self._limits = limits
-        self._gates: dict[str, Gate] = {}
+        self._gates = Gates(limits.reads, limits.rate)
         # Tasks that would be read, but for their gate, a pause, or hosts that were asked.
         self._waiting: dict[str, None] = {}
         self.leased: set[str] = set()
@@ -118,19 +118,11 @@ class Leases:
         if generation is None:
             task.machine.fire("lease")
         host = self._board.hosts[reader]
-        self._board.ledger.put(
-            LeaseRecord(
-                lease=lease.id,
-                task=task.id,
-                generation=lease.generation,
-                host=reader,
-                key=host.announcement.key,
-                spec=task.spec,
-                layout=None if generation is None else generation.layout,
-                validator="" if generation is None else generation.validator,
-                ranged=generation is not None and generation.ranged,
-            )
-        )
+        if generation is None:
+            self._enter(host, task, lease, None, "", ranged=False)
+        else:
+            layout, validator = generation.layout, generation.validator
+            self._enter(host, task, lease, layout, validator, ranged=generation.ranged)
         self._hold(task, lease)
         self._seat(host, task, generation, now)
         self._send_read(task, lease)
@@ -180,10 +172,9 @@ class Leases:
         missing = missing_of(task, now)
         if missing is False:
             return
-        spans = [ByteRange(0, layout.total)] if not isinstance(missing, list) else missing
-        open_pieces = _pieces(layout, spans)
+        open_pieces = layout.covering(missing if isinstance(missing, list) else None)
         for lease in task.leases.values():
-            open_pieces -= _pieces(layout, lease.ranges)
+            open_pieces -= layout.covering(lease.ranges)
         if not open_pieces:
             return
         size = sum(layout.length(piece) for piece in open_pieces)
@@ -244,7 +235,9 @@ class Leases:
         lease.read_bytes = report.read_bytes
         if lease.generation != report.generation:
             lease.generation = report.generation
-            self._remember(host, task, lease, report)
+            self._enter(host, task, lease, report.layout, report.validator, ranged=report.ranged)
+            # Everybody must hear of a new reader, or its runs would not count.
+            self._board.touch_members(task)
         current = task.current
         assert current is not None
         if peer.generation is not current:
@@ -296,22 +289,30 @@ class Leases:
         over = Read(task=task.id, revision=peer.revision, lease=lease, spec=task.spec, ranges=[])
         self._board.send(peer.host, over)
 
-    def _remember(self, host: Host, task: Task, lease: Lease, report: LeaseProgress) -> None:
+    def _enter(
+        self,
+        host: Host,
+        task: Task,
+        lease: Lease,
+        layout: Layout | None,
+        validator: str,
+        *,
+        ranged: bool,
+    ) -> None:
+        """Write the lease into the ledger, as it is known now."""
         self._board.ledger.put(
             LeaseRecord(
                 lease=lease.id,
                 task=task.id,
-                generation=report.generation,
+                generation=lease.generation,
                 host=host.id,
                 key=host.announcement.key,
                 spec=task.spec,
-                layout=report.layout,
-                validator=report.validator,
-                ranged=report.ranged,
+                layout=layout,
+                validator=validator,
+                ranged=ranged,
             )
         )
-        # Everybody must hear of a new reader, or its runs would not count.
-        self._board.touch_members(task)
 
     def length(self, task: Task, peer: Peer, report: Length) -> None:
         """The total of content of unknown length, which only its reader can know."""
@@ -432,8 +433,7 @@ class Leases:
                     self.end(task, lease, now, failed=True)
                     self.read_what_is_missing(task, now)
         self.resume_waiting(now)
-        for origin in [origin for origin, gate in self._gates.items() if _forgettable(gate, now)]:
-            del self._gates[origin]
+        self._gates.forget(now)
 
     def resume_waiting(self, now: float) -> None:
         """Look again at every task that waited, in the order they came."""
@@ -447,11 +447,7 @@ class Leases:
     # ------------------------------------------------------------------ own
 
     def _gate(self, task: Task) -> Gate:
-        origin = origin_of(task.spec.url)
-        gate = self._gates.get(origin)
-        if gate is None:
-            gate = self._gates[origin] = Gate(self._limits.reads, self._limits.rate)
-        return gate
+        return self._gates.to(task.spec.url)
 
     def _share_rate(self, gate: Gate, but: str) -> None:
         """The origin's rate is shared by other leases now than before."""
@@ -482,19 +478,6 @@ class Leases:
             layout=None if generation is None else generation.layout,
             rate=self._gate(task).share,
         )
-
-
-def _forgettable(gate: Gate, now: float) -> bool:
-    return gate.idle or (not gate.live and now > gate.not_before + PATIENCE)
-
-
-def _pieces(layout: Layout, ranges: list[ByteRange] | None) -> PieceSet:
-    if ranges is None:
-        return layout.everything()
-    pieces = PieceSet()
-    for span in ranges:
-        pieces |= layout.touching(span)
-    return pieces
 
 
 def _parts(pieces: PieceSet, count: int) -> list[PieceSet]:

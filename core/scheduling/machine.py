@@ -143,14 +143,13 @@ class Scheduler:
         known = self._board.host(host)
         if isinstance(report, Register):
             self._register(known, report, now)
-            self._answered(report.task, host, now)
             return self._board.take()
         task = self._board.tasks.get(report.task)
         peer = None if task is None else task.peers.get(host)
         if task is not None and peer is not None:
             self._take(known, task, peer, report, now)
         if isinstance(report, Left):
-            self._answered(report.task, host, now)
+            self._has_nothing(report.task, host, now)
         return self._board.take()
 
     def _take(self, host: Host, task: Task, peer: Peer, report: AnyReport, now: float) -> None:
@@ -179,8 +178,8 @@ class Scheduler:
             case _:
                 raise BadRequest(f"a {type(report).__name__} is not for a task that is known")
 
-    def _answered(self, name: str, host: str, now: float) -> None:
-        """The host has told what it has of a task it may have been asked for."""
+    def _has_nothing(self, name: str, host: str, now: float) -> None:
+        """The host has nothing of a task that it may have been asked for."""
         self._recall.answered(name, host)
         task = self._board.tasks.get(name)
         if task is not None and not task.leases:
@@ -213,6 +212,7 @@ class Scheduler:
         self._board.graph.supply(task, peer, now)
         self._board.graph.review(task, peer, now)
         self._board.touch(task, peer)
+        self._recall.answered(task.id, host.id)
         self._leases.read_what_is_missing(task, now)
 
     def _meet(self, host: Host, report: Register, now: float) -> Task:

@@ -77,8 +77,7 @@ def missing_of(task: Task, now: float) -> list[ByteRange] | bool | None:
         # Those who still finish an older generation need nothing of the origin.
         waiting = [peer for peer in wanting if peer.generation is None]
         return union_of(waiting) if waiting else False
-    wary = [peer for peer in wanting if peer.avoids(now)]
-    if generation.complete and not wary:
+    if generation.complete and not any(peer.avoids(now) for peer in wanting):
         return False
     return _uncovered(task, generation, wanting, now)
 
@@ -87,7 +86,7 @@ def _uncovered(
     task: Task, generation: Generation, wanting: list[Peer], now: float
 ) -> list[ByteRange] | bool | None:
     layout = generation.layout
-    everybody = _held(task, generation, frozenset())
+    everybody = held_by_members(task, generation)
     missing = PieceSet()
     for peer in wanting:
         wanted = peer.wanted(layout)
@@ -96,7 +95,7 @@ def _uncovered(
                 continue
             return None
         avoided = peer.avoids(now)
-        missing |= wanted - (_held(task, generation, avoided) if avoided else everybody)
+        missing |= wanted - (held_by_members(task, generation, avoided) if avoided else everybody)
     if not missing:
         return False
     if layout.total is not None and missing == layout.everything():
@@ -104,7 +103,7 @@ def _uncovered(
     return [layout.span(run) for run in missing.runs()]
 
 
-def _held(task: Task, generation: Generation, avoided: Collection[str]) -> PieceSet:
+def held_by_members(task: Task, generation: Generation, avoided: Collection[str] = ()) -> PieceSet:
     """Every piece that a member has, those to be avoided left out."""
     held = PieceSet()
     for host in generation.members:

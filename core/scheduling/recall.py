@@ -59,12 +59,10 @@ class Recall:
         if question is not None:
             question.unanswered.discard(host)
 
-    def gone(self, host: str) -> list[str]:
-        """A host that will not answer any more; returns the tasks it was asked for."""
-        waiting = [t for t, q in self._questions.items() if host in q.unanswered]
-        for task in waiting:
-            self._questions[task].unanswered.discard(host)
-        return waiting
+    def gone(self, host: str) -> None:
+        """A host that will not answer any more."""
+        for question in self._questions.values():
+            question.unanswered.discard(host)
 
     def settled(self, task: str, now: float) -> bool:
         """The task may be read: nobody is being asked for it any more."""

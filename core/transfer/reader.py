@@ -239,13 +239,8 @@ class OriginReader:
         entry = self._held()
         if self._layout.total is None:
             return PieceSet()
-        wanted = PieceSet()
-        if self.ranges is None or not self._ranged:
-            # Without ranges everything comes by; what is not kept now had to be read again.
-            wanted = self._layout.everything()
-        else:
-            for span in self.ranges:
-                wanted |= self._layout.touching(span)
+        # Without ranges everything comes by; what is not kept now had to be read again.
+        wanted = self._layout.covering(self.ranges if self._ranged else None)
         claimed = self._task.claim(wanted - entry.valid - PieceSet.of(self._fresh))
         self._claimed |= claimed
         return claimed

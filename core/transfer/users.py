@@ -32,12 +32,7 @@ class User:
             self.ranges is None or any(r.stop is None for r in self.ranges)
         ):
             return offered
-        if self.ranges is None:
-            return layout.everything()
-        wanted = PieceSet()
-        for span in self.ranges:
-            wanted |= layout.touching(span)
-        return wanted
+        return layout.covering(self.ranges)
 
     def urgent(self, layout: Layout, window: int = READ_AHEAD) -> PieceSet:
         """The pieces a streaming user delivers next."""

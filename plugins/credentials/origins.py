@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from hawker.core import ids
 from hawker.core.contracts import Credential
 from hawker.core.errors import ConfigError
-from hawker.core.ids import DEFAULT_PORTS
 
 HINT = "write https://host, https://host:port or s3://bucket"
 
@@ -24,9 +24,8 @@ def origin_of(url: str) -> str:
     Raises:
         ValueError: the port is no port, or the address is none.
     """
-    parts = urlsplit(url)
-    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower().rstrip(".")
-    port = parts.port if parts.port is not None else DEFAULT_PORTS.get(scheme)
+    scheme, full, port = ids.origin_of(url)
+    host = (full or "").rstrip(".")
     name = f"[{host}]" if ":" in host else host
     return f"{scheme}://{name}" + ("" if port is None else f":{port}")
 

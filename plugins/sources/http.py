@@ -37,6 +37,7 @@ from hawker.core.errors import (
     OriginRefused,
     RangeIgnored,
 )
+from hawker.core.ids import origin_of
 from hawker.core.ranges import ByteRange, parse_content_range, parse_unsatisfied
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
@@ -220,10 +221,10 @@ class HttpSource:
         """The final answer behind redirects, its body not read yet."""
         _check_fields(request.headers)
         url = request.url
-        first = _origin(url)
+        first = origin_of(url)
         for _ in range(MAX_REDIRECTS + 1):
             fields = _signing(await self._credentials.find(url))
-            if _origin(url) == first:
+            if origin_of(url) == first:
                 fields |= {name.lower(): value for name, value in request.headers.items()}
             response = await self._send(url, {**fields, **extra, "accept-encoding": "identity"})
             if response.status_code not in (301, 302, 303, 307, 308):
@@ -258,12 +259,6 @@ def _tls(ca: str) -> ssl.SSLContext:
                 f"egress.ca: {ca} cannot be used: {exc}", hint="name a file of PEM certificates"
             ) from exc
     return context
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    ports = {"http": 80, "https": 443}
-    return parts.scheme, parts.hostname, parts.port or ports.get(parts.scheme)
 
 
 def _shown(url: str) -> str:
