@@ -55,8 +55,8 @@ class EgressPolicy:
     """
 
     def __init__(self, settings: EgressSettings, *, loopback: bool) -> None:
-        self._allow = _networks(settings.allow, "egress.allow")
-        self._deny = _networks(settings.deny, "egress.deny")
+        self._allow = parse_networks(settings.allow, "egress.allow")
+        self._deny = parse_networks(settings.deny, "egress.deny")
         self._ports = frozenset(settings.ports)
         self._loopback = loopback
         self._own: set[tuple[Address | None, int]] = set()
@@ -75,7 +75,7 @@ class EgressPolicy:
         self._check_port(host, port)
         allowed: list[str] = []
         refusal = f"{host} has no address"
-        for text in await _resolve(host, port):
+        for text in await resolve(host, port):
             reason = self._refusal(text, port)
             if reason:
                 refusal = f"{host}:{port} ({text}) may not be read: {reason}"
@@ -95,14 +95,14 @@ class EgressPolicy:
 
     def _refusal(self, text: str, port: int) -> str:
         """Why an address may not be read; empty where it may."""
-        forms = _forms(_parse_resolved(text))
-        if any(_within(form, _NEVER) for form in forms):
+        forms = _forms(parse_resolved(text))
+        if any(within(form, _NEVER) for form in forms):
             return "link-local, metadata and special addresses are never origins"
         if any(self._is_own(form, port) for form in forms):
             return "this process itself listens there"
-        if any(_within(form, self._deny) for form in forms):
+        if any(within(form, self._deny) for form in forms):
             return "egress.deny names its network"
-        listed = all(_within(form, self._allow) for form in forms)
+        listed = all(within(form, self._allow) for form in forms)
         if any(form.is_loopback for form in forms):
             open_here = self._loopback and not self._allow
             return "" if listed or open_here else "it is this machine, which others must not reach"
@@ -125,26 +125,31 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def _networks(texts: Sequence[str], setting: str) -> tuple[Network, ...]:
+def parse_networks(texts: Sequence[str], setting: str) -> tuple[Network, ...]:
+    """Networks from CIDRs; raises ConfigError, naming the setting, for what is none."""
     try:
         return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
     except ValueError as exc:
         raise ConfigError(f"{setting}: {exc}", hint="write networks as 10.0.0.0/8") from exc
 
 
-async def _resolve(host: str, port: int) -> list[str]:
-    """The addresses of a name, or of an address in any of the forms that the C library takes."""
+async def resolve(host: str, port: int, timeout: float = RESOLVE_TIMEOUT) -> list[str]:
+    """The addresses of a name, or of an address in any of the forms that the C library takes.
+
+    Raises:
+        OriginFailed: there are none, or not within `timeout` seconds.
+    """
     if not host or "\0" in host:
         raise OriginFailed(f"{host!r} is not a host")
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(RESOLVE_TIMEOUT):
+        async with asyncio.timeout(timeout):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise OriginFailed(f"{host} cannot be resolved: {reason}") from exc
     except TimeoutError as exc:
-        raise OriginFailed(f"{host} was not resolved in {RESOLVE_TIMEOUT:g} s") from exc
+        raise OriginFailed(f"{host} was not resolved in {timeout:g} s") from exc
     return [str(info[4][0]) for info in found]
 
 
@@ -155,7 +160,8 @@ def _parse(text: str) -> Address | None:
         return None
 
 
-def _parse_resolved(text: str) -> Address:
+def parse_resolved(text: str) -> Address:
+    """An address as `resolve` gives it, which may name an interface."""
     return ipaddress.ip_address(text.partition("%")[0])
 
 
@@ -175,7 +181,8 @@ def _forms(address: Address) -> list[Address]:
     return forms
 
 
-def _within(address: Address, networks: Sequence[Network]) -> bool:
+def within(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether one of the networks has the address."""
     return any(address.version == network.version and address in network for network in networks)
 
 

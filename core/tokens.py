@@ -8,7 +8,6 @@ name of each other's hosts.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +21,7 @@ from joserfc.jwk import OctKey
 from hawker.core.contracts import Caller
 from hawker.core.digests import HostKey, signed_by
 from hawker.core.errors import ConfigError, Unauthenticated
+from hawker.core.files import create_file
 from hawker.core.ids import digest_of_fields, host_id
 
 KEY_BYTES = 32
@@ -34,17 +34,13 @@ _MAX_REMEMBERED = 4096
 
 def create_key_file(path: Path) -> None:
     """Write a new cluster key for its owner only; raises ConfigError where the file exists."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as exc:
-        raise ConfigError(
-            f"{path} exists already", hint="remove it first if its cluster needs no key any more"
-        ) from exc
-    except OSError as exc:
-        raise ConfigError(f"the cluster key {path} cannot be written: {exc.strerror}") from exc
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(KEY_BYTES) + "\n")
+    create_file(
+        path,
+        (secrets.token_hex(KEY_BYTES) + "\n").encode(),
+        mode=0o600,
+        what=f"the cluster key {path}",
+        hint="remove it first if its cluster needs no key any more",
+    )
 
 
 def read_key_file(path: Path) -> bytes:

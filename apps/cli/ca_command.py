@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hawker.core.errors import ConfigError
+from hawker.core.files import create_file
 
 CA_CERTIFICATE = "ca.crt"
 CA_KEY = "ca.key"
@@ -27,34 +27,21 @@ def ca() -> None:
     """Make certificates for TLS between the processes of a cluster."""
 
 
-days_option = click.option(
-    "--days", type=click.IntRange(1, 3650), default=397, show_default=True, help="Days it is valid."
-)
-
-
 @ca.command()
 @click.argument("directory", default="ca", type=click.Path(path_type=Path))
 @click.option("--days", type=click.IntRange(1, 7300), default=3650, show_default=True)
 def create(directory: Path, days: int) -> None:
     """Make an authority in DIRECTORY: ca.crt goes to every host, ca.key stays where it is."""
-
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Hawker cluster authority")])
-    now = datetime.datetime.now(datetime.UTC)
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
     certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
-        .not_valid_after(now + datetime.timedelta(days=days))
+        _certificate(name, name, key, end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(_usage(signs=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _make_directory(directory)
     _write(directory / CA_KEY, _key_pem(key), secret=True)
     _write(directory / CA_CERTIFICATE, _certificate_pem(certificate), secret=False)
     click.echo(directory / CA_CERTIFICATE)
@@ -73,10 +60,11 @@ def create(directory: Path, days: int) -> None:
 @click.option(
     "-O", "--output", default=".", type=click.Path(path_type=Path), help="Where the files go."
 )
-@days_option
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=397, show_default=True, help="Days it is valid."
+)
 def issue(names: Sequence[str], authority: Path, output: Path, days: int) -> None:
     """Make a certificate and key for one host: exactly the names and addresses given."""
-
     general_names = [_general_name(name) for name in names]
     try:
         signer = x509.load_pem_x509_certificate((authority / CA_CERTIFICATE).read_bytes())
@@ -88,16 +76,10 @@ def issue(names: Sequence[str], authority: Path, output: Path, days: int) -> Non
     if not isinstance(signing, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{authority / CA_KEY} was not made by `hawker ca create`")
     key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-    end = min(now + datetime.timedelta(days=days), signer.not_valid_after_utc)
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])]))
-        .issuer_name(signer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
-        .not_valid_after(end)
+        _certificate(subject, signer.subject, key, min(end, signer.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(
@@ -114,12 +96,26 @@ def issue(names: Sequence[str], authority: Path, output: Path, days: int) -> Non
         .sign(signing, hashes.SHA256())
     )
     stem = names[0].replace(":", "_")
-    _make_directory(output)
     key_file, certificate_file = output / f"{stem}.key", output / f"{stem}.crt"
     _write(key_file, _key_pem(key), secret=True)
     _write(certificate_file, _certificate_pem(certificate), secret=False)
     click.echo(certificate_file)
     click.echo(key_file)
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, end: datetime.datetime
+) -> x509.CertificateBuilder:
+    """A certificate of a key from now until `end`, without its extensions."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.datetime.now(datetime.UTC) - SKEW)
+        .not_valid_after(end)
+    )
 
 
 def _general_name(name: str) -> x509.GeneralName:
@@ -163,22 +159,11 @@ def _certificate_pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as exc:
-        raise ConfigError(f"{directory} cannot be made: {exc.strerror}") from exc
-
-
 def _write(path: Path, data: bytes, *, secret: bool) -> None:
-    """A new file; never over another one."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
-    except FileExistsError as exc:
-        raise ConfigError(
-            f"{path} exists already", hint="remove it first if nobody uses it any more"
-        ) from exc
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    create_file(
+        path,
+        data,
+        mode=0o600 if secret else 0o644,
+        what=str(path),
+        hint="remove it first if nobody uses it any more",
+    )

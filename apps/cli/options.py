@@ -89,6 +89,11 @@ def _setting(*names: str, key: str, **attributes: Any) -> Callable[[Command], Co
     return click.option(*names, expose_value=False, callback=keep, **attributes)
 
 
+def _file_setting(name: str, key: str, help: str) -> Callable[[Command], Command]:
+    """A flag for a setting that names a file; absolute, as the process may change its directory."""
+    return _setting(name, key=key, type=os.path.abspath, metavar="FILE", help=help)
+
+
 def _keep_config_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     ctx.ensure_object(Session).config_file = value
 
@@ -106,35 +111,11 @@ _COMMON = (
     _setting(
         "--data", key="storage.data", type=os.path.abspath, metavar="DIR", help="Data directory."
     ),
-    _setting(
-        "--cluster-key",
-        key="cluster.key_file",
-        type=os.path.abspath,
-        metavar="FILE",
-        help="The cluster's key.",
-    ),
+    _file_setting("--cluster-key", "cluster.key_file", "The cluster's key."),
     _setting("--token", key="auth.token", metavar="TOKEN", help="Token to show to a daemon."),
-    _setting(
-        "--tls-ca",
-        key="tls.ca",
-        type=os.path.abspath,
-        metavar="FILE",
-        help="Authority of the cluster's certificates.",
-    ),
-    _setting(
-        "--tls-certificate",
-        key="tls.certificate",
-        type=os.path.abspath,
-        metavar="FILE",
-        help="Certificate of this process.",
-    ),
-    _setting(
-        "--tls-key",
-        key="tls.key",
-        type=os.path.abspath,
-        metavar="FILE",
-        help="Private key of the certificate.",
-    ),
+    _file_setting("--tls-ca", "tls.ca", "Authority of the cluster's certificates."),
+    _file_setting("--tls-certificate", "tls.certificate", "Certificate of this process."),
+    _file_setting("--tls-key", "tls.key", "Private key of the certificate."),
 )
 _SERVING = (
     _setting("--host", key="listen.host", metavar="ADDRESS", help="Address to listen on."),

@@ -24,7 +24,7 @@ from hawker.core.errors import UnknownPlugin
 from hawker.core.messages import HostAnnouncement, Load
 from hawker.core.storage import Entry, Store
 from hawker.core.storage.identity import load_host_key
-from hawker.core.tls import client_context
+from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey, read_key_file
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.ground import Ground
@@ -102,13 +102,15 @@ class PeerRole(Role):
             stack.push_async_callback(store.close)
             await store.start()
             key = await asyncio.to_thread(load_host_key, settings.data)
+            tls = ClientTls(settings.tls)
+            await asyncio.to_thread(tls.check)
             ground = Ground(
                 store=store,
                 plugins=plugins,
                 key=key,
                 tokens=self._tokens(key),
                 transport=plugins.get("hawker.transports", settings.peer.transport),
-                tls=await asyncio.to_thread(client_context, settings.tls),
+                tls=tls,
                 codecs=self.codecs if settings.peer.compression else {},
             )
             conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)

@@ -5,16 +5,20 @@ Otherwise any holder of the cluster's key could send every child to a machine of
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from hawker.core.egress import is_loopback
-from hawker.core.errors import BadRequest, ConfigError, Forbidden
+from hawker.core.egress import (
+    Address,
+    is_loopback,
+    parse_networks,
+    parse_resolved,
+    resolve,
+    within,
+)
+from hawker.core.errors import BadRequest, Forbidden, OriginFailed
 
 RESOLVE_TIMEOUT = 2.0
 
@@ -23,10 +27,7 @@ class AddressPolicy:
     """`networks` are CIDRs; raises ConfigError for what is none."""
 
     def __init__(self, networks: Sequence[str]) -> None:
-        try:
-            self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
-        except ValueError as exc:
-            raise ConfigError(f"cluster.networks: {exc}", hint="write 10.0.0.0/8") from exc
+        self._networks = parse_networks(networks, "cluster.networks")
 
     async def check(self, url: str, request: Request) -> None:
         """Raise Forbidden where the caller may not announce this URL, BadRequest for no URL."""
@@ -41,7 +42,11 @@ class AddressPolicy:
         if source is None:
             # Over the unix socket: a process of this machine and user.
             return
-        for address in await _addresses(host, port):
+        try:
+            addresses = await resolve(host, port, RESOLVE_TIMEOUT)
+        except OriginFailed as exc:
+            raise BadRequest(f"the announced host {host!r} cannot be resolved") from exc
+        for address in addresses:
             if not self._allowed(address, source):
                 raise Forbidden(
                     f"a host that calls from {source} may not announce {host}",
@@ -52,23 +57,10 @@ class AddressPolicy:
         parsed = _plain(address)
         if parsed == _plain(source) or (is_loopback(source) and parsed.is_loopback):
             return True
-        return any(
-            parsed.version == network.version and parsed in network for network in self._networks
-        )
+        return within(parsed, self._networks)
 
 
-def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _plain(address: str) -> Address:
     """The address, an IPv4 one that is written as IPv6 as what it is."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
+    parsed = parse_resolved(address)
     return getattr(parsed, "ipv4_mapped", None) or parsed
-
-
-async def _addresses(host: str, port: int) -> set[str]:
-    try:
-        async with asyncio.timeout(RESOLVE_TIMEOUT):
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host, port, type=socket.SOCK_STREAM
-            )
-    except (OSError, TimeoutError, UnicodeError) as exc:
-        raise BadRequest(f"the announced host {host!r} cannot be resolved") from exc
-    return {str(info[4][0]) for info in found}

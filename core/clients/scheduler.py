@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 import secrets
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 
@@ -33,6 +32,7 @@ from hawker.core.messages import (
     decode_answer,
     encode,
 )
+from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class SchedulerLink:
         on_epoch: Callable[[SchedulerLink], None],
         on_who_has: Callable[[SchedulerLink, str], None],
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.boot = secrets.token_hex(8)
@@ -125,8 +125,9 @@ class SchedulerLink:
 
     async def run(self) -> None:
         """Keep the link up until cancelled, then say goodbye."""
-        async with control_client(tls=self._tls) as client:
-            self._base = self.base_url or await self._locate()
+        self._base = self.base_url or await self._locate()
+        tls = None if self._tls is None else await self._tls.towards(self._base)
+        async with control_client(tls=tls) as client:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._announce_for_ever(client))

@@ -80,7 +80,11 @@ class Gates:
 
     def to(self, url: str) -> Gate:
         """The gate to the origin of a URL."""
-        return self._gates.setdefault(origin_of(url), Gate(self._limit, self._rate))
+        origin = origin_of(url)
+        gate = self._gates.get(origin)
+        if gate is None:
+            gate = self._gates[origin] = Gate(self._limit, self._rate)
+        return gate
 
     def forget(self, now: float) -> None:
         """Drop gates that are like new ones."""

@@ -7,10 +7,10 @@ answer is remembered for a moment, under a hash of what was shown.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from hawker.core.contracts import Source, SourceRequest
+from hawker.core.ids import digest_of_fields
 from hawker.core.ranges import ByteRange
 
 VARIANT = "private"
@@ -24,7 +24,7 @@ class AccessChecks:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.made = 0
         self._clock = clock
-        self._granted: dict[bytes, float] = {}
+        self._granted: dict[str, float] = {}
 
     def granted(self, request: SourceRequest) -> None:
         """The origin has just given this content for these fields."""
@@ -47,14 +47,6 @@ class AccessChecks:
         self.granted(request)
 
 
-def _key(request: SourceRequest) -> bytes:
-    state = hashlib.sha256(request.url.encode())
-    for name, value in sorted(_lower(request.headers).items()):
-        for part in (name.encode(), value.encode()):
-            state.update(len(part).to_bytes(8, "big"))
-            state.update(part)
-    return state.digest()
-
-
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
+def _key(request: SourceRequest) -> str:
+    fields = sorted((name.lower(), value) for name, value in request.headers.items())
+    return digest_of_fields(request.url, *(part for field in fields for part in field))

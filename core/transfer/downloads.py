@@ -107,7 +107,7 @@ class Download:
     async def _authorize(self) -> None:
         """Content that the origin does not give to everybody is for those it gives it to."""
         if self._request.headers:
-            source = self._ground.source(self._origin.url.partition(":")[0])
+            source = self._ground.source(self._origin.url)
             await self._ground.access.check(source, self._origin)
 
     async def _verify(self) -> None:

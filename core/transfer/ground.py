@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,9 @@ from typing import Protocol
 from hawker.core.contracts import Codec, Plugins, Source, Transport
 from hawker.core.digests import HostKey
 from hawker.core.messages import AnyReport
+from hawker.core.settings import TlsSettings
 from hawker.core.storage import Store
+from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey
 from hawker.core.transfer.access import AccessChecks
 
@@ -41,7 +42,7 @@ class Ground:
     tokens: ClusterKey | None
     transport: Transport
     codecs: Mapping[str, Codec] = field(default_factory=dict)
-    tls: ssl.SSLContext | None = None
+    tls: ClientTls = field(default_factory=lambda: ClientTls(TlsSettings()))
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
     counters: Counters = field(default_factory=Counters)
@@ -54,9 +55,9 @@ class Ground:
     def host(self) -> str:
         return self.key.host
 
-    def source(self, scheme: str) -> Source:
-        """The source plugin for a scheme; raises UnknownPlugin."""
-        source: Source = self.plugins.get("hawker.sources", scheme)
+    def source(self, url: str) -> Source:
+        """The source plugin for the scheme of a URL; raises UnknownPlugin."""
+        source: Source = self.plugins.get("hawker.sources", url.partition(":")[0])
         return source
 
     def headers(self, task: str) -> dict[str, str]:

@@ -46,7 +46,11 @@ async def _stream(
 ) -> AsyncGenerator[Availability, None]:
     url = f"{parent.url}/v1/tasks/{task}/{generation}/availability"
     events = live_events(
-        url, ground.headers(task), connect=CONNECT, silence=SILENCE, tls=ground.tls
+        url,
+        ground.headers(task),
+        connect=CONNECT,
+        silence=SILENCE,
+        tls=await ground.tls.towards(url),
     )
     async with aclosing(events):
         async for event in events:

@@ -147,8 +147,7 @@ class OriginReader:
         self._task.report(failed, urgent=True)
 
     async def _run(self) -> None:
-        scheme = self.lease.spec.url.partition(":")[0]
-        source = self._ground.source(scheme)
+        source = self._ground.source(self.lease.spec.url)
         reading = None
         if self.lease.ranged and self.lease.layout is not None:
             await self._adopt(self.lease.generation, self.lease.layout)

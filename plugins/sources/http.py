@@ -41,14 +41,12 @@ from hawker.core.ids import origin_of
 from hawker.core.ranges import ByteRange, parse_content_range, parse_unsatisfied
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
+from hawker.plugins.sources.answers import SLOWEST_OVER, Pace, content_length, strong_etag
 from hawker.plugins.sources.pinned import pinned_client
 
 MAX_REDIRECTS = 10
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 HEAD_TIMEOUT = 30.0
-# A body that trickles slower than this over this long is a stall, however often a byte comes.
-SLOWEST = 1024
-SLOWEST_OVER = 30.0
 # A Last-Modified time is a strong validator only where the content cannot have changed twice within
 # its one-second resolution: RFC 9110 section 8.8.2.2; the 60 s are RFC 7232's.
 SETTLED_SECONDS = 60.0
@@ -89,8 +87,8 @@ class HttpReading:
     async def stream(self) -> AsyncIterator[bytes]:
         if self._response is None:
             return
-        received, waited, lately = 0, 0.0, 0
         shown = _shown(str(self._response.url))
+        received, pace = 0, Pace(shown, self._slowest_over)
         # In pieces as they come: a collector of larger ones would hide how slowly they do.
         chunks = self._response.aiter_raw()
         try:
@@ -99,14 +97,8 @@ class HttpReading:
                 chunk = await anext(chunks, b"")
                 if not chunk:
                     break
-                # Only the origin's time counts, not that of whoever takes the bytes.
-                waited += time.monotonic() - since
                 received += len(chunk)
-                lately += len(chunk)
-                if waited >= self._slowest_over:
-                    if lately < SLOWEST * waited:
-                        raise OriginFailed(f"{shown} trickles: {lately} bytes in {waited:.0f} s")
-                    waited, lately = 0.0, 0
+                pace.took(len(chunk), time.monotonic() - since)
                 yield chunk
         except httpx.HTTPError as exc:
             raise OriginFailed(f"{shown} broke off after {received} bytes: {_reason(exc)}") from exc
@@ -144,7 +136,7 @@ class HttpSource:
             return await self._partial(response, span)
         return HttpReading(
             response,
-            _length(response),
+            content_length(response.headers),
             _validator(response),
             None,
             ranges="bytes" in response.headers.get("accept-ranges", "").lower(),
@@ -191,7 +183,7 @@ class HttpSource:
             problem = "another range than was asked for"
         else:
             span = parsed[0]
-            length = _length(response)
+            length = content_length(response.headers)
             if length is not None and span.stop is not None and length != span.stop - span.start:
                 problem = "a length that is not its range's"
             elif wanted.stop is not None and (span.stop or 0) > wanted.stop:
@@ -320,15 +312,10 @@ async def _check(response: httpx.Response, *expected: int) -> None:
         raise error
 
 
-def _length(response: httpx.Response) -> int | None:
-    text = response.headers.get("content-length", "")
-    return int(text) if text.isdigit() and len(text) <= 18 else None
-
-
 def _validator(response: httpx.Response) -> str | None:
     """A strong validator of this answer, or None."""
-    etag: str = response.headers.get("etag", "")
-    if etag.startswith('"') and etag.endswith('"') and len(etag) >= 2:
+    etag = strong_etag(response.headers)
+    if etag is not None:
         return etag
     modified: str = response.headers.get("last-modified", "")
     try:

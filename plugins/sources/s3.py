@@ -37,13 +37,10 @@ from hawker.core.errors import (
 from hawker.core.ranges import ByteRange, parse_content_range
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
+from hawker.plugins.sources.answers import SLOWEST_OVER, Pace, content_length, strong_etag
 
 if TYPE_CHECKING:
     from hawker.plugins.sources.s3_store import Answer, ObjectStore
-
-# A body that trickles slower than this over this long is a stall, however often a byte comes.
-SLOWEST = 1024
-SLOWEST_OVER = 30.0
 
 # What S3 allows in names of new buckets, and the underscore of old ones; no ARN, port or user.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
@@ -76,7 +73,7 @@ class S3Reading:
         slowest_over: float,
     ) -> None:
         self.total = total
-        self.validator = _validator(answer.headers)
+        self.validator = strong_etag(answer.headers)
         self.ranges = self.validator is not None
         self.span = span
         whole = span is None or span == ByteRange(0, total)
@@ -89,23 +86,17 @@ class S3Reading:
         expected = self.total
         if self.span is not None and self.span.stop is not None:
             expected = self.span.stop - self.span.start
-        received, waited, lately = 0, 0.0, 0
+        received, pace = 0, Pace(self._shown, self._slowest_over)
         while expected is None or received < expected:
             since = time.monotonic()
             chunk = await self._answer.read()
             if expected is not None:
                 # Some stores answer with more than the range that was asked for.
                 chunk = chunk[: expected - received]
-            # Only the endpoint's time counts, not that of whoever takes the bytes.
-            waited += time.monotonic() - since
             received += len(chunk)
-            lately += len(chunk)
             if not chunk:
                 break
-            if waited >= self._slowest_over:
-                if lately < SLOWEST * waited:
-                    raise OriginFailed(f"{self._shown} trickles: {lately} bytes in {waited:.0f} s")
-                waited, lately = 0.0, 0
+            pace.took(len(chunk), time.monotonic() - since)
             yield chunk
         if expected is not None and received != expected:
             raise OriginFailed(f"{self._shown} sent {received} bytes, not {expected}")
@@ -145,13 +136,13 @@ class S3Source:
         if answer.status != 200:
             await answer.close()
             raise OriginFailed(f"{shown}: the endpoint answered {answer.status}")
-        return S3Reading(answer, shown, _length(answer.headers), None, self._slowest_over)
+        return S3Reading(answer, shown, content_length(answer.headers), None, self._slowest_over)
 
     async def read(
         self, request: SourceRequest, span: ByteRange, validator: str, total: int | None
     ) -> Reading:
         answer, shown = await self._get(request, {"Range": span.header(), "IfMatch": validator})
-        same = _validator(answer.headers) == validator
+        same = strong_etag(answer.headers) == validator
         if answer.status == 206 and same:
             reading = self._partial(answer, shown, span)
             if reading is not None and reading.total == total and reading.span == span:
@@ -192,7 +183,7 @@ class S3Source:
         if parsed is None or parsed[0].stop is None or parsed[0].start != wanted.start:
             return None
         given, total = parsed
-        if _length(answer.headers) not in (None, parsed[0].stop - parsed[0].start):
+        if content_length(answer.headers) not in (None, parsed[0].stop - parsed[0].start):
             return None
         span = given if wanted.stop is None else wanted.clip(parsed[0].stop)
         return S3Reading(answer, shown, total, span, self._slowest_over)
@@ -248,16 +239,6 @@ def _parse(url: str, *, listing: bool = False) -> tuple[str, str]:
     if (not key and not listing) or size > 1024:
         raise BadRequest(f"{url} names no object", hint="write s3://bucket/key")
     return bucket, key
-
-
-def _validator(headers: Mapping[str, str]) -> str | None:
-    etag = headers.get("etag", "")
-    return etag if len(etag) >= 2 and etag.startswith('"') and etag.endswith('"') else None
-
-
-def _length(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("content-length", "")
-    return int(text) if text.isdigit() and len(text) <= 18 else None
 
 
 def _digest(headers: Mapping[str, str]) -> str:

@@ -30,7 +30,7 @@ from hawker.core.errors import (
 )
 from hawker.core.messages import decode_problem
 from hawker.core.settings import Settings, TlsSettings
-from hawker.core.tls import client_context
+from hawker.core.tls import ClientTls
 from hawker.pluggy_specs import hookimpl
 
 THREADS = 16
@@ -99,8 +99,7 @@ class Http1Transport:
     """See the module; `fetch` belongs to the event loop, everything below it to a thread."""
 
     def __init__(self, tls: TlsSettings) -> None:
-        self._tls = tls
-        self._context: ssl.SSLContext | None = None
+        self._tls = ClientTls(tls)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="hawker-http1")
         self._idle: dict[_Address, list[_Connection]] = {}
         self._lock = threading.Lock()
@@ -163,15 +162,9 @@ class Http1Transport:
                     return connection
                 connection.sock.close()
         try:
-            return _connect(address, job, self._client_context() if address.secure else None)
+            return _connect(address, job, self._tls.context() if address.secure else None)
         except OSError as exc:
             raise Unavailable(f"{address.host}:{address.port} cannot be reached: {exc}") from exc
-
-    def _client_context(self) -> ssl.SSLContext:
-        with self._lock:
-            if self._context is None:
-                self._context = client_context(self._tls)
-            return self._context
 
     def _give_back(self, address: _Address, connection: _Connection, *, reusable: bool) -> None:
         with self._lock:

@@ -1,0 +1,47 @@
+"""Reading answers that come over a network: header fields, and how slowly a body may come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hawker.core.errors import OriginFailed
+
+# A body that trickles slower than this (bytes per second) over this long (seconds) is a stall,
+# however often a byte comes.
+SLOWEST = 1024
+SLOWEST_OVER = 30.0
+
+
+class Pace:
+    """Notices a body that trickles. Only the time spent waiting for the origin counts, not that of
+    whoever takes the bytes."""
+
+    def __init__(self, shown: str, over: float) -> None:
+        self._shown = shown
+        self._over = over
+        self._waited = 0.0
+        self._lately = 0
+
+    def took(self, size: int, seconds: float) -> None:
+        """So many bytes came after so long a wait; raises OriginFailed where that is too slow."""
+        self._waited += seconds
+        self._lately += size
+        if self._waited < self._over:
+            return
+        if self._lately < SLOWEST * self._waited:
+            raise OriginFailed(
+                f"{self._shown} trickles: {self._lately} bytes in {self._waited:.0f} s"
+            )
+        self._waited, self._lately = 0.0, 0
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """The length that an answer says, None for none or one that is no length."""
+    text = headers.get("content-length", "")
+    return int(text) if text.isdigit() and len(text) <= 18 else None
+
+
+def strong_etag(headers: Mapping[str, str]) -> str | None:
+    """The answer's ETag where it is a strong one (RFC 9110 section 8.8.3)."""
+    etag = headers.get("etag", "")
+    return etag if len(etag) >= 2 and etag.startswith('"') and etag.endswith('"') else None
