@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from hawker.core.tokens import ClusterKey, read_key_file
+
 READY = 30.0
 
 
@@ -29,7 +31,6 @@ class Origin:
         self.requests = 0
         # Seconds that each 64 KiB take.
         self.delay = 0.0
-        self.requests_headers: list[dict[str, str]] = []
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,7 +42,6 @@ class Origin:
                     self.send_error(404)
                     return
                 origin.requests += 1
-                origin.requests_headers.append(dict(self.headers))
                 start, stop = 0, len(data)
                 asked = self.headers.get("range", "")
                 if ranges and asked.startswith("bytes=") and data:
@@ -171,6 +171,24 @@ class Cluster:
         command = ("serve", "peer", *links, "--cluster-key", str(self.key))
         return self.start(name, *command, *flags)
 
+    def swarm(self, peers: int, *flags: str) -> tuple[Daemon, Daemon, list[Daemon]]:
+        """A scheduler, a seed and some peers that know each other; `flags` are for all."""
+        self.make_key()
+        scheduler = self.scheduler("scheduler", *flags)
+        seed = self.peer("seed", scheduler, "--seed", *flags)
+        made = [self.peer(f"peer-{number}", scheduler, *flags) for number in range(peers)]
+        for daemon in (seed, *made):
+            daemon.wait_ready()
+        return scheduler, seed, made
+
+    def view(self, url: str, what: str) -> list[dict[str, Any]]:
+        """What the scheduler at this URL says of its hosts or tasks."""
+        token = ClusterKey(read_key_file(self.key)).mint("", ["tasks"])
+        headers = {"authorization": f"Bearer {token}"}
+        answer = httpx.get(f"{url}/scheduler/v1/{what}", headers=headers, trust_env=False)
+        views: list[dict[str, Any]] = answer.json()
+        return views
+
     def close(self) -> None:
         for daemon in reversed(self._daemons):
             daemon.stop()
@@ -186,6 +204,12 @@ def hawker(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProces
         env=environment,
         check=False,
     )
+
+
+def fetch(daemon: Daemon, url: str, target: Path, *flags: str) -> tuple[int, str]:
+    """`hawker get` through a daemon: its exit code and what it printed as errors."""
+    done = hawker("get", url, "-O", str(target), "-e", daemon.socket, *flags)
+    return done.returncode, done.stderr.decode()
 
 
 @pytest.fixture

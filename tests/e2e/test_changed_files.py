@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-if TYPE_CHECKING:
-    from tests.e2e.conftest import Cluster, Daemon, Origin
+from tests.e2e.conftest import Cluster, Daemon, Origin, fetch, hawker
 
 SIZE = 3 * 2**20 + 77
 
@@ -43,8 +41,6 @@ def link_away(path: Path) -> None:
 def test_changed_content_is_never_delivered(
     cluster: Cluster, origin: Origin, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
-    from tests.e2e.conftest import hawker
-
     data = os.urandom(SIZE)
     url = origin.put("/file", data)
     daemon = cluster.start("up", "up")
@@ -52,8 +48,7 @@ def test_changed_content_is_never_delivered(
     out = tmp_path / "out"
 
     def get() -> None:
-        done = hawker("get", url, "-O", str(out), "-e", daemon.socket, "--overwrite")
-        assert (done.returncode, done.stderr.decode()) == (0, "")
+        assert fetch(daemon, url, out, "--overwrite") == (0, "")
         assert out.read_bytes() == data
 
     get()

@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trustme
 
+from tests.e2e.conftest import Cluster, Daemon, hawker
 from tests.e2e.hostile_origin import (
     Behaviour,
     HostileOrigin,
@@ -27,9 +28,6 @@ from tests.e2e.hostile_origin import (
     trickle,
 )
 
-if TYPE_CHECKING:
-    from tests.e2e.conftest import Daemon
-
 SIZE = 2 * 2**20 + 345
 DEADLINE = 45.0
 DATA = os.urandom(SIZE)
@@ -39,16 +37,9 @@ NEWER = os.urandom(SIZE)
 @pytest.fixture(scope="module")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
     """A scheduler, a seed and three peers, for all tests here."""
-    from tests.e2e.conftest import Cluster
-
     cluster = Cluster(tmp_path_factory.mktemp("hostile"))
     try:
-        cluster.make_key()
-        scheduler = cluster.scheduler()
-        seed = cluster.peer("seed", scheduler, "--seed")
-        made = [cluster.peer(f"peer-{number}", scheduler) for number in range(3)]
-        for daemon in (seed, *made):
-            daemon.wait_ready()
+        _, _, made = cluster.swarm(3)
         yield made
     finally:
         cluster.close()
@@ -342,8 +333,6 @@ def test_a_recovered_origin_is_seen_at_once(peers: list[Daemon], origin: Hostile
 def test_the_command_says_what_is_wrong_in_one_line(
     status: str, code: int, peers: list[Daemon], origin: HostileOrigin, tmp_path: Path
 ) -> None:
-    from tests.e2e.conftest import hawker
-
     url = origin.put(f"/cli-{code}", fixed(status, {"content-length": 0}))
     done = hawker("get", url, "-O", str(tmp_path / "out"), "-e", peers[0].socket)
     message = done.stderr.decode()

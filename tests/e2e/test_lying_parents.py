@@ -7,15 +7,11 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import httpx
 import pytest
 
-from hawker.core.tokens import ClusterKey, read_key_file
-
-if TYPE_CHECKING:
-    from tests.e2e.conftest import Cluster, Daemon, Origin
+from tests.e2e.conftest import Cluster, Daemon, Origin, fetch
 
 SIZE = 6 * 2**20 + 99
 LIAR = Path(__file__).with_name("liar.py")
@@ -27,14 +23,8 @@ MODES = [
 # look at a forged one.
 # A stall may be outrun by the same request repeated elsewhere.
 HARMLESS = ("boasts", "forges", "slow", "stops")
+PATIENCE = ("--timeout", "60")
 MOST_MEMORY = 250 * 2**20
-
-
-def get(daemon: Daemon, url: str, target: Path) -> tuple[int, str]:
-    from tests.e2e.conftest import hawker
-
-    done = hawker("get", url, "-O", str(target), "-e", daemon.socket, "--timeout", "60")
-    return done.returncode, done.stderr.decode()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -56,10 +46,10 @@ def test_victims_of_a_liar_have_the_right_bytes(
     victims = [cluster.peer(f"victim-{number}", scheduler) for number in range(2)]
     for daemon in (seed, liar, *victims):
         daemon.wait_ready()
-    assert get(liar, url, tmp_path / "liar.out") == (0, "")
+    assert fetch(liar, url, tmp_path / "liar.out", *PATIENCE) == (0, "")
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda v: get(v, url, tmp_path / v.port), victims))
+        results = list(pool.map(lambda v: fetch(v, url, tmp_path / v.port, *PATIENCE), victims))
     assert results == [(0, "")] * len(victims)
     assert time.monotonic() - began < 60
     for victim in victims:
@@ -79,9 +69,5 @@ def peak_memory(daemon: Daemon) -> int:
 
 def host_at(cluster: Cluster, scheduler: Daemon, daemon: Daemon) -> dict[str, Any]:
     """A host as the scheduler sees it."""
-    token = ClusterKey(read_key_file(cluster.key)).mint("", ["tasks"])
-    headers = {"authorization": f"Bearer {token}"}
-    answer = httpx.get(f"{scheduler.url}/scheduler/v1/hosts", headers=headers, trust_env=False)
-    [view] = [host for host in answer.json() if host["url"].startswith(daemon.url)]
-    assert isinstance(view, dict)
+    [view] = [h for h in cluster.view(scheduler.url, "hosts") if h["url"].startswith(daemon.url)]
     return view

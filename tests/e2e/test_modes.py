@@ -5,26 +5,17 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.e2e.conftest import Cluster, Daemon, Origin
-
-
-def get(daemon: Daemon, url: str, target: Path, *flags: str) -> tuple[int, str]:
-    from tests.e2e.conftest import hawker
-
-    done = hawker("get", url, "-O", str(target), "-e", daemon.socket, *flags)
-    return done.returncode, done.stderr.decode()
+from tests.e2e.conftest import Cluster, Daemon, Origin, fetch
 
 
 def get_at_all(daemons: list[Daemon], url: str, directory: Path) -> None:
     """All at once; every one must succeed."""
     with ThreadPoolExecutor(len(daemons)) as pool:
         jobs = [
-            pool.submit(get, daemon, url, directory / f"out-{number}")
+            pool.submit(fetch, daemon, url, directory / f"out-{number}")
             for number, daemon in enumerate(daemons)
         ]
         for job in jobs:
@@ -37,12 +28,7 @@ def test_a_swarm_reads_the_origin_once(
 ) -> None:
     data = os.urandom(size)
     url = origin.put("/file", data)
-    cluster.make_key()
-    scheduler = cluster.scheduler()
-    seed = cluster.peer("seed", scheduler, "--seed")
-    peers = [cluster.peer(f"peer-{number}", scheduler) for number in range(3)]
-    for daemon in (seed, *peers):
-        daemon.wait_ready()
+    _, _, peers = cluster.swarm(3)
     get_at_all(peers, url, tmp_path)
     for number in range(len(peers)):
         assert (tmp_path / f"out-{number}").read_bytes() == data
@@ -69,12 +55,7 @@ def test_an_origin_without_ranges_and_length_is_read_once_too(
 ) -> None:
     data = os.urandom(3 * 2**20 + 5)
     url = plain_origin.put("/stream", data)
-    cluster.make_key()
-    scheduler = cluster.scheduler()
-    seed = cluster.peer("seed", scheduler, "--seed")
-    peers = [cluster.peer(f"peer-{number}", scheduler) for number in range(2)]
-    for daemon in (seed, *peers):
-        daemon.wait_ready()
+    _, _, peers = cluster.swarm(2)
     get_at_all(peers, url, tmp_path)
     assert {(tmp_path / f"out-{n}").read_bytes() == data for n in range(2)} == {True}
     assert (plain_origin.requests, plain_origin.sent_bytes) == (1, len(data))
@@ -87,7 +68,7 @@ def test_up_is_a_whole_cluster_and_keeps_content_over_a_restart(
     url = origin.put("/up", data)
     first = cluster.start("up", "up")
     first.wait_ready()
-    assert get(first, url, tmp_path / "one") == (0, "")
+    assert fetch(first, url, tmp_path / "one") == (0, "")
     first.kill()
     second = cluster.start("up", "up")
     second.wait_ready()
@@ -96,7 +77,7 @@ def test_up_is_a_whole_cluster_and_keeps_content_over_a_restart(
         "--cluster-key", str(cluster.root / "up" / "cluster.key"),
     )  # fmt: skip
     peer.wait_ready()
-    assert get(peer, url, tmp_path / "two") == (0, "")
+    assert fetch(peer, url, tmp_path / "two") == (0, "")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() == data
     assert origin.requests == 1, "the second daemon had it stored, and the peer took it from there"
 
@@ -107,8 +88,8 @@ def test_a_peer_without_scheduler_reads_the_origin_itself(
     data = os.urandom(2**20)
     url = origin.put("/lone-peer", data)
     peer = cluster.start("peer", "serve", "peer")
-    assert get(peer, url, tmp_path / "out") == (0, "")
-    assert get(peer, url, tmp_path / "again") == (0, "")
+    assert fetch(peer, url, tmp_path / "out") == (0, "")
+    assert fetch(peer, url, tmp_path / "again") == (0, "")
     assert (tmp_path / "again").read_bytes() == data
     assert origin.requests == 1
 
@@ -118,13 +99,8 @@ def test_a_killed_parent_is_replaced_and_a_killed_child_continues(
 ) -> None:
     data = os.urandom(24 * 2**20)
     url = origin.put("/killed", data)
-    cluster.make_key()
-    scheduler = cluster.scheduler()
-    seed = cluster.peer("seed", scheduler, "--seed")
-    peers = [cluster.peer(f"peer-{number}", scheduler) for number in range(3)]
-    for daemon in (seed, *peers):
-        daemon.wait_ready()
-    assert get(peers[0], url, tmp_path / "first") == (0, "")
+    _, seed, peers = cluster.swarm(3)
+    assert fetch(peers[0], url, tmp_path / "first") == (0, "")
     seed.kill()
     get_at_all(peers[1:], url, tmp_path)
     assert {(tmp_path / f"out-{n}").read_bytes() == data for n in range(2)} == {True}
@@ -186,7 +162,7 @@ def test_compressible_content_crosses_the_wire_smaller_and_arrives_whole(
     peer = cluster.peer("peer", scheduler)
     for daemon in (seed, peer):
         daemon.wait_ready()
-    assert get(peer, url, tmp_path / "out") == (0, "")
+    assert fetch(peer, url, tmp_path / "out") == (0, "")
     assert (tmp_path / "out").read_bytes() == data
     with seed.client() as client:
         metrics = client.get("/metrics").text.splitlines()
@@ -200,7 +176,7 @@ def test_a_wrong_digest_is_told_and_nothing_is_delivered(
 ) -> None:
     url = origin.put("/digest", os.urandom(2**20))
     peer = cluster.start("peer", "serve", "peer")
-    code, message = get(peer, url, tmp_path / "out", "--digest", "sha256:" + "0" * 64)
+    code, message = fetch(peer, url, tmp_path / "out", "--digest", "sha256:" + "0" * 64)
     assert code == 5
     assert "sha256:" in message and "Traceback" not in message
     assert list(tmp_path.glob("out*")) == []

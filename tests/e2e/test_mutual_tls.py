@@ -5,24 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from hawker.core.settings import TlsSettings
 from hawker.core.tls import client_context
-
-if TYPE_CHECKING:
-    from tests.e2e.conftest import Cluster, Daemon, Origin
-
-
-def hawker(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    from tests.e2e.conftest import hawker as run
-
-    return run(*arguments)
+from tests.e2e.conftest import Cluster, Origin, fetch, hawker
 
 
 def authority(directory: Path) -> Path:
@@ -40,11 +30,6 @@ def issue(ca: Path, into: Path, *names: str) -> list[str]:
     return ["--tls-ca", str(ca / "ca.crt"), "--tls-certificate", certificate, "--tls-key", key]
 
 
-def get(daemon: Daemon, url: str, target: Path) -> tuple[int, str]:
-    done = hawker("get", url, "-O", str(target), "-e", daemon.socket, "--timeout", "30")
-    return done.returncode, done.stderr.decode()
-
-
 @pytest.fixture
 def pki(tmp_path: Path) -> Path:
     return authority(tmp_path / "ca")
@@ -55,16 +40,11 @@ def test_a_swarm_over_mutual_tls_and_nobody_else(
 ) -> None:
     data = os.urandom(6 * 2**20 + 3)
     url = origin.put("/file", data)
-    cluster.make_key()
     own = [*issue(pki, tmp_path / "own", "127.0.0.1", "localhost"), "--mutual-tls"]
-    scheduler = cluster.scheduler("scheduler", *own)
+    scheduler, seed, peers = cluster.swarm(2, *own)
     assert scheduler.url.startswith("https://")
-    seed = cluster.peer("seed", scheduler, "--seed", *own)
-    peers = [cluster.peer(f"peer-{number}", scheduler, *own) for number in range(2)]
-    for daemon in (seed, *peers):
-        daemon.wait_ready()
     for peer in peers:
-        assert get(peer, url, tmp_path / f"out-{peer.port}") == (0, "")
+        assert fetch(peer, url, tmp_path / f"out-{peer.port}", "--timeout", "30") == (0, "")
         assert (tmp_path / f"out-{peer.port}").read_bytes() == data
     assert (origin.requests, origin.sent_bytes) == (1, len(data))
 
@@ -99,18 +79,9 @@ def test_a_swarm_over_mutual_tls_and_nobody_else(
     ):
         outsider = cluster.start(name, "serve", "peer", "--scheduler", scheduler.url, *flags)
         target = tmp_path / f"out-{name}"
-        code, message = get_without_origin(outsider, url, target)
+        code, message = fetch(outsider, url, target, "--disable-back-to-source", "--timeout", "5")
         assert code != 0, message
         assert not target.exists()
-
-
-def get_without_origin(daemon: Daemon, url: str, target: Path) -> tuple[int, str]:
-    """What the swarm alone gives."""
-    done = hawker(
-        "get", url, "-O", str(target), "-e", daemon.socket,
-        "--disable-back-to-source", "--timeout", "5",
-    )  # fmt: skip
-    return done.returncode, done.stderr.decode()
 
 
 def test_a_certificate_for_other_names_is_not_believed(

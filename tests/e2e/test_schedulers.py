@@ -7,21 +7,10 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hawker.core.tokens import ClusterKey, read_key_file
-
-if TYPE_CHECKING:
-    from tests.e2e.conftest import Cluster, Daemon, Origin
+from tests.e2e.conftest import Cluster, Daemon, Origin, fetch
 
 SIZE = 12 * 2**20 + 11
-
-
-def fetch(daemon: Daemon, url: str, target: Path) -> tuple[int, str]:
-    from tests.e2e.conftest import hawker
-
-    done = hawker("get", url, "-O", str(target), "-e", daemon.socket, "--timeout", "60")
-    return done.returncode, done.stderr.decode()
 
 
 def free_port() -> str:
@@ -44,12 +33,7 @@ def test_a_scheduler_restarted_in_mid_swarm_costs_no_origin_byte(
     data = os.urandom(SIZE)
     url = origin.put("/restart", data)
     origin.delay = 0.02
-    cluster.make_key()
-    scheduler = cluster.scheduler()
-    seed = cluster.peer("seed", scheduler, "--seed")
-    peers = [cluster.peer(f"peer-{number}", scheduler) for number in range(2)]
-    for daemon in (seed, *peers):
-        daemon.wait_ready()
+    scheduler, seed, peers = cluster.swarm(2)
     with ThreadPoolExecutor() as pool:
         jobs = [pool.submit(fetch, peer, url, tmp_path / f"out-{peer.port}") for peer in peers]
         wait_for(lambda: origin.sent_bytes > SIZE // 6, "the seed reads")
@@ -121,9 +105,4 @@ def test_tasks_of_a_scheduler_that_goes_fall_to_the_other_and_back(
 
 
 def tasks_at(cluster: Cluster, url: str) -> set[str]:
-    import httpx
-
-    token = ClusterKey(read_key_file(cluster.key)).mint("", ["tasks"])
-    headers = {"authorization": f"Bearer {token}"}
-    answer = httpx.get(f"{url}/scheduler/v1/tasks", headers=headers, trust_env=False)
-    return {task["task"] for task in answer.json()}
+    return {task["task"] for task in cluster.view(url, "tasks")}

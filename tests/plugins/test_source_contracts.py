@@ -29,19 +29,7 @@ from hawker.core.testing.sources import SourceContract
 from hawker.plugins.sources.file import FileSource
 from hawker.plugins.sources.http import HttpSource
 from hawker.plugins.sources.s3 import S3Options, S3Source
-
-
-class Keys:
-    """One credential for every URL, or none."""
-
-    def __init__(self, credential: Credential | None = None) -> None:
-        self._credential = credential
-
-    async def find(self, url: str) -> Credential | None:
-        return self._credential
-
-    async def close(self) -> None:
-        return
+from tests.plugins.scripted import Keys
 
 
 def services(credential: Credential | None = None) -> SourceServices:

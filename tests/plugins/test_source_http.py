@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 
 import pytest
 import trustme
 
-from hawker.core.contracts import Credential, SourceRequest, SourceServices
+from hawker.core.contracts import SourceRequest, SourceServices
 from hawker.core.errors import (
     BadRequest,
     HawkerError,
@@ -23,83 +19,18 @@ from hawker.core.errors import (
 )
 from hawker.core.ranges import ByteRange
 from hawker.plugins.sources.http import HttpSource
+from tests.plugins.scripted import Keys, serving
 
 
 class Anywhere:
-    """An egress policy that allows everything, and no credentials."""
+    """An egress policy that allows everything."""
 
     async def addresses(self, host: str, port: int) -> list[str]:
         return [host]
 
-    async def find(self, url: str) -> Credential | None:
-        return None
-
-    async def close(self) -> None:
-        return
-
 
 def make_source(slowest_over: float = 30.0) -> HttpSource:
-    return HttpSource(SourceServices(Anywhere(), Anywhere()), slowest_over=slowest_over)
-
-
-Answer = Callable[[str], bytes]
-
-
-class Scripted:
-    """Answers each request with bytes made from its head; remembers the heads."""
-
-    def __init__(self, answer: Answer, context: ssl.SSLContext | None = None) -> None:
-        self.heads: list[str] = []
-        self._answer = answer
-        self._context = context
-        self._sock = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def url(self, path: str = "/file") -> str:
-        scheme = "https" if self._context is not None else "http"
-        return f"{scheme}://127.0.0.1:{self._sock.getsockname()[1]}{path}"
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._sock.accept()
-            except OSError:
-                return
-            with closing(connection):
-                connection.settimeout(5)
-                try:
-                    self._talk(connection)
-                except OSError:
-                    continue
-
-    def _talk(self, connection: socket.socket) -> None:
-        if self._context is not None:
-            connection = self._context.wrap_socket(connection, server_side=True)
-        head = b""
-        while b"\r\n\r\n" not in head:
-            part = connection.recv(65536)
-            if not part:
-                return
-            head += part
-        self.heads.append(head.decode("latin-1"))
-        connection.sendall(self._answer(self.heads[-1]))
-        connection.close()
-
-    def close(self) -> None:
-        self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
-        self._thread.join()
-
-
-@contextmanager
-def serving(answer: Answer | bytes, context: ssl.SSLContext | None = None) -> Iterator[Scripted]:
-    script = answer if callable(answer) else lambda head: answer
-    server = Scripted(script, context)
-    try:
-        yield server
-    finally:
-        server.close()
+    return HttpSource(SourceServices(Anywhere(), Keys()), slowest_over=slowest_over)
 
 
 def response(status: str, body: bytes = b"", *fields: str, length: bool = True) -> bytes:

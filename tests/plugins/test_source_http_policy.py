@@ -7,7 +7,7 @@ import base64
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 import pytest
@@ -17,46 +17,14 @@ from hawker.core.egress import EgressPolicy
 from hawker.core.errors import BadRequest, Forbidden, OriginFailed, OriginRefused
 from hawker.core.settings import EgressSettings
 from hawker.plugins.sources.http import HttpSource
-
-
-class Server:
-    """Answers each connection's first request and closes it."""
-
-    def __init__(self, answer: Callable[[str, socket.socket], None]) -> None:
-        self.heads: list[str] = []
-        self._answer = answer
-        self._sock = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._sock.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._sock.accept()
-            except OSError:
-                return
-            with closing(connection):
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    head += connection.recv(65536)
-                self.heads.append(head.decode("latin-1").lower())
-                try:
-                    self._answer(self.heads[-1], connection)
-                except OSError:
-                    continue
-
-    def close(self) -> None:
-        self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
-        self._thread.join()
+from tests.plugins.scripted import Scripted, Talk
 
 
 def ok(head: str, connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
 
-def to(url: str) -> Callable[[str, socket.socket], None]:
+def to(url: str) -> Talk:
     line = f"HTTP/1.1 302 Found\r\nlocation: {url}\r\ncontent-length: 0\r\n\r\n".encode()
     return lambda head, connection: connection.sendall(line)
 
@@ -123,20 +91,20 @@ def read(
     ],
 )
 def test_a_redirect_to_where_it_may_not_go_is_refused(target: str) -> None:
-    server = Server(to(target))
+    server = Scripted(to(target))
     with closing(server), pytest.raises(Forbidden):
         read(f"http://127.0.0.1:{server.port}/")
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "gopher://h/", "http://a@h/"])
 def test_a_redirect_to_what_is_no_plain_http_url_is_refused(target: str) -> None:
-    server = Server(to(target))
+    server = Scripted(to(target))
     with closing(server), pytest.raises(OriginRefused):
         read(f"http://127.0.0.1:{server.port}/")
 
 
 def test_the_connection_goes_to_the_checked_address_and_only_there() -> None:
-    server = Server(ok)
+    server = Scripted(ok)
     with closing(server):
         names = Names({"no-such-name.invalid": "127.0.0.1"})
         assert read(f"http://no-such-name.invalid:{server.port}/", names=names) == b"ok"
@@ -145,8 +113,8 @@ def test_the_connection_goes_to_the_checked_address_and_only_there() -> None:
 
 
 def test_own_header_fields_do_not_follow_a_redirect_to_another_host() -> None:
-    other = Server(ok)
-    first = Server(to(f"http://127.0.0.1:{other.port}/elsewhere"))
+    other = Scripted(ok)
+    first = Scripted(to(f"http://127.0.0.1:{other.port}/elsewhere"))
     with closing(other), closing(first):
         secret = {"Authorization": "Bearer secret", "X-Key": "secret"}
         assert read(f"http://127.0.0.1:{first.port}/", headers=secret) == b"ok"
@@ -155,8 +123,8 @@ def test_own_header_fields_do_not_follow_a_redirect_to_another_host() -> None:
 
 
 def test_configured_credentials_go_to_their_own_origin_only() -> None:
-    other = Server(ok)
-    first = Server(to(f"http://127.0.0.1:{other.port}/elsewhere"))
+    other = Scripted(ok)
+    first = Scripted(to(f"http://127.0.0.1:{other.port}/elsewhere"))
     with closing(other), closing(first):
         mine = Credential(username="ann", password="pass")
         keys = Keyring({f"http://127.0.0.1:{first.port}/": mine})
@@ -184,7 +152,7 @@ def test_a_body_that_trickles_is_given_up() -> None:
             connection.sendall(b"x")
             time.sleep(0.05)
 
-    server = Server(trickle)
+    server = Scripted(trickle)
     try:
         with pytest.raises(OriginFailed, match="trickles"):
             read(f"http://127.0.0.1:{server.port}/", slowest_over=0.5)
@@ -197,7 +165,7 @@ def test_a_query_is_never_shown() -> None:
     def refuse(head: str, connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")
 
-    server = Server(refuse)
+    server = Scripted(refuse)
     with closing(server), pytest.raises(OriginFailed) as failure:
         read(f"http://127.0.0.1:{server.port}/a?X-Amz-Signature=secret")
     assert "secret" not in str(failure.value) and "/a?…" in str(failure.value)

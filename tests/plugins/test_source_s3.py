@@ -7,7 +7,6 @@ import base64
 import hashlib
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -33,68 +32,10 @@ from hawker.core.ranges import ByteRange
 from hawker.core.registry import PluginHost
 from hawker.core.settings import EgressSettings, PluginSettings, Settings
 from hawker.plugins.sources.s3 import S3Options, S3Source
+from tests.plugins.scripted import Keys, Scripted
 
 KEYS = Credential(access_key="id", secret_key="s3cr3t-word", session_token="session-word")
 OBJECT = SourceRequest("s3://a-bucket/a/key")
-
-
-class Keys:
-    def __init__(self, credential: Credential | None) -> None:
-        self._credential = credential
-
-    async def find(self, url: str) -> Credential | None:
-        return self._credential
-
-    async def close(self) -> None:
-        return
-
-
-class Server:
-    """Answers each connection's first request with scripted bytes, and remembers its head."""
-
-    def __init__(
-        self, answer: Callable[[str], bytes], context: ssl.SSLContext | None = None
-    ) -> None:
-        self.heads: list[str] = []
-        self._answer = answer
-        self._context = context
-        self._sock = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._sock.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._sock.accept()
-            except OSError:
-                return
-            with closing(connection):
-                connection.settimeout(5)
-                try:
-                    self._talk(connection)
-                except OSError:
-                    continue
-
-    def _talk(self, connection: socket.socket) -> None:
-        if self._context is not None:
-            connection = self._context.wrap_socket(connection, server_side=True)
-        with closing(connection):
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += connection.recv(65536)
-            self.heads.append(head.decode("latin-1").lower())
-            answer = self._answer(self.heads[-1])
-            sent = answer.index(b"\r\n\r\n") + 4 if b"x-slow" in answer else len(answer)
-            connection.sendall(answer[:sent])
-            for at in range(sent, len(answer)):
-                connection.sendall(answer[at : at + 1])
-                time.sleep(0.005)
-
-    def close(self) -> None:
-        self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
-        self._thread.join()
 
 
 def answer(status: str, body: bytes = b"", **fields: str) -> bytes:
@@ -112,12 +53,19 @@ def error(status: str, code: str, **fields: str) -> bytes:
 @contextmanager
 def serving(
     reply: bytes | Callable[[str], bytes], context: ssl.SSLContext | None = None
-) -> Iterator[Server]:
-    server = Server(reply if callable(reply) else lambda head: reply, context)
-    try:
+) -> Iterator[Scripted]:
+    """A server that answers so; the body byte by byte where a field asks for it."""
+
+    def talk(head: str, connection: socket.socket) -> None:
+        answer = reply(head) if callable(reply) else reply
+        sent = answer.index(b"\r\n\r\n") + 4 if b"x-slow" in answer else len(answer)
+        connection.sendall(answer[:sent])
+        for at in range(sent, len(answer)):
+            connection.sendall(answer[at : at + 1])
+            time.sleep(0.005)
+
+    with closing(Scripted(talk, context)) as server:
         yield server
-    finally:
-        server.close()
 
 
 def reading(
