@@ -15,13 +15,21 @@ class Generations:
     def __init__(self, board: Board) -> None:
         self._board = board
 
-    def begin(self, task: Task, generation: Generation, now: float) -> None:
-        """This is the generation that new peers join, and those who waited for one."""
+    def begin(self, task: Task, generation: Generation) -> None:
+        """This is the generation that peers join from now on."""
         task.current = generation
         task.machine.fire("found")
+
+    def gather(self, task: Task, now: float) -> None:
+        """Let those who waited for a generation join it, once whoever has it is a root.
+
+        Before that, the first of them would be the only one to get the root as a parent.
+        """
+        if task.current is None:
+            return
         for peer in list(task.peers.values()):
             if peer.generation is None and peer.wants:
-                self.enter(task, peer, generation, now)
+                self.enter(task, peer, task.current, now)
 
     def enter(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
         if peer.generation is not None:

@@ -220,11 +220,12 @@ class Leases:
         layout = report.layout.check()
         if lease.generation and lease.generation != report.generation:
             self._generations.supersede(task, now)
-        if task.current is None or task.current.id != report.generation:
+        begun = task.current is None or task.current.id != report.generation
+        if begun:
             if task.current is not None:
                 self._generations.supersede(task, now)
             found = Generation(report.generation, layout, report.validator, report.ranged)
-            self._generations.begin(task, found, now)
+            self._generations.begin(task, found)
         if not lease.started or report.read_bytes > lease.read_bytes:
             lease.progress_at = now
             self._gate(task).answered()
@@ -243,6 +244,8 @@ class Leases:
         if peer.generation is not current:
             self._generations.enter(task, peer, current, now)
         self._board.graph.make_root(task, peer, now)
+        if begun:
+            self._generations.gather(task, now)
         if report.done:
             self.end(task, lease, now, failed=False)
         if report.done or self._limits.readers > 1:

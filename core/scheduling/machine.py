@@ -204,11 +204,14 @@ class Scheduler:
         if task.machine.state == "failed":
             task.machine.fire("ask")
             task.attempts = 0
+        before = task.current
         if report.generation and report.have and report.layout is not None:
             self._stored(host, task, peer, report, now)
         if task.current is not None and peer.generation is None and peer.wants:
             self._generations.enter(task, peer, task.current, now)
         self._generations.settle_root(task, peer, now)
+        if task.current is not before:
+            self._generations.gather(task, now)
         self._board.graph.supply(task, peer, now)
         self._board.graph.review(task, peer, now)
         self._board.touch(task, peer)
@@ -243,7 +246,7 @@ class Scheduler:
             validator = next((r.validator for r in records if r.validator), "")
             ranged = any(record.ranged for record in records)
             found = Generation(report.generation, layout, validator, ranged)
-            self._generations.begin(task, found, now)
+            self._generations.begin(task, found)
         if task.current is not None and task.current.id == report.generation:
             if peer.generation is not task.current:
                 self._generations.enter(task, peer, task.current, now)

@@ -116,6 +116,39 @@ def test_leases_of_an_origin_share_its_rate() -> None:
     assert both == {spec("a").task_id: 500_000, spec("b").task_id: 500_000}
 
 
+def test_everybody_who_waited_takes_pieces_from_the_reader_itself() -> None:
+    names = [f"peer-{number}" for number in range(12)]
+    world = make(None, *names)
+    read: Read | None = None
+    for name in names:
+        out = world.ask(name, spec("x"))
+        read = read or reads(out)[0][1]
+    assert read is not None
+    seed = world.host("seed")
+    records = {h: d for h, d in world.progress("seed", read) if isinstance(d, Parents)}
+    for name in names:
+        spine = [ref.host for ref in records[world.host(name)].parents if ref.spine]
+        assert seed in spine, f"{name} gets everything at second hand"
+
+
+def test_everybody_who_waited_takes_pieces_from_a_holder_itself() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, size=1, done=True)
+    again = restarted(world, "seed")
+    names = [f"peer-{number}" for number in range(6)]
+    for name in names:
+        again.join(name)
+        again.ask(name, spec("x"))
+    again.join("seed", seed=True)
+    seed = again.key("seed")
+    out = again.offer("seed", spec("x"), GENERATION, [Reader(seed.host, seed.public, read.lease)])
+    records = {h: d for h, d in out if isinstance(d, Parents)}
+    for name in names:
+        spine = [ref.host for ref in records[again.host(name)].parents if ref.spine]
+        assert seed.host in spine
+
+
 def test_what_the_origin_says_holds_for_every_task() -> None:
     world = make()
     [(_, read)] = reads(world.ask("one", spec("a")))
