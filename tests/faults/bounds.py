@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from hawker.core.ids import canonical_url, generation_of
-from tests.faults.origin import FaultyOrigin
+from tests.faults.origin import Answer, FaultyOrigin
 from tests.faults.plan import Plan
 from tests.faults.world import Daemon, World
 
@@ -144,11 +144,15 @@ class Bounds:
 
     def _checks(self, number: int, version: int) -> int:
         """Bytes of answers that were asked for one byte, or that nobody had room for."""
+        answers = [a for a in self._origin.answers if (a.thing, a.version) == (number, version)]
+        return self._origin.requests + self.closed_early(answers)
+
+    def closed_early(self, answers: list[Answer]) -> int:
+        """Bytes of those answers that were closed for being only a check, or for lack of room."""
         small = "nobody" if self._plan.small is None else f"peer-{self._plan.small}"
         whole = self._plan.private and not self._plan.ranges
-        answers = [a for a in self._origin.answers if (a.thing, a.version) == (number, version)]
         closed = [a for a in answers if a.over and a.sent <= IN_FLIGHT]
-        return self._origin.requests + sum(a.sent for a in closed if whole or a.reader == small)
+        return sum(a.sent for a in closed if whole or a.reader == small)
 
     def _charge(self, stake: Stake, size: int, why: str) -> None:
         if size:
