@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 ANNOUNCE_AFTER = 15.0
 TICK = 0.25
+# A process that was frozen, or a machine that slept, has heard nobody meanwhile.
+LATE = 0.5
 MAX_BODY = 4 * 1024 * 1024
 MAX_POLL = 30.0
 
@@ -282,7 +284,12 @@ class SchedulerRole(Role):
 
     async def _tick_for_ever(self) -> None:
         while True:
+            slept_at = self._now()
             await asyncio.sleep(TICK)
+            late = self._now() - slept_at - TICK
+            if late > LATE:
+                log.warning("this scheduler stood still for %.1f s", late)
+                self.core.excuse(late, self._now())
             try:
                 await self._act(self.core.tick)
                 await self._keep_hosts()

@@ -1,4 +1,4 @@
-"""Decisions waiting for one host: the newest record of each kind and task."""
+"""Decisions waiting for one host: the newest record of each kind, task and lease."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
 from hawker.apps.web.events import PING, Frame
-from hawker.core.messages import AnyDecision, encode
+from hawker.core.messages import AnyDecision, Read, encode
 
 PING_EVERY = 10.0
 
 
 class Mailbox:
-    """A host's decisions until its stream takes them. Records replace older ones of their task, so
-    a slow host costs no more memory than it has tasks."""
+    """A host's decisions until its stream takes them. Records replace older ones of their task or
+    lease, so a slow host costs no more memory than it has of these."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[str, str], AnyDecision] = {}
+        self._waiting: dict[tuple[str, str, str], AnyDecision] = {}
         self._filled = asyncio.Event()
         self._closed = False
 
     def put(self, decisions: Iterable[AnyDecision]) -> None:
         for decision in decisions:
-            key = (decision.task, type(decision).__name__)
+            # That one lease is over must not hide that another was granted.
+            lease = decision.lease if isinstance(decision, Read) else ""
+            key = (decision.task, type(decision).__name__, lease)
             self._waiting.pop(key, None)
             self._waiting[key] = decision
         if self._waiting:

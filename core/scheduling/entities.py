@@ -169,7 +169,8 @@ class Generation:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A task with its peers; `current` is the generation that new peers join."""
+    """A task with its peers; `current` is the generation that new peers join, `over` are leases
+    that ended in this scheduler's life."""
 
     id: str
     spec: TaskSpec
@@ -180,3 +181,4 @@ class Task:
     attempts: int = 0
     not_before: float = 0.0
     failed_readers: dict[str, float] = field(default_factory=dict)
+    over: set[str] = field(default_factory=set)

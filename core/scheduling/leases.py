@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hawker.core.errors import NotFound, OriginFailed, Problem
+from hawker.core.errors import NotFound, OriginFailed, Problem, Unavailable
 from hawker.core.messages import Changed, Failed, LeaseProgress, Length, Read, Stop
 from hawker.core.pieces import MIB, Layout, PieceSet
 from hawker.core.ranges import ByteRange
@@ -77,8 +77,18 @@ class Leases:
             missing = missing_of(task, now)
             if missing is False:
                 return
+        if task.attempts >= MAX_ATTEMPTS:
+            lost = Unavailable(
+                f"{task.attempts} hosts were lost one after the other while reading {task.spec.url}"
+            )
+            self.give_up(task, lost.problem(), now)
+            return
         reader = choose_reader(task, self._board.hosts, now)
-        if reader is None or task.attempts >= MAX_ATTEMPTS:
+        if reader is None:
+            if any(peer.wants and peer.readable for peer in task.peers.values()):
+                # Who could read is away for a moment: it comes back, or is forgotten.
+                self._waiting[task.id] = None
+                return
             self.give_up(task, None, now)
             return
         if self._must_wait(task, now):
@@ -259,6 +269,7 @@ class Leases:
         if (
             report.done
             or record is None
+            or report.lease in task.over
             or (record.task, record.host) != (task.id, host.id)
             or record.generation not in ("", report.generation)
             or (task.current is not None and task.current.id != report.generation)
@@ -269,6 +280,7 @@ class Leases:
             # Granted to the same reader before it was known to be at work already.
             self._revoke(task, peer, other.id)
             self.end(task, other, now, failed=False)
+            task.attempts = max(0, task.attempts - 1)
         self._waiting.pop(task.id, None)
         self._recall.forget(task.id)
         lease = Lease(
@@ -375,6 +387,7 @@ class Leases:
     def end(self, task: Task, lease: Lease, now: float, *, failed: bool) -> None:
         """The lease is over."""
         del task.leases[lease.id]
+        task.over.add(lease.id)
         gate = self._gate(task)
         gate.live.pop(lease.id, None)
         if not task.leases:
@@ -393,7 +406,7 @@ class Leases:
         """Tell every peer that cannot be served by others that this is the end."""
         if problem is None:
             problem = NotFound(
-                f"no peer has {task.spec.url}, and nobody may or can read its origin"
+                f"no peer has {task.spec.url}, and nobody may read its origin"
             ).problem()
         for peer in [peer for peer in task.peers.values() if peer.wants]:
             if self._generations.can_finish(task, peer):
@@ -404,6 +417,8 @@ class Leases:
             self.remove(task, peer, now)
         if task.current is None and task.machine.allows("fail"):
             task.machine.fire("fail")
+        # Whoever asks next is not answered by what happened to these.
+        task.attempts = 0
         self.tidy(task)
 
     def remove(self, task: Task, peer: Peer, now: float) -> None:
@@ -426,6 +441,15 @@ class Leases:
             self._board.tasks.pop(task.id, None)
             self._waiting.pop(task.id, None)
             self._recall.forget(task.id)
+
+    def excuse(self, seconds: float, now: float) -> None:
+        """Nobody is to blame for the silence of the last `seconds`: nobody was listening."""
+        for task in [self._board.tasks[name] for name in self.leased]:
+            for lease in task.leases.values():
+                lease.granted_at = min(now, lease.granted_at + seconds)
+                lease.progress_at = min(now, lease.progress_at + seconds)
+                if lease.heard_at:
+                    lease.heard_at = min(now, lease.heard_at + seconds)
 
     def tick(self, now: float) -> None:
         """Leases of silent readers end; tasks that waited are looked at again."""

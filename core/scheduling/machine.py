@@ -121,6 +121,13 @@ class Scheduler:
             if name in self._board.tasks:
                 self._leases.read_what_is_missing(task, now)
 
+    def excuse(self, seconds: float, now: float) -> None:
+        """This scheduler itself stood still for the last `seconds`: silence then says nothing."""
+        for host in self._away:
+            known = self._board.hosts[host]
+            known.away_since = min(now, known.away_since + seconds)
+        self._leases.excuse(seconds, now)
+
     def tick(self, now: float) -> list[Outgoing]:
         """What happens because time passes."""
         hosts = self._board.hosts
@@ -203,7 +210,6 @@ class Scheduler:
             self._generations.restate(peer, PieceSet.from_runs(report.have if same else []))
         if task.machine.state == "failed":
             task.machine.fire("ask")
-            task.attempts = 0
         before = task.current
         if report.generation and report.have and report.layout is not None:
             self._stored(host, task, peer, report, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,26 @@ def test_a_scheduler_restarted_in_mid_swarm_costs_no_origin_byte(
         assert [job.result() for job in (*jobs, late)] == [(0, "")] * 3
     for name in ("late", *(f"out-{peer.port}" for peer in peers)):
         assert (tmp_path / name).read_bytes() == data
+    assert (origin.sent_bytes, origin.requests) == (SIZE, 1)
+
+
+def test_a_frozen_scheduler_takes_no_lease_away_for_words_it_could_not_hear(
+    cluster: Cluster, origin: Origin, tmp_path: Path
+) -> None:
+    data = os.urandom(SIZE)
+    url = origin.put("/frozen", data)
+    origin.delay = 0.03
+    scheduler, _, [peer] = cluster.swarm(1)
+    cluster.peer("other-seed", scheduler, "--seed").wait_ready()
+    with ThreadPoolExecutor() as pool:
+        job = pool.submit(fetch, peer, url, tmp_path / "out")
+        wait_for(lambda: origin.sent_bytes > SIZE // 6, "a seed reads")
+        scheduler.process.send_signal(signal.SIGSTOP)
+        # Longer than a reader may be silent (`scheduler.lease_timeout`).
+        time.sleep(2.6)
+        scheduler.process.send_signal(signal.SIGCONT)
+        assert job.result() == (0, "")
+    assert (tmp_path / "out").read_bytes() == data
     assert (origin.sent_bytes, origin.requests) == (SIZE, 1)
 
 

@@ -369,6 +369,82 @@ def test_hosts_that_have_nothing_say_so_and_the_read_begins_at_once() -> None:
     assert len(reads(world.report("seed", Left(task=failover.task)))) == 1
 
 
+def test_what_a_reader_said_before_it_heard_of_the_restart_upsets_no_new_lease() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x"), want=[ByteRange(0, MIB)]))
+    world.progress("seed", read, size=1)
+    again = restarted(world)
+    again.join("seed", seed=True)
+    again.join("two")
+    [(_, early)] = reads(again.ask("two", spec("x")))
+    again.progress("seed", read, size=2)
+    again.report("seed", Have(task=read.task, generation=GENERATION, pieces=[(0, 0)]))
+    [(_, rest)] = reads(again.progress("seed", read, size=2, done=True))
+    out = again.progress("seed", early)
+    over = [d.lease for d in again.of(out, "seed") if isinstance(d, Read) and d.ranges == []]
+    assert over == [early.lease], "it began with the early one before it heard that it is over"
+    again.progress("seed", rest, size=1)
+    assert not reads(again.tick(1.9))
+    view = again.scheduler.describe(read.task)
+    assert view is not None and isinstance(view["leases"], list)
+    assert [lease["id"] for lease in view["leases"]] == [rest.lease]
+
+
+# ---------------------------------------------------------------------------- lost and away
+
+
+def test_who_could_read_but_is_away_for_a_moment_is_waited_for() -> None:
+    world = World()
+    world.join("one")
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("one", read, size=1)
+    world.scheduler.disconnected(world.host("one"), world.now)
+    assert not stops(world.tick(2.5)), "its lease is over, and nobody else is there"
+    assert len(reads(world.scheduler.connected(world.host("one"), world.now))) == 1
+
+
+def test_a_scheduler_that_stood_still_blames_no_reader_for_it() -> None:
+    world = make()
+    world.join("other", seed=True)
+    [(first, read)] = reads(world.ask("one", spec("x")))
+    name = "seed" if first == world.host("seed") else "other"
+    world.progress(name, read, size=1)
+    world.now += 60
+    world.scheduler.excuse(60, world.now)
+    assert not reads(world.tick(0.25))
+    assert len(reads(world.tick(2.0))) == 1, "it is silent now, too"
+
+
+def test_after_three_lost_readers_the_wait_ends_and_the_next_who_asks_is_served() -> None:
+    world = make(None, "one")
+    for name in ("second", "third"):
+        world.join(name, seed=True)
+    out = world.ask("one", spec("x"))
+    for _ in range(3):
+        [(reader, _)] = reads(out)
+        out = world.scheduler.leave(reader, world.now)
+    [stop] = stops(out)
+    assert stop.problem.code == "unavailable" and "3 hosts were lost" in stop.problem.detail
+    assert len(reads(world.ask("one", spec("x")))) == 1
+
+
+def test_a_task_that_is_partly_held_is_read_again_after_its_origin_failed() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x"), want=[ByteRange(0, MIB)]))
+    world.progress("seed", read, size=1)
+    world.report("seed", Have(task=read.task, generation=GENERATION, pieces=[(0, 0)]))
+    world.progress("seed", read, size=2, done=True)
+    out = world.ask("two", spec("x"))
+    while not stops(out):
+        out = [*out, *world.tick(5.0)]
+        for host, lease in reads(out):
+            name = next(name for name in world.keys if world.host(name) == host)
+            out = fail(world, name, lease)
+    assert stops(out)[0].problem.code == "origin-failed"
+    world.tick(60.0)
+    assert len(reads(world.ask("two", spec("x")))) == 1, "there is nothing to give up for yet"
+
+
 # ---------------------------------------------------------------------------- who is believed
 
 
