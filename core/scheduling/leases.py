@@ -164,13 +164,12 @@ class Leases:
             self._deal(task, now)
             return
         lease = next(iter(task.leases.values()))
-        wanting = [peer for peer in task.peers.values() if peer.wants]
-        if lease.ranges is None or not wanting:
+        missing = missing_of(task, now)
+        if lease.ranges is None or missing is False:
             return
-        more = union_of(wanting)
         ranges = None
-        if more is not None:
-            ranges = union_of([Peer("", want=more), Peer("", want=lease.ranges)])
+        if isinstance(missing, list):
+            ranges = union_of([*lease.ranges, *missing])
         self._extend(task, lease, ranges)
 
     def _deal(self, task: Task, now: float) -> None:
@@ -202,8 +201,7 @@ class Leases:
             if isinstance(taker, str):
                 self._grant(task, taker, spans, now)
             else:
-                own = Peer("", want=[*(taker.ranges or []), *spans])
-                self._extend(task, taker, union_of([own]))
+                self._extend(task, taker, union_of([*(taker.ranges or []), *spans]))
 
     def _extend(self, task: Task, lease: Lease, ranges: list[ByteRange] | None) -> None:
         if ranges != lease.ranges:

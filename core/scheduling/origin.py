@@ -76,7 +76,7 @@ def missing_of(task: Task, now: float) -> list[ByteRange] | bool | None:
     if generation is None:
         # Those who still finish an older generation need nothing of the origin.
         waiting = [peer for peer in wanting if peer.generation is None]
-        return union_of(waiting) if waiting else False
+        return wanted_by(waiting) if waiting else False
     if generation.complete and not any(peer.avoids(now) for peer in wanting):
         return False
     return _uncovered(task, generation, wanting, now)
@@ -112,13 +112,18 @@ def held_by_members(task: Task, generation: Generation, avoided: Collection[str]
     return held
 
 
-def union_of(peers: Iterable[Peer]) -> list[ByteRange] | None:
+def wanted_by(peers: Iterable[Peer]) -> list[ByteRange] | None:
     """Everything these peers want, None for all of the content."""
     ranges: list[ByteRange] = []
     for peer in peers:
         if peer.want is None:
             return None
         ranges.extend(peer.want)
+    return union_of(ranges)
+
+
+def union_of(ranges: Iterable[ByteRange]) -> list[ByteRange]:
+    """The same bytes in as few ranges as can be, in order."""
     merged: list[ByteRange] = []
     for span in sorted(ranges, key=lambda r: (r.start, r.stop is None, r.stop or 0)):
         last = merged[-1] if merged else None

@@ -236,6 +236,18 @@ def test_the_part_of_a_dead_reader_goes_to_another() -> None:
     assert BIG.touching(parts[dead][0]) <= pieces
 
 
+def test_who_comes_later_does_not_make_the_next_reader_read_what_others_hold() -> None:
+    world = make()
+    world.join("other", seed=True)
+    [(first, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed" if first == world.host("seed") else "other", read, size=1)
+    world.report("one", Have(task=read.task, generation=GENERATION, pieces=[(0, 3)]))
+    [(second, rest)] = reads(world.scheduler.leave(first, world.now))
+    assert rest.ranges == [ByteRange(4 * MIB, LAYOUT.total)]
+    world.progress("seed" if second == world.host("seed") else "other", rest, size=1)
+    assert not reads(world.ask("two", spec("x")))
+
+
 def test_without_ranges_the_next_reader_continues_the_same_generation() -> None:
     world = make()
     world.join("other", seed=True)
