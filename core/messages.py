@@ -83,13 +83,15 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 class Parents(Decision, frozen=True, kw_only=True, tag="parents", omit_defaults=True):
     """Whom to take pieces from. Replaces the previous record of the task.
 
-    Empty `generation` means that nobody knows the content yet: wait for the next record.
+    Empty `generation` means that nobody knows the content yet: wait for the next record. `digest`
+    is what the origin says the whole has, where no reader checks that for all.
     """
 
     generation: str = ""
     layout: Layout | None = None
     parents: list[ParentRef] = []
     readers: list[Reader] = []
+    digest: str = ""
 
 
 class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
@@ -200,7 +202,8 @@ class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omi
 
     Also sent while nothing arrives, for silence means a dead reader. `generation` is empty and
     `layout` without meaning until the origin has answered. `validator` is a strong one; `ranged`
-    says that the origin gives parts, too.
+    says that the origin gives parts, too. `digest` is what the origin says the whole has; `checks`:
+    nobody gets all of it before this reader has seen that it is so.
     """
 
     lease: str
@@ -210,6 +213,8 @@ class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omi
     ranged: bool = False
     read_bytes: int = 0
     done: bool = False
+    digest: str = ""
+    checks: bool = False
 
 
 class Changed(Report, frozen=True, kw_only=True, tag="changed", omit_defaults=True):

@@ -7,7 +7,7 @@ import random
 from hawker.core.contracts import Evaluator
 from hawker.core.errors import NotFound
 from hawker.core.messages import AnyDecision, ParentRef, Parents
-from hawker.core.scheduling.entities import Host, Outgoing, Peer, Task
+from hawker.core.scheduling.entities import Generation, Host, Outgoing, Peer, Task
 from hawker.core.scheduling.graph import Graph
 from hawker.core.scheduling.origin import Ledger
 
@@ -90,4 +90,14 @@ class Board:
             layout=generation.layout,
             parents=refs,
             readers=self.ledger.readers(task.id, generation.id),
+            digest="" if self._is_checked(task, generation) else generation.digest,
         )
+
+    @staticmethod
+    def _is_checked(task: Task, generation: Generation) -> bool:
+        """A reader has seen that the whole is what its origin says, or will have before anybody
+        gets the last of it."""
+        checking = any(
+            lease.checks and lease.generation == generation.id for lease in task.leases.values()
+        )
+        return generation.checked or checking

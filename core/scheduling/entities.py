@@ -27,6 +27,7 @@ class LeaseRecord(msgspec.Struct, frozen=True):
     """A lease that was granted: whose signed runs count for which generation.
 
     Written to disk before the decision leaves. An empty `generation`: its reader has not said yet.
+    `void`: what was read under it proved wrong.
     """
 
     lease: str
@@ -39,6 +40,8 @@ class LeaseRecord(msgspec.Struct, frozen=True):
     validator: str = ""
     ranged: bool = False
     pieces: list[Run] | None = None
+    digest: str = ""
+    void: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +78,7 @@ class Lease:
     heard_at: float = 0.0
     started: bool = False
     read_bytes: int = 0
+    checks: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -153,12 +157,15 @@ class Members:
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """One content of a task; `roots` are members whose pieces come from no other peer."""
+    """One content of a task; `roots` are members whose pieces come from no other peer. `digest` is
+    what the origin says it has, `checked` that a reader has seen it has."""
 
     id: str
     layout: Layout
     validator: str
     ranged: bool
+    digest: str = ""
+    checked: bool = False
     machine: Machine = field(default_factory=lambda: Machine("generation", GENERATION, "live"))
     members: Members = field(default_factory=Members)
     roots: Members = field(default_factory=Members)

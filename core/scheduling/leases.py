@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hawker.core.errors import NotFound, OriginFailed, Problem, Unavailable
+from hawker.core.errors import DigestMismatch, NotFound, OriginFailed, Problem, Unavailable
 from hawker.core.messages import Changed, Failed, LeaseProgress, Length, Read, Stop
 from hawker.core.pieces import MIB, Layout, PieceSet
 from hawker.core.ranges import ByteRange
@@ -128,11 +128,7 @@ class Leases:
         if generation is None:
             task.machine.fire("lease")
         host = self._board.hosts[reader]
-        if generation is None:
-            self._enter(host, task, lease, None, "", ranged=False)
-        else:
-            layout, validator = generation.layout, generation.validator
-            self._enter(host, task, lease, layout, validator, ranged=generation.ranged)
+        self._enter(host, task, lease, generation)
         self._hold(task, lease)
         self._seat(host, task, generation, now)
         self._send_read(task, lease)
@@ -232,7 +228,9 @@ class Leases:
         if begun:
             if task.current is not None:
                 self._generations.supersede(task, now)
-            found = Generation(report.generation, layout, report.validator, report.ranged)
+            found = Generation(
+                report.generation, layout, report.validator, report.ranged, report.digest
+            )
             self._generations.begin(task, found)
         if not lease.started or report.read_bytes > lease.read_bytes:
             lease.progress_at = now
@@ -242,9 +240,11 @@ class Leases:
             task.attempts = 0
         lease.started = True
         lease.read_bytes = report.read_bytes
+        lease.checks = report.checks
         if lease.generation != report.generation:
             lease.generation = report.generation
-            self._enter(host, task, lease, report.layout, report.validator, ranged=report.ranged)
+            assert task.current is not None
+            self._enter(host, task, lease, task.current)
             # Everybody must hear of a new reader, or its runs would not count.
             self._board.touch_members(task)
         current = task.current
@@ -255,6 +255,7 @@ class Leases:
         if begun:
             self._generations.gather(task, now)
         if report.done:
+            current.checked = current.checked or report.checks
             self.end(task, lease, now, failed=False)
         if report.done or self._limits.readers > 1:
             self.read_what_is_missing(task, now)
@@ -302,30 +303,25 @@ class Leases:
         over = Read(task=task.id, revision=peer.revision, lease=lease, spec=task.spec, ranges=[])
         self._board.send(peer.host, over)
 
-    def _enter(
-        self,
-        host: Host,
-        task: Task,
-        lease: Lease,
-        layout: Layout | None,
-        validator: str,
-        *,
-        ranged: bool,
-    ) -> None:
+    def _enter(self, host: Host, task: Task, lease: Lease, generation: Generation | None) -> None:
         """Write the lease into the ledger, as it is known now."""
-        self._board.ledger.put(
-            LeaseRecord(
-                lease=lease.id,
-                task=task.id,
-                generation=lease.generation,
-                host=host.id,
-                key=host.announcement.key,
-                spec=task.spec,
-                layout=layout,
-                validator=validator,
-                ranged=ranged,
-            )
+        record = LeaseRecord(
+            lease=lease.id,
+            task=task.id,
+            generation=lease.generation,
+            host=host.id,
+            key=host.announcement.key,
+            spec=task.spec,
         )
+        if generation is not None:
+            record = msgspec.structs.replace(
+                record,
+                layout=generation.layout,
+                validator=generation.validator,
+                ranged=generation.ranged,
+                digest=generation.digest,
+            )
+        self._board.ledger.put(record)
 
     def length(self, task: Task, peer: Peer, report: Length) -> None:
         """The total of content of unknown length, which only its reader can know."""
@@ -365,10 +361,44 @@ class Leases:
         waits = problem.code == OriginFailed.code and problem.retry_after is not None
         self.end(task, lease, now, failed=not waits)
         self._judge(task, problem, now)
-        if problem.code in PERMANENT or task.attempts >= MAX_ATTEMPTS:
+        if problem.code == DigestMismatch.code:
+            current = task.current
+            mine = current is not None and current.id == lease.generation
+            self._spoil(task, current if mine else None, problem, now)
+        elif problem.code in PERMANENT or task.attempts >= MAX_ATTEMPTS:
             self.give_up(task, problem, now)
         else:
             self.read_what_is_missing(task, now)
+
+    def mismatched(self, task: Task, peer: Peer, problem: Problem, now: float) -> None:
+        """A peer has all of a generation, and not what the origin says it has."""
+        generation = peer.generation
+        self.remove(task, peer, now)
+        if generation is not None and generation.digest and not generation.checked:
+            self._spoil(task, generation, problem, now)
+        else:
+            self.read_what_is_missing(task, now)
+
+    def _spoil(
+        self, task: Task, generation: Generation | None, problem: Problem, now: float
+    ) -> None:
+        """The content is wrong: nobody keeps it, and whoever waits for it is told."""
+        if generation is not None:
+            self._board.ledger.void(task.id, generation.id)
+            self.withdraw(task, generation.id, problem.detail, now)
+        self.give_up(task, problem, now)
+
+    def withdraw(self, task: Task, generation: str, reason: str, now: float) -> None:
+        """Take a generation away from everybody."""
+        current = task.current
+        if current is not None and current.id == generation:
+            current.machine.fire("withdraw")
+            for lease in list(task.leases.values()):
+                self.end(task, lease, now, failed=False)
+            self._generations.lose(task)
+        for peer in list(task.peers.values()):
+            if peer.generation is not None and peer.generation.id == generation:
+                self._generations.withdraw_from(task, peer, peer.generation, reason, now)
 
     def _judge(self, task: Task, problem: Problem, now: float) -> None:
         """What a failure says of the origin."""
@@ -394,6 +424,9 @@ class Leases:
                 task.machine.fire("lease-ended")
         if failed:
             task.failed_readers[lease.host] = now + READER_PENALTY
+        if lease.checks:
+            # Who has not got all of it yet may have to check it himself.
+            self._board.touch_members(task)
         peer = task.peers.get(lease.host)
         if peer is not None:
             self._generations.settle_root(task, peer, now)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from hawker.core.contracts import Evaluator
-from hawker.core.errors import BadRequest
+from hawker.core.errors import BadRequest, DigestMismatch
 from hawker.core.messages import (
     AnyDecision,
     AnyReport,
@@ -179,6 +179,8 @@ class Scheduler:
                 leases.changed(task, peer, report, now)
             case Failed(lease=lease) if lease:
                 leases.failed(task, peer, report, now)
+            case Failed(problem=problem) if problem.code == DigestMismatch.code:
+                leases.mismatched(task, peer, problem, now)
             case Failed() | Left():
                 leases.remove(task, peer, now)
                 leases.read_what_is_missing(task, now)
@@ -251,7 +253,8 @@ class Scheduler:
             layout = _agreed(layout, records)
             validator = next((r.validator for r in records if r.validator), "")
             ranged = any(record.ranged for record in records)
-            found = Generation(report.generation, layout, validator, ranged)
+            digest = next((r.digest for r in records if r.digest), "")
+            found = Generation(report.generation, layout, validator, ranged, digest)
             self._generations.begin(task, found)
         if task.current is not None and task.current.id == report.generation:
             if peer.generation is not task.current:
@@ -338,15 +341,7 @@ class Scheduler:
         """Take a generation away from everybody: its bytes are wrong."""
         known = self._board.tasks.get(task)
         if known is not None:
-            current = known.current
-            if current is not None and current.id == generation:
-                current.machine.fire("withdraw")
-                for lease in list(known.leases.values()):
-                    self._leases.end(known, lease, now, failed=False)
-                self._generations.lose(known)
-            for peer in list(known.peers.values()):
-                if peer.generation is not None and peer.generation.id == generation:
-                    self._generations.withdraw_from(known, peer, peer.generation, reason, now)
+            self._leases.withdraw(known, generation, reason, now)
             self._leases.read_what_is_missing(known, now)
         return self._board.take()
 
@@ -388,7 +383,8 @@ class Scheduler:
         for record in records:
             known = ledger.get(record.lease)
             # What comes back from another scheduler may be older than what is known.
-            if known is None or (record.generation and not known.generation):
+            more = known is not None and record.generation and not known.generation
+            if known is None or more or (record.void and not known.void):
                 ledger.put(record, saved=True)
                 news.append(record)
         return news

@@ -6,6 +6,8 @@ import hashlib
 import random
 from collections.abc import Collection, Iterable, Iterator
 
+import msgspec
+
 from hawker.core.digests import Reader
 from hawker.core.pieces import PieceSet
 from hawker.core.ranges import ByteRange
@@ -46,16 +48,23 @@ class Ledger:
         return [
             Reader(record.host, record.key, record.lease, record.pieces)
             for record in self.of(task, generation)
+            if not record.void
         ]
 
     def knows(self, task: str, generation: str, readers: Iterable[Reader]) -> bool:
         """One of the readers held the lease it names, for this generation, with this key."""
         known = self._by_generation.get((task, generation), {})
         return any(
-            reader.lease in known
-            and (known[reader.lease].host, known[reader.lease].key) == (reader.host, reader.key)
+            (record := known.get(reader.lease)) is not None
+            and not record.void
+            and (record.host, record.key) == (reader.host, reader.key)
             for reader in readers
         )
+
+    def void(self, task: str, generation: str) -> None:
+        """What was read of a generation proved wrong: nobody who still has it is believed."""
+        for record in list(self.of(task, generation)):
+            self.put(msgspec.structs.replace(record, void=True))
 
     def take_unsaved(self) -> list[LeaseRecord]:
         unsaved = list(self._unsaved.values())

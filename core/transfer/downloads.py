@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +25,7 @@ from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.ground import Ground
 from hawker.core.transfer.task import TaskRun
 from hawker.core.transfer.users import User
+from hawker.core.transfer.whole import WholeDigest
 
 PROGRESS_EVERY = 0.1
 SPAN = 4 * MIB
@@ -114,9 +114,23 @@ class Download:
         entry = self.run.entry
         if entry is not None:
             entry.check_unchanged()
-        if self._digest is None or entry is None or not entry.complete:
+        if entry is None or not entry.complete:
             return
-        await asyncio.to_thread(_check_file, entry.path, self._digest, self._request.url)
+        if self._digest is not None:
+            named = WholeDigest(self._digest, self._request.url)
+            await asyncio.to_thread(named.check, entry.path)
+        await self._verify_stated(entry)
+
+    async def _verify_stated(self, entry: Entry) -> None:
+        """Check what the origin says the whole has, where no reader did."""
+        if not self.run.digest or not entry.complete:
+            return
+        stated = WholeDigest(Digest.parse(self.run.digest), self._request.url)
+        try:
+            await asyncio.to_thread(stated.check, entry.path)
+        except DigestMismatch as exc:
+            self.run.refuse(exc)
+            raise
 
     @property
     def entry(self) -> Entry:
@@ -152,6 +166,8 @@ class Download:
             if end is not None:
                 ready = min(ready, end)
             if ready > position:
+                if ready == entry.layout.total:
+                    await self._verify_stated(entry)
                 yield ByteRange(position, ready)
                 await self._dispose(entry, position, ready)
                 position = ready
@@ -179,19 +195,6 @@ def _valid_until(entry: Entry, position: int) -> int:
         end = layout.offset(piece) + layout.length(piece)
         piece += 1
     return min(end, limit)
-
-
-def _check_file(path: Path, digest: Digest, url: str) -> None:
-    hasher = digest.hasher()
-    buffer = memoryview(bytearray(MIB))
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            hasher.update(buffer[:size])
-    try:
-        digest.check(hasher, url)
-    except DigestMismatch as exc:
-        exc.hint = "the content at the origin is not what the digest names"
-        raise
 
 
 @contextlib.asynccontextmanager

@@ -12,14 +12,10 @@ import logging
 from typing import Protocol
 
 from hawker.core.contracts import Reading, Source, SourceRequest
-from hawker.core.digests import (
-    MAX_RUN_PIECES,
-    PIECE_DIGEST_BYTES,
-    UNKNOWN_TOTAL,
-    DigestRun,
-    Reader,
-)
+from hawker.core.digests import Digest
 from hawker.core.errors import (
+    BadRequest,
+    DigestMismatch,
     HawkerError,
     OriginChanged,
     OriginFailed,
@@ -27,13 +23,14 @@ from hawker.core.errors import (
     first_of,
 )
 from hawker.core.ids import generation_of, random_generation
-from hawker.core.messages import AnyReport, Changed, Failed, LeaseProgress, Length, Read
+from hawker.core.messages import AnyReport, Changed, Failed, LeaseProgress, Read
 from hawker.core.pieces import MAX_PIECE_LENGTH, MAX_PIECES, MIB, Layout, PieceSet, piece_length_for
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.transfer.ground import Ground
-from hawker.core.transfer.signal import Signal
+from hawker.core.transfer.publisher import Publisher
 from hawker.core.transfer.sink import PieceSink
+from hawker.core.transfer.whole import WholeDigest
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +39,6 @@ PROGRESS_EVERY = 0.4
 ATTEMPTS = 5
 FIRST_BACKOFF = 0.2
 LAST_BACKOFF = 5.0
-DRAIN_WAIT = 1.0
 # A rate holds over a second; within it a reader may catch up on a quarter.
 BURST_SECONDS = 0.25
 LONGEST_PAUSE = 5.0
@@ -73,6 +69,10 @@ class ReadingTask(Protocol):
         """These pieces from the origin are valid now."""
         ...
 
+    async def discard(self) -> None:
+        """Drop everything stored of the generation: it is wrong."""
+        ...
+
     async def may_write(self, piece: int) -> bool:
         """Wait (briefly) until there is room for the piece; False to ask again."""
         ...
@@ -98,10 +98,10 @@ class OriginReader:
         self._validator = lease.validator
         self._ranged = lease.ranged
         self._read_bytes = 0
-        self._fresh: dict[int, bytes] = {}
         self._claimed = PieceSet()
-        self._unpublished = asyncio.Event()
-        self._published = Signal()
+        self._publisher: Publisher | None = None
+        self._digest = ""
+        self._whole: WholeDigest | None = None
         self._request = task.origin
         self._reread = False
         self._rate = lease.rate
@@ -123,7 +123,7 @@ class OriginReader:
                 finally:
                     ticker.cancel()
         except* HawkerError as errors:
-            self._end_badly(task, first_of(errors))
+            await self._end_badly(task, first_of(errors))
         except* Exception as errors:
             log.exception("task %s: reading the origin failed", task[:12])
             fault = errors.exceptions[0]
@@ -133,7 +133,10 @@ class OriginReader:
             self._task.flush()
             self._progress(done=True)
 
-    def _end_badly(self, task: str, exc: HawkerError) -> None:
+    async def _end_badly(self, task: str, exc: HawkerError) -> None:
+        if isinstance(exc, DigestMismatch):
+            # Before it is told, or this host would offer what the others are made to drop.
+            await self._task.discard()
         if isinstance(exc, OriginChanged):
             log.warning("task %s: %s", task[:12], exc)
             changed = Changed(task=task, generation=self.generation, lease=self.lease.lease)
@@ -153,15 +156,17 @@ class OriginReader:
             await self._adopt(self.lease.generation, self.lease.layout)
         else:
             reading = await self._open(source)
+        publisher = self._publisher
+        assert publisher is not None
         try:
             async with asyncio.TaskGroup() as group:
-                publisher = group.create_task(self._publish_for_ever())
+                publishing = group.create_task(publisher.run())
                 try:
-                    await self._read_all(source, reading)
-                    await self._drain()
-                    await self._seal()
+                    await self._read_all(source, reading, publisher)
+                    await publisher.drain()
+                    await publisher.seal()
                 finally:
-                    publisher.cancel()
+                    publishing.cancel()
         except* HawkerError as errors:
             raise first_of(errors) from None
         finally:
@@ -176,11 +181,26 @@ class OriginReader:
         self._validator = validator or ""
         self._ranged = reading.ranges and bool(validator) and total is not None
         try:
+            self._expect(reading)
             await self._adopt(generation, Layout(total, piece_length_for(total)))
         except BaseException:
             await reading.close()
             raise
         return reading
+
+    def _expect(self, reading: Reading) -> None:
+        """Remember what the origin says its content has; check it where all of it is read here."""
+        try:
+            digest = Digest.parse(reading.digest) if reading.digest else None
+        except BadRequest as exc:
+            log.warning("task %s: its origin states no digest: %s", self.lease.task[:12], exc)
+            return
+        self._digest = reading.digest
+        if digest is not None and reading.total == 0:
+            # Whoever hears of nothing has all of it at once.
+            digest.check(digest.hasher(), self.lease.spec.url)
+        if digest is not None and self.ranges is None:
+            self._whole = WholeDigest(digest, self.lease.spec.url)
 
     def _first_wish(self) -> ByteRange | None:
         """What the first request asks for: all, the rest of what is here, a part from the start, or
@@ -200,26 +220,30 @@ class OriginReader:
         self.generation = generation
         self._entry = await self._task.adopt(generation, layout)
         self._layout = self._entry.layout
+        self._publisher = Publisher(self._ground, self._task, self._entry, self.lease.lease)
+        self._publisher.whole = self._whole
         self._progress()
 
     # ------------------------------------------------------------------ reading
 
-    async def _read_all(self, source: Source, reading: Reading | None) -> None:
+    async def _read_all(
+        self, source: Source, reading: Reading | None, publisher: Publisher
+    ) -> None:
         """The opened stream first where it helps, then ranges, until nothing is missing."""
         failures = 0
         while True:
-            missing = self._missing()
+            missing = self._missing(publisher.waiting)
             if not missing and not (reading is not None and self._layout.total is None):
                 return
             try:
                 if reading is not None:
                     first, reading = reading, None
-                    if not await self._use_stream(first, missing):
+                    if not await self._use_stream(first, missing, publisher):
                         continue
                 elif self._ranged:
-                    await self._read_range(source, missing)
+                    await self._read_range(source, missing, publisher)
                 else:
-                    await self._read_again(source)
+                    await self._read_again(source, publisher)
                 failures = 0
             except RangeIgnored as exc:
                 if not self._ranged:
@@ -234,17 +258,17 @@ class OriginReader:
                 backoff = min(LAST_BACKOFF, FIRST_BACKOFF * 2**failures)
                 await asyncio.sleep(exc.retry_after or backoff)
 
-    def _missing(self) -> PieceSet:
+    def _missing(self, read: PieceSet) -> PieceSet:
         entry = self._held()
         if self._layout.total is None:
             return PieceSet()
         # Without ranges everything comes by; what is not kept now had to be read again.
         wanted = self._layout.covering(self.ranges if self._ranged else None)
-        claimed = self._task.claim(wanted - entry.valid - PieceSet.of(self._fresh))
+        claimed = self._task.claim(wanted - entry.valid - read)
         self._claimed |= claimed
         return claimed
 
-    async def _use_stream(self, reading: Reading, missing: PieceSet) -> bool:
+    async def _use_stream(self, reading: Reading, missing: PieceSet, publisher: Publisher) -> bool:
         """Take the bytes of the first request; False where they are not the ones needed."""
         start = reading.span.start if reading.span is not None else 0
         stop = reading.span.stop if reading.span is not None else None
@@ -255,12 +279,12 @@ class OriginReader:
         if not self._ranged or (aligned and whole and near):
             if not aligned or (not self._ranged and start):
                 raise OriginFailed(f"{self._request.url} answered with a part nobody asked for")
-            await self._consume(reading, piece)
+            await self._consume(reading, piece, publisher)
             return True
         await reading.close()
         return False
 
-    async def _read_again(self, source: Source) -> None:
+    async def _read_again(self, source: Source, publisher: Publisher) -> None:
         """All of it, where parts cannot be had: once more is all that makes sense."""
         if self._reread or not self._validator:
             raise OriginFailed(
@@ -271,20 +295,20 @@ class OriginReader:
         try:
             if (reading.validator, reading.total) != (self._validator, self._layout.total):
                 raise OriginChanged(f"{self.lease.spec.url} is not what it was any more")
-            await self._consume(reading, 0)
+            await self._consume(reading, 0, publisher)
         finally:
             await reading.close()
 
-    async def _read_range(self, source: Source, missing: PieceSet) -> None:
+    async def _read_range(self, source: Source, missing: PieceSet, publisher: Publisher) -> None:
         run = missing.runs()[0]
         span = self._layout.span(run)
         reading = await source.read(self._request, span, self._validator, self._layout.total)
         try:
-            await self._consume(reading, run[0])
+            await self._consume(reading, run[0], publisher)
         finally:
             await reading.close()
 
-    async def _consume(self, reading: Reading, first: int) -> None:
+    async def _consume(self, reading: Reading, first: int, publisher: Publisher) -> None:
         """Store a stream that begins with piece `first`, at most `CHUNK` bytes a thread hop."""
         unknown = self._layout.total is None
         count = self._layout.count
@@ -297,17 +321,19 @@ class OriginReader:
                 chunks.append(chunk)
                 size += len(chunk)
                 if size >= CHUNK:
-                    await self._hand_over(sink, chunks)
+                    await self._hand_over(sink, chunks, publisher)
                     chunks, size = [], 0
         except OriginFailed:
             # What came before it broke off is good.
-            await self._hand_over(sink, chunks)
+            await self._hand_over(sink, chunks, publisher)
             raise
-        await self._hand_over(sink, chunks)
+        await self._hand_over(sink, chunks, publisher)
         if unknown:
-            await self._end_of_unknown(sink, first)
+            # The body is over: now the total and the last, shorter piece are known.
+            self._layout = Layout(sink.offset, self._layout.piece_length)
+            await publisher.end(self._layout, sink.tail())
 
-    async def _hand_over(self, sink: PieceSink, chunks: list[bytes]) -> None:
+    async def _hand_over(self, sink: PieceSink, chunks: list[bytes], publisher: Publisher) -> None:
         if not chunks:
             return
         while not await self._task.may_write(sink.offset // self._layout.piece_length):
@@ -316,7 +342,8 @@ class OriginReader:
         size = sum(map(len, chunks))
         self._read_bytes += size
         self._ground.counters.origin_bytes += size
-        self._collect(sink)
+        publisher.collect({p: d for p, d in sink.digests.items() if self._mine(p)})
+        sink.digests.clear()
         await self._keep_to_rate(size)
 
     async def _keep_to_rate(self, size: int) -> None:
@@ -328,103 +355,16 @@ class OriginReader:
         if self._due > now:
             await asyncio.sleep(min(self._due - now, LONGEST_PAUSE))
 
-    def _collect(self, sink: PieceSink) -> None:
-        new = {piece: digest for piece, digest in sink.digests.items() if self._mine(piece)}
-        sink.digests.clear()
-        if new:
-            self._fresh.update(new)
-            self._unpublished.set()
-
-    async def _end_of_unknown(self, sink: PieceSink, first: int) -> None:
-        """The body is over: now the total and the last, shorter piece are known."""
-        await self._drain()
-        total = sink.offset
-        tail = sink.tail()
-        self._layout = Layout(total, self._layout.piece_length).check()
-        digests = b"" if tail is None else tail[1]
-        piece = self._layout.count or 0
-        run = self._sign(piece - (1 if tail else 0), digests, total)
-        entry = self._held()
-        await entry.learn([run], [self._as_reader()])
-        length = Length(task=self.lease.task, generation=self.generation, total=total)
-        self._task.report(length, urgent=True)
-        if tail is not None:
-            self._fresh[tail[0]] = tail[1]
-            self._unpublished.set()
-
     def _store(self, offset: int, part: memoryview) -> None:
         """Called in a thread; a piece that is valid, or on its way from a peer, is left alone."""
         if self._mine(offset // self._layout.piece_length):
             self._held().write(offset, part)
+            if self._whole is not None:
+                self._whole.feed(offset, part)
 
     def _mine(self, piece: int) -> bool:
         claimed = self._layout.total is None or piece in self._claimed
         return claimed and piece not in self._held().valid
-
-    # ------------------------------------------------------------------ publishing
-
-    async def _publish_for_ever(self) -> None:
-        """Sign, commit and announce what was read, whatever came together in one go."""
-        while True:
-            await self._unpublished.wait()
-            self._unpublished.clear()
-            await self._publish()
-
-    async def _publish(self) -> None:
-        digests = dict(self._fresh)
-        if not digests:
-            return
-        entry = self._held()
-        total = UNKNOWN_TOTAL if self._layout.total is None else self._layout.total
-        pieces = PieceSet.of(digests)
-        runs = [
-            self._sign(first, b"".join(digests[p] for p in range(first, last + 1)), total)
-            for first, last in pieces.runs()
-        ]
-        # Both in one batch of the store, digests first.
-        await asyncio.gather(entry.learn(runs, [self._as_reader()]), entry.commit(digests))
-        for piece in digests:
-            self._fresh.pop(piece, None)
-        self._task.arrived(pieces)
-        self._published.fire()
-
-    async def _drain(self) -> None:
-        """Until everything read is valid."""
-        while self._fresh:
-            await self._published.wait(DRAIN_WAIT)
-
-    async def _seal(self) -> None:
-        """Say all digests again in as few runs as can be, where all were read under this lease."""
-        entry = self._held()
-        own = all(run.lease == self.lease.lease for run in entry.runs)
-        if not entry.complete or not own or len(entry.runs) < 2:
-            return
-        count, total = self._layout.count or 0, self._layout.total or 0
-        runs: list[DigestRun] = []
-        for first in range(0, count, MAX_RUN_PIECES):
-            pieces = range(first, min(count, first + MAX_RUN_PIECES))
-            digests = [digest for piece in pieces if (digest := entry.digest_of(piece)) is not None]
-            runs.append(self._sign(first, b"".join(digests), total))
-        await entry.learn(runs, [self._as_reader()])
-
-    def _sign(self, first: int, digests: bytes, total: int) -> DigestRun:
-        assert len(digests) % PIECE_DIGEST_BYTES == 0
-        return self._ground.key.sign(
-            DigestRun(
-                task=self.lease.task,
-                generation=self.generation,
-                first=first,
-                digests=digests,
-                piece_length=self._layout.piece_length,
-                total=total,
-                host=self._ground.host,
-                lease=self.lease.lease,
-            )
-        )
-
-    def _as_reader(self) -> Reader:
-        key = self._ground.key
-        return Reader(host=key.host, key=key.public, lease=self.lease.lease)
 
     # ------------------------------------------------------------------ telling
 
@@ -445,6 +385,8 @@ class OriginReader:
                 ranged=self._ranged,
                 read_bytes=self._read_bytes,
                 done=done,
+                digest=self._digest,
+                checks=self._whole is not None,
             ),
             urgent=True,
         )

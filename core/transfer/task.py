@@ -15,6 +15,7 @@ import msgspec
 
 from hawker.core.contracts import SourceRequest
 from hawker.core.errors import (
+    DigestMismatch,
     GenerationGone,
     HawkerError,
     OriginChanged,
@@ -26,6 +27,7 @@ from hawker.core.ids import TaskSpec
 from hawker.core.messages import (
     AnyDecision,
     AnyReport,
+    Failed,
     Finished,
     Left,
     Parents,
@@ -70,6 +72,7 @@ class TaskRun:
         self.entry: Entry | None = None
         self.failure: HawkerError | None = None
         self.failover = False
+        self.digest = ""
         self.changed = Signal()
         self.tally = Tally(ground.clock)
         self._ground = ground
@@ -196,6 +199,7 @@ class TaskRun:
         match decision:
             case Parents():
                 self._record = decision
+                self.digest = decision.digest
             case Read():
                 self._take_lease(decision)
             case Stop():
@@ -225,6 +229,13 @@ class TaskRun:
             self._gone = self.entry.generation
             self._wake.fire()
         else:
+            self.fail(error)
+
+    def refuse(self, error: DigestMismatch) -> None:
+        """All of it is here, and not what the origin says it has: nobody should keep it."""
+        if self.entry is not None and self.failure is None:
+            self._gone = self.entry.generation
+            self.report(Failed(task=self.task, problem=error.problem()), urgent=True)
             self.fail(error)
 
     def stop(self) -> None:
@@ -258,6 +269,8 @@ class TaskRun:
                             await self._advance(group)
                             await self._wake.wait(IDLE_WAIT)
                         await self._stop_swarm()
+                        if self._gone is not None:
+                            await self._give_up_generation()
                         if not self.users and not self._lease:
                             self._on_end(self)
                             break
@@ -288,12 +301,13 @@ class TaskRun:
 
     async def _advance(self, group: asyncio.TaskGroup) -> None:
         """Look at everything that may have changed, once."""
+        if self._gone is not None:
+            await self._give_up_generation()
         if self.failure is not None:
+            self._lease = None
             await self._stop_reading()
             await self._stop_swarm()
             return
-        if self._gone is not None:
-            await self._give_up_generation()
         await self._register()
         record = self._record
         if record is not None and record.generation and record.layout is not None:
@@ -447,6 +461,13 @@ class TaskRun:
         if all(self.satisfied(user) for user in self.users):
             self._wake.fire()
 
+    async def _discard(self) -> None:
+        """Drop what is stored, and wait for what the scheduler makes of it."""
+        entry = self.entry
+        if entry is not None:
+            await self._drop_entry()
+            await self._ground.store.remove(self.task, entry.generation)
+
     async def _give_up_generation(self) -> None:
         generation, self._gone = self._gone, None
         entry = self.entry
@@ -503,6 +524,9 @@ class _Desk:
         if self._run._swarm is not None:
             self._run._swarm.arrived(pieces)
         self._run.changed.fire()
+
+    async def discard(self) -> None:
+        await self._run._discard()
 
     async def may_write(self, piece: int) -> bool:
         run = self._run

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Origin:
         self.requests = 0
         # Seconds that each 64 KiB take.
         self.delay = 0.0
+        # Sent with every content.
+        self.fields: dict[str, str] = {}
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,6 +54,8 @@ class Origin:
                 else:
                     self.send_response(200)
                 self.send_header("etag", f'"{len(data)}-{hash(self.path) & 0xFFFF}"')
+                for name, value in origin.fields.items():
+                    self.send_header(name, value)
                 if ranges:
                     self.send_header("accept-ranges", "bytes")
                 if length:
@@ -204,6 +208,14 @@ def hawker(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProces
         env=environment,
         check=False,
     )
+
+
+def wait_for(true: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Until it is true; raises AssertionError with `what` where it never is."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
 
 
 def fetch(daemon: Daemon, url: str, target: Path, *flags: str) -> tuple[int, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import email.utils
+import hashlib
 import re
 import socket
 import ssl
@@ -107,14 +109,20 @@ class HostileOrigin:
 # ---------------------------------------------------------------------------- behaviours
 
 
-def good(data: bytes, etag: str = '"one"', *, ranges: bool = True) -> Behaviour:
-    """What a good origin does."""
+def good(
+    data: bytes,
+    etag: str = '"one"',
+    *,
+    ranges: bool = True,
+    more: dict[str, object] | None = None,
+) -> Behaviour:
+    """What a good origin does; `more` fields are in every answer."""
 
     def behave(ask: Ask) -> None:
         if ask.fields.get("if-match", etag) != etag:
             ask.answer("412 Precondition Failed", {"content-length": 0})
             return
-        fields: dict[str, object] = {"etag": etag}
+        fields: dict[str, object] = {"etag": etag, **(more or {})}
         if ranges:
             fields["accept-ranges"] = "bytes"
         span = ask.range if ranges else None
@@ -158,9 +166,15 @@ def cut_after(size: int, data: bytes, etag: str = '"one"', *, reset: bool = Fals
     return behave
 
 
-def chunked(data: bytes) -> Behaviour:
+def stated(data: bytes) -> dict[str, object]:
+    """The field by which an origin states the digest of this content (RFC 9530)."""
+    digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    return {"repr-digest": f"sha-256=:{digest}:"}
+
+
+def chunked(data: bytes, more: dict[str, object] | None = None) -> Behaviour:
     def behave(ask: Ask) -> None:
-        ask.answer("200 OK", {"transfer-encoding": "chunked"})
+        ask.answer("200 OK", {"transfer-encoding": "chunked", **(more or {})})
         for at in range(0, len(data), 100_000):
             part = data[at : at + 100_000]
             ask.connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")

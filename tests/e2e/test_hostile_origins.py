@@ -25,6 +25,7 @@ from tests.e2e.hostile_origin import (
     fixed,
     good,
     later,
+    stated,
     trickle,
 )
 
@@ -114,6 +115,10 @@ GOOD: dict[str, tuple[Behaviour, bytes]] = {
     ),
     "empty": (fixed("200 OK", {"content-length": 0, "etag": '"e"'}), b""),
     "one-byte": (good(b"x"), b"x"),
+    "digest": (good(DATA, more=stated(DATA)), DATA),
+    "digest-chunked": (chunked(DATA, stated(DATA)), DATA),
+    "digest-no-ranges": (good(DATA, ranges=False, more=stated(DATA)), DATA),
+    "digest-unreadable": (good(DATA, more={"repr-digest": "sha-256=:AAAA:"}), DATA),
     "many-fields": (
         fixed("200 OK", {f"x-{n}": "y" * 50 for n in range(90)} | {"content-length": 3}, b"abc"),
         b"abc",
@@ -131,6 +136,13 @@ def test_one_request_serves_three_peers(
 
 
 BAD: dict[str, tuple[Behaviour, str, str]] = {
+    "digest": (good(DATA, more=stated(NEWER)), "digest-mismatch", "sha256:"),
+    "digest-chunked": (chunked(DATA, stated(NEWER)), "digest-mismatch", "sha256:"),
+    "digest-empty": (
+        fixed("200 OK", {"content-length": 0, "etag": '"e"', **stated(NEWER)}),
+        "digest-mismatch",
+        "sha256:",
+    ),
     "401": (fixed("401 No", {"content-length": 0}), "origin-refused", "401"),
     "403": (fixed("403 No", {"content-length": 0}), "origin-refused", "403"),
     "404": (fixed("404 No", {"content-length": 0}), "not-found", "404"),
@@ -218,6 +230,17 @@ def test_a_passing_fault_costs_time_and_no_right_bytes(
     behaviour, data = RECOVERING[name]
     all_get(peers, origin.put(f"/{name}", behaviour), data)
     assert origin.requests(f"/{name}") <= 6
+
+
+def test_what_has_not_the_stated_digest_is_kept_by_nobody(
+    peers: list[Daemon], origin: HostileOrigin
+) -> None:
+    damaged = good(NEWER, more=stated(DATA))
+    url = origin.put("/damaged", first(1, damaged, good(DATA, more=stated(DATA))))
+    kind, problem = ask(peers[0], url)
+    assert kind == "digest-mismatch", problem
+    # The same length and validator: had a piece been kept, it would be used.
+    all_get(peers, url, DATA)
 
 
 @pytest.mark.parametrize("content_range", ["bytes 5-/9", "bytes 1-9/10", "bytes 0-99/7", "none"])

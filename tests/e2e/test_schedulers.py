@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.e2e.conftest import Cluster, Daemon, Origin, fetch
+from tests.e2e.conftest import Cluster, Daemon, Origin, fetch, wait_for
 
 SIZE = 12 * 2**20 + 11
 
@@ -18,14 +18,6 @@ def free_port() -> str:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return str(sock.getsockname()[1])
-
-
-def wait_for(true: object, what: str, seconds: float = 60.0) -> None:
-    assert callable(true)
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def test_a_scheduler_restarted_in_mid_swarm_costs_no_origin_byte(
