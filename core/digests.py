@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from hawker.core.errors import BadRequest, DigestMismatch
 from hawker.core.ids import digest_of_fields, host_id
-from hawker.core.pieces import MAX_PIECES, Layout, PieceSet, Run
+from hawker.core.pieces import MAX_PIECES, Layout, Run
 
 PIECE_DIGEST_BYTES = 32
 UNKNOWN_TOTAL = -1
@@ -118,16 +118,14 @@ class DigestRun(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reader(msgspec.Struct, frozen=True):
-    """A reader as the scheduler names it: whose signed runs count for which pieces.
+    """A reader as the scheduler names it: whose signed runs count for a generation.
 
-    `key` is the raw Ed25519 public key (32 bytes). `pieces` are runs of piece numbers the lease
-    covers; None means all of the generation.
+    `key` is the raw Ed25519 public key (32 bytes).
     """
 
     host: str
     key: bytes
     lease: str
-    pieces: list[Run] | None = None
 
 
 class HostKey:
@@ -174,8 +172,8 @@ def signed_by(key: bytes, signature: bytes, message: bytes) -> bool:
 def check_run(run: DigestRun, layout: Layout | None, readers: Sequence[Reader]) -> None:
     """Accept a run or say why not.
 
-    A run counts only with a valid signature of a reader who held the lease it names, over pieces
-    the lease covers, with one digest of 32 bytes a piece, inside the generation's layout.
+    A run counts only with a valid signature of a reader who held the lease it names, with one
+    digest of 32 bytes a piece, inside the generation's layout.
 
     Raises:
         DigestMismatch: the run must not be used.
@@ -204,9 +202,6 @@ def check_run(run: DigestRun, layout: Layout | None, readers: Sequence[Reader]) 
         raise DigestMismatch(f"{what}: lease {run.lease!r} was not held by that host")
     if host_id(reader.key) != reader.host:
         raise DigestMismatch(f"{what}: the key named for the host is not the host's")
-    if reader.pieces is not None and run.count:
-        if not PieceSet.of_run(*run.run) <= PieceSet.from_runs(reader.pieces):
-            raise DigestMismatch(f"{what}: not covered by lease {run.lease!r}")
     unsigned = msgspec.structs.replace(run, signature=b"")
     if not signed_by(reader.key, run.signature, unsigned.payload()):
         raise DigestMismatch(f"{what}: its signature is not the reader's")

@@ -11,7 +11,7 @@ import msgspec
 
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, HostAnnouncement
-from hawker.core.pieces import Layout, PieceSet, Run
+from hawker.core.pieces import Layout, PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.states import GENERATION, HOST, PEER, TASK, Machine
 
@@ -39,7 +39,6 @@ class LeaseRecord(msgspec.Struct, frozen=True):
     layout: Layout | None = None
     validator: str = ""
     ranged: bool = False
-    pieces: list[Run] | None = None
     digest: str = ""
     void: bool = False
 

@@ -46,7 +46,7 @@ class Ledger:
     def readers(self, task: str, generation: str) -> list[Reader]:
         """Whose runs count for a generation."""
         return [
-            Reader(record.host, record.key, record.lease, record.pieces)
+            Reader(record.host, record.key, record.lease)
             for record in self.of(task, generation)
             if not record.void
         ]

@@ -84,12 +84,6 @@ def test_a_lease_that_was_not_held_is_refused(readers: list[Reader]) -> None:
         check_run(RUN, LAYOUT, readers)
 
 
-def test_pieces_outside_the_lease_are_refused() -> None:
-    check_run(RUN, LAYOUT, [Reader(KEY.host, KEY.public, "lease-1", [(0, 4)])])
-    with pytest.raises(DigestMismatch, match="not covered"):
-        check_run(RUN, LAYOUT, [Reader(KEY.host, KEY.public, "lease-1", [(0, 3), (5, 9)])])
-
-
 def test_a_key_that_is_not_the_hosts_is_refused() -> None:
     with pytest.raises(DigestMismatch, match="key"):
         check_run(RUN, LAYOUT, [Reader(KEY.host, OTHER.public, "lease-1")])
