@@ -232,10 +232,9 @@ class Length(Report, frozen=True, kw_only=True, tag="length"):
 
 
 class Finished(Report, frozen=True, kw_only=True, tag="finished", omit_defaults=True):
-    """Everything this host wanted is valid in its store."""
+    """Everything of the generation is valid in this host's store."""
 
     generation: str
-    digest: str = ""
 
 
 class Failed(Report, frozen=True, kw_only=True, tag="failed", omit_defaults=True):

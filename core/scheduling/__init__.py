@@ -8,7 +8,7 @@ machine.py    events in, decisions out
 """
 
 from hawker.core.scheduling.entities import LeaseRecord, Outgoing
-from hawker.core.scheduling.leases import OriginLimits
+from hawker.core.scheduling.leasebook import OriginLimits
 from hawker.core.scheduling.machine import Scheduler
 
 __all__ = ["LeaseRecord", "OriginLimits", "Outgoing", "Scheduler"]

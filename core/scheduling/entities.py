@@ -97,7 +97,6 @@ class Peer:
     neighbours: set[str] = field(default_factory=set)
     avoid: dict[str, float] = field(default_factory=dict)
     revision: int = 0
-    digest: str = ""
 
     @property
     def wants(self) -> bool:

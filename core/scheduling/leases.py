@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from hawker.core.errors import DigestMismatch, NotFound, OriginFailed, Problem, Unavailable
-from hawker.core.messages import Changed, Failed, LeaseProgress, Length, Read, Stop
+from hawker.core.messages import Changed, Failed, LeaseProgress, Length, Stop
 from hawker.core.pieces import MIB, Layout, PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.board import Board
-from hawker.core.scheduling.entities import Generation, Host, Lease, LeaseRecord, Peer, Task
-from hawker.core.scheduling.gate import FIRST_BACKOFF, PATIENCE, Gate, Gates
+from hawker.core.scheduling.entities import Generation, Host, Lease, Peer, Task
+from hawker.core.scheduling.gate import FIRST_BACKOFF, PATIENCE
 from hawker.core.scheduling.generations import Generations
+from hawker.core.scheduling.leasebook import LeaseBook, OriginLimits
 from hawker.core.scheduling.origin import (
     MAX_ATTEMPTS,
-    READER_PENALTY,
     choose_reader,
     missing_of,
     new_lease_id,
@@ -30,19 +28,8 @@ PERMANENT = frozenset({"not-found", "origin-refused", "forbidden", "bad-request"
 PART = 64 * MIB
 
 
-@dataclass(frozen=True)
-class OriginLimits:
-    """What one scheduler grants: seconds without a word from a reader, leases at once and bytes
-    per second on one origin (0: no limit), readers of one content."""
-
-    silence: float = 2.0
-    reads: int = 16
-    rate: int = 0
-    readers: int = 1
-
-
 class Leases:
-    """Keeps what is wanted and missing under leases, within the origins' limits."""
+    """Keeps what is wanted and missing under leases (`book`), within the origins' limits."""
 
     def __init__(
         self, board: Board, generations: Generations, recall: Recall, limits: OriginLimits
@@ -51,10 +38,9 @@ class Leases:
         self._generations = generations
         self._recall = recall
         self._limits = limits
-        self._gates = Gates(limits.reads, limits.rate)
+        self.book = LeaseBook(board, generations, limits)
         # Tasks that would be read, but for their gate, a pause, or hosts that were asked.
         self._waiting: dict[str, None] = {}
-        self.leased: set[str] = set()
 
     # ------------------------------------------------------------------ granting
 
@@ -101,7 +87,7 @@ class Leases:
 
     def _must_wait(self, task: Task, now: float) -> bool:
         """The origin is busy or left alone for a while; whoever cannot wait is told."""
-        gate = self._gate(task)
+        gate = self.book.gate(task)
         wait = gate.wait(now)
         if wait is not None and wait > PATIENCE:
             busy = OriginFailed(
@@ -128,31 +114,10 @@ class Leases:
         if generation is None:
             task.machine.fire("lease")
         host = self._board.hosts[reader]
-        self._enter(host, task, lease, generation)
-        self._hold(task, lease)
-        self._seat(host, task, generation, now)
-        self._send_read(task, lease)
-
-    def _hold(self, task: Task, lease: Lease) -> None:
-        task.leases[lease.id] = lease
-        self.leased.add(task.id)
-        gate = self._gate(task)
-        gate.live[lease.id] = task.id
-        self._share_rate(gate, lease.id)
-
-    def _seat(self, host: Host, task: Task, generation: Generation | None, now: float) -> None:
-        """A reader is a peer of its task, and a root of its generation."""
-        peer = task.peers.get(host.id)
-        if peer is None:
-            peer = task.peers[host.id] = Peer(host.id)
-            peer.want = []
-            peer.machine.fire("offer")
-            host.tasks.add(task.id)
-        if generation is not None:
-            if peer.generation is not generation:
-                self._generations.enter(task, peer, generation, now)
-            self._board.graph.make_root(task, peer, now)
-            self._board.touch_members(task)
+        self.book.enter(host, task, lease, generation)
+        self.book.hold(task, lease)
+        self.book.seat(host, task, generation, now)
+        self.book.send_read(task, lease)
 
     def _widen(self, task: Task, now: float) -> None:
         """What is under no lease yet goes to the leases there are, or to more readers."""
@@ -166,7 +131,7 @@ class Leases:
         ranges = None
         if isinstance(missing, list):
             ranges = union_of([*lease.ranges, *missing])
-        self._extend(task, lease, ranges)
+        self.book.extend(task, lease, ranges)
 
     def _deal(self, task: Task, now: float) -> None:
         """Disjoint parts for several readers, once the content is known to allow it."""
@@ -197,12 +162,7 @@ class Leases:
             if isinstance(taker, str):
                 self._grant(task, taker, spans, now)
             else:
-                self._extend(task, taker, union_of([*(taker.ranges or []), *spans]))
-
-    def _extend(self, task: Task, lease: Lease, ranges: list[ByteRange] | None) -> None:
-        if ranges != lease.ranges:
-            lease.ranges = ranges
-            self._send_read(task, lease)
+                self.book.extend(task, taker, union_of([*(taker.ranges or []), *spans]))
 
     # ------------------------------------------------------------------ what readers report
 
@@ -216,7 +176,7 @@ class Leases:
         if lease is None:
             lease = self._resume(host, task, peer, report, now)
             if lease is None:
-                self._revoke(task, peer, report.lease)
+                self.book.revoke(task, peer, report.lease)
                 return
         lease.heard_at = now
         if not report.generation:
@@ -234,7 +194,7 @@ class Leases:
             self._generations.begin(task, found)
         if not lease.started or report.read_bytes > lease.read_bytes:
             lease.progress_at = now
-            self._gate(task).answered()
+            self.book.gate(task).answered()
         # Where each try begins at the start again, bytes are no progress.
         if report.ranged and report.read_bytes > lease.read_bytes:
             task.attempts = 0
@@ -244,7 +204,7 @@ class Leases:
         if lease.generation != report.generation:
             lease.generation = report.generation
             assert task.current is not None
-            self._enter(host, task, lease, task.current)
+            self.book.enter(host, task, lease, task.current)
             # Everybody must hear of a new reader, or its runs would not count.
             self._board.touch_members(task)
         current = task.current
@@ -256,7 +216,7 @@ class Leases:
             self._generations.gather(task, now)
         if report.done:
             current.checked = current.checked or report.checks
-            self.end(task, lease, now, failed=False)
+            self.book.end(task, lease, now, failed=False)
         if report.done or self._limits.readers > 1:
             self.read_what_is_missing(task, now)
 
@@ -277,8 +237,8 @@ class Leases:
             return None
         for other in list(task.leases.values()):
             # Granted to the same reader before it was known to be at work already.
-            self._revoke(task, peer, other.id)
-            self.end(task, other, now, failed=False)
+            self.book.revoke(task, peer, other.id)
+            self.book.end(task, other, now, failed=False)
             task.attempts = max(0, task.attempts - 1)
         self._waiting.pop(task.id, None)
         self._recall.forget(task.id)
@@ -294,34 +254,8 @@ class Leases:
             task.machine.fire("ask")
         if task.current is None:
             task.machine.fire("lease")
-        self._hold(task, lease)
+        self.book.hold(task, lease)
         return lease
-
-    def _revoke(self, task: Task, peer: Peer, lease: str) -> None:
-        """Tell a reader that it reads under no lease any more."""
-        peer.revision += 1
-        over = Read(task=task.id, revision=peer.revision, lease=lease, spec=task.spec, ranges=[])
-        self._board.send(peer.host, over)
-
-    def _enter(self, host: Host, task: Task, lease: Lease, generation: Generation | None) -> None:
-        """Write the lease into the ledger, as it is known now."""
-        record = LeaseRecord(
-            lease=lease.id,
-            task=task.id,
-            generation=lease.generation,
-            host=host.id,
-            key=host.announcement.key,
-            spec=task.spec,
-        )
-        if generation is not None:
-            record = msgspec.structs.replace(
-                record,
-                layout=generation.layout,
-                validator=generation.validator,
-                ranged=generation.ranged,
-                digest=generation.digest,
-            )
-        self._board.ledger.put(record)
 
     def length(self, task: Task, peer: Peer, report: Length) -> None:
         """The total of content of unknown length, which only its reader can know."""
@@ -342,12 +276,12 @@ class Leases:
         lease = task.leases.get(report.lease)
         if lease is None or lease.host != peer.host:
             return
-        self._gate(task).answered()
+        self.book.gate(task).answered()
         # Other readers of the old content would only find out the same.
         for other in list(task.leases.values()):
             if other is not lease:
-                self._revoke(task, task.peers[other.host], other.id)
-            self.end(task, other, now, failed=False)
+                self.book.revoke(task, task.peers[other.host], other.id)
+            self.book.end(task, other, now, failed=False)
         task.attempts = max(0, task.attempts - 1)
         self._generations.supersede(task, now)
         self.read_what_is_missing(task, now)
@@ -359,7 +293,7 @@ class Leases:
             return
         problem = report.problem
         waits = problem.code == OriginFailed.code and problem.retry_after is not None
-        self.end(task, lease, now, failed=not waits)
+        self.book.end(task, lease, now, failed=not waits)
         self._judge(task, problem, now)
         if problem.code == DigestMismatch.code:
             current = task.current
@@ -394,7 +328,7 @@ class Leases:
         if current is not None and current.id == generation:
             current.machine.fire("withdraw")
             for lease in list(task.leases.values()):
-                self.end(task, lease, now, failed=False)
+                self.book.end(task, lease, now, failed=False)
             self._generations.lose(task)
         for peer in list(task.peers.values()):
             if peer.generation is not None and peer.generation.id == generation:
@@ -402,7 +336,7 @@ class Leases:
 
     def _judge(self, task: Task, problem: Problem, now: float) -> None:
         """What a failure says of the origin."""
-        gate = self._gate(task)
+        gate = self.book.gate(task)
         if problem.code == OriginFailed.code:
             gate.failed(task.id, problem.retry_after, now, self._board.rng)
             pause = FIRST_BACKOFF * 2 ** (task.attempts - 1)
@@ -411,27 +345,6 @@ class Leases:
             gate.answered()
 
     # ------------------------------------------------------------------ ends
-
-    def end(self, task: Task, lease: Lease, now: float, *, failed: bool) -> None:
-        """The lease is over."""
-        del task.leases[lease.id]
-        task.over.add(lease.id)
-        gate = self._gate(task)
-        gate.live.pop(lease.id, None)
-        if not task.leases:
-            self.leased.discard(task.id)
-            if task.machine.state == "reading":
-                task.machine.fire("lease-ended")
-        if failed:
-            task.failed_readers[lease.host] = now + READER_PENALTY
-        if lease.checks:
-            # Who has not got all of it yet may have to check it himself.
-            self._board.touch_members(task)
-        peer = task.peers.get(lease.host)
-        if peer is not None:
-            self._generations.settle_root(task, peer, now)
-            self._board.graph.review(task, peer, now)
-        self._share_rate(gate, "")
 
     def give_up(self, task: Task, problem: Problem | None, now: float) -> None:
         """Tell every peer that cannot be served by others that this is the end."""
@@ -455,7 +368,7 @@ class Leases:
     def remove(self, task: Task, peer: Peer, now: float) -> None:
         """The peer takes no part any more."""
         for lease in [lease for lease in task.leases.values() if lease.host == peer.host]:
-            self.end(task, lease, now, failed=True)
+            self.book.end(task, lease, now, failed=True)
         self._board.graph.leave(task, peer, now)
         del task.peers[peer.host]
         self._board.forget(task, peer)
@@ -473,25 +386,16 @@ class Leases:
             self._waiting.pop(task.id, None)
             self._recall.forget(task.id)
 
-    def excuse(self, seconds: float, now: float) -> None:
-        """Nobody is to blame for the silence of the last `seconds`: nobody was listening."""
-        for task in [self._board.tasks[name] for name in self.leased]:
-            for lease in task.leases.values():
-                lease.granted_at = min(now, lease.granted_at + seconds)
-                lease.progress_at = min(now, lease.progress_at + seconds)
-                if lease.heard_at:
-                    lease.heard_at = min(now, lease.heard_at + seconds)
-
     def tick(self, now: float) -> None:
         """Leases of silent readers end; tasks that waited are looked at again."""
-        for task in [self._board.tasks[name] for name in sorted(self.leased)]:
+        for task in [self._board.tasks[name] for name in sorted(self.book.leased)]:
             for lease in list(task.leases.values()):
                 if overdue(lease, now, self._limits.silence):
-                    self._revoke(task, task.peers[lease.host], lease.id)
-                    self.end(task, lease, now, failed=True)
+                    self.book.revoke(task, task.peers[lease.host], lease.id)
+                    self.book.end(task, lease, now, failed=True)
                     self.read_what_is_missing(task, now)
         self.resume_waiting(now)
-        self._gates.forget(now)
+        self.book.gates.forget(now)
 
     def resume_waiting(self, now: float) -> None:
         """Look again at every task that waited, in the order they came."""
@@ -501,41 +405,6 @@ class Leases:
                 self._waiting.pop(name, None)
             elif name in self._waiting:
                 self.read_what_is_missing(task, now)
-
-    # ------------------------------------------------------------------ own
-
-    def _gate(self, task: Task) -> Gate:
-        return self._gates.to(task.spec.url)
-
-    def _share_rate(self, gate: Gate, but: str) -> None:
-        """The origin's rate is shared by other leases now than before."""
-        if not gate.rate:
-            return
-        for name, task_id in gate.live.items():
-            task = self._board.tasks.get(task_id)
-            lease = None if task is None else task.leases.get(name)
-            if task is not None and lease is not None and name != but:
-                self._send_read(task, lease)
-
-    def _send_read(self, task: Task, lease: Lease) -> None:
-        self._board.send(lease.host, self.record(task, task.peers[lease.host], lease))
-
-    def record(self, task: Task, peer: Peer, lease: Lease) -> Read:
-        """The lease as its holder is told."""
-        peer.revision += 1
-        generation = task.current if lease.generation else None
-        return Read(
-            task=task.id,
-            revision=peer.revision,
-            lease=lease.id,
-            spec=task.spec,
-            ranges=lease.ranges,
-            generation="" if generation is None else generation.id,
-            validator="" if generation is None else generation.validator,
-            ranged=generation is not None and generation.ranged,
-            layout=None if generation is None else generation.layout,
-            rate=self._gate(task).share,
-        )
 
 
 def _parts(pieces: PieceSet, count: int) -> list[PieceSet]:

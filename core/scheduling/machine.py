@@ -29,7 +29,8 @@ from hawker.core.pieces import Layout, PieceSet
 from hawker.core.scheduling.board import Board
 from hawker.core.scheduling.entities import Generation, Host, LeaseRecord, Outgoing, Peer, Task
 from hawker.core.scheduling.generations import Generations
-from hawker.core.scheduling.leases import Leases, OriginLimits
+from hawker.core.scheduling.leasebook import OriginLimits
+from hawker.core.scheduling.leases import Leases
 from hawker.core.scheduling.recall import Recall
 from hawker.core.scheduling.views import describe_task, summarize_host, summarize_task
 
@@ -126,7 +127,7 @@ class Scheduler:
         for host in self._away:
             known = self._board.hosts[host]
             known.away_since = min(now, known.away_since + seconds)
-        self._leases.excuse(seconds, now)
+        self._leases.book.excuse(seconds, now)
 
     def tick(self, now: float) -> list[Outgoing]:
         """What happens because time passes."""
@@ -288,7 +289,6 @@ class Scheduler:
         mine = peer.generation
         if mine is None or mine.id != report.generation or mine.layout.total is None:
             return
-        peer.digest = report.digest
         peer.have = mine.layout.everything()
         self._generations.complete(task, peer, mine, now)
 
@@ -368,7 +368,7 @@ class Scheduler:
             records.append(self._board.parents(task, peer))
             for lease in task.leases.values():
                 if lease.host == host:
-                    records.append(self._leases.record(task, peer, lease))
+                    records.append(self._leases.book.record(task, peer, lease))
         return records
 
     # ------------------------------------------------------------------ ledger, views

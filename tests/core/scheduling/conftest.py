@@ -144,8 +144,10 @@ def check(scheduler: Scheduler, now: float) -> None:
     for name, host in hosts.items():
         assert host.children == children[name]
         assert all(task in scheduler._board.tasks for task in host.tasks)
-    assert scheduler._leases.leased == {t.id for t in scheduler._board.tasks.values() if t.leases}
-    live = {lease for gate in scheduler._leases._gates for lease in gate.live}
+    assert scheduler._leases.book.leased == {
+        t.id for t in scheduler._board.tasks.values() if t.leases
+    }
+    live = {lease for gate in scheduler._leases.book.gates for lease in gate.live}
     assert live == {name for t in scheduler._board.tasks.values() for name in t.leases}
     for name in hosts:
         for decision in scheduler.current(name):
@@ -195,7 +197,7 @@ def check_task(scheduler: Scheduler, task: Task, now: float) -> None:
     assert nx.is_directed_acyclic_graph(spine)
     for lease in task.leases.values():
         assert lease.host in task.peers
-        assert any(lease.id in gate.live for gate in scheduler._leases._gates)
+        assert any(lease.id in gate.live for gate in scheduler._leases.book.gates)
     if task.current is not None:
         assert task.machine.state == "live"
         assert task.current.complete <= set(task.current.members)
