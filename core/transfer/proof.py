@@ -16,8 +16,8 @@ from hawker.core.storage import Entry
 
 log = logging.getLogger(__name__)
 
-# Runs whose reader the scheduler has not named yet; more than this are not remembered.
-MAX_PENDING = 1024
+# Digests in runs whose reader the scheduler has not named yet, from one parent.
+MAX_PENDING = 262_144
 
 
 @dataclass
@@ -29,13 +29,21 @@ class Judged:
     held: list[int] = field(default_factory=list)
 
 
+@dataclass
+class _Pending:
+    """Runs that nobody can check yet, and how many digests they hold."""
+
+    runs: dict[bytes, DigestRun] = field(default_factory=dict)
+    size: int = 0
+
+
 class Proof:
     """The digests of one generation as far as they can be trusted."""
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
         self._readers: dict[tuple[str, str], Reader] = {}
-        self._pending: dict[bytes, DigestRun] = {}
+        self._pending: dict[str, _Pending] = {}
         self._held: dict[int, tuple[bytes, str]] = {}
         # Checked already, perhaps not stored yet: every parent hands on the same runs.
         self._checked: dict[bytes, DigestRun] = {}
@@ -44,13 +52,14 @@ class Proof:
         """Readers whose runs count, as the scheduler names them."""
         self._readers.update({(reader.host, reader.lease): reader for reader in readers})
 
-    async def learn(self, runs: Sequence[DigestRun]) -> None:
+    async def learn(self, runs: Sequence[DigestRun], parent: str = "") -> None:
         """Take runs that can be trusted, also those that waited for their reader to be named.
 
         Raises:
-            DigestMismatch: one of `runs` is forged, out of its lease or of the wrong length.
+            DigestMismatch: one of `runs` is forged or of the wrong length, or the parent sent too
+                many that nobody can check yet.
         """
-        fresh = [run for run in runs if self._admit(run)]
+        fresh = [run for run in runs if self._admit(run, parent)]
         for run in fresh:
             self._check(run)
         fresh.extend(self._named_since())
@@ -58,21 +67,31 @@ class Proof:
             readers = {(r.host, r.lease): self._readers[r.host, r.lease] for r in fresh}
             await self._entry.learn(fresh, list(readers.values()))
 
-    def _admit(self, run: DigestRun) -> bool:
+    def forget(self, parent: str) -> None:
+        """The parent is gone, and so is what it said and nobody could check."""
+        self._pending.pop(parent, None)
+
+    def _admit(self, run: DigestRun, parent: str) -> bool:
         """Whether the run must be checked now: it is new, and its reader is named."""
         if (run.host, run.lease) in self._readers:
             return not self._known(run)
-        if len(self._pending) < MAX_PENDING:
-            self._pending[run.signature] = run
+        pending = self._pending.setdefault(parent, _Pending())
+        if run.signature not in pending.runs:
+            pending.runs[run.signature] = run
+            # An empty run, which only tells the length, takes room, too.
+            pending.size += max(1, run.count)
+        if pending.size > MAX_PENDING:
+            raise DigestMismatch(f"more than {MAX_PENDING} digests of readers that nobody named")
         return False
 
     def _named_since(self) -> list[DigestRun]:
         """Runs that waited for their reader, checked; a forged one is dropped."""
         good: list[DigestRun] = []
-        for signature, run in list(self._pending.items()):
+        for pending, run in [(p, run) for p in self._pending.values() for run in p.runs.values()]:
             if (run.host, run.lease) not in self._readers:
                 continue
-            del self._pending[signature]
+            del pending.runs[run.signature]
+            pending.size -= max(1, run.count)
             if self._known(run):
                 continue
             try:

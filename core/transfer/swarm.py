@@ -194,6 +194,7 @@ class Swarm:
                 self._watches[host] = group.create_task(self._watch(ref))
 
     def _forget(self, host: str) -> None:
+        self.proof.forget(host)
         watch = self._watches.pop(host, None)
         if watch is not None and watch is not asyncio.current_task():
             watch.cancel()
@@ -245,7 +246,7 @@ class Swarm:
     async def _settle(self, runs: Sequence[DigestRun], parent: str) -> None:
         """Learn digests, then judge the pieces that waited for them."""
         try:
-            await self.proof.learn(runs)
+            await self.proof.learn(runs, parent)
         except DigestMismatch as exc:
             self._ban(parent, exc)
         for source, judged in self.proof.judge_held().items():
