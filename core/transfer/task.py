@@ -20,7 +20,6 @@ from hawker.core.errors import (
     HawkerError,
     OriginChanged,
     QuotaExceeded,
-    first_of,
     from_problem,
 )
 from hawker.core.ids import TaskSpec
@@ -37,19 +36,19 @@ from hawker.core.messages import (
     Stop,
     Withdrawn,
 )
-from hawker.core.pieces import Layout, PieceSet
+from hawker.core.pieces import Layout
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
+from hawker.core.transfer.desk import Desk
 from hawker.core.transfer.ground import Ground, SchedulerPort
+from hawker.core.transfer.holding import Holding, end
 from hawker.core.transfer.reader import OriginReader
 from hawker.core.transfer.signal import Signal
-from hawker.core.transfer.swarm import Swarm
-from hawker.core.transfer.users import READ_AHEAD, WINDOW, Tally, User
+from hawker.core.transfer.users import Tally, User
 
 log = logging.getLogger(__name__)
 
 IDLE_WAIT = 5.0
-ROOM_WAIT = 1.0
 
 
 class TaskRun:
@@ -69,7 +68,6 @@ class TaskRun:
         self.task = spec.task_id
         self.origin = origin
         self.users: set[User] = set()
-        self.entry: Entry | None = None
         self.failure: HawkerError | None = None
         self.failover = False
         self.digest = ""
@@ -81,18 +79,14 @@ class TaskRun:
         self._on_end = on_end
         self._port: SchedulerPort | None = None
         self._wake = Signal()
-        self._held = contextlib.ExitStack()
-        self._adopting = asyncio.Lock()
+        self._holding = Holding(ground, spec, self, self._held_another)
         self._revisions: dict[type, int] = {}
         self._record: Parents | None = None
         self._lease: Read | None = None
         self._reader: OriginReader | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._swarm: Swarm | None = None
-        self._swarming: asyncio.Task[None] | None = None
         self._registered: Register | None = None
         self._finished = ""
-        self._owner: User | None = None
         self._gone: str | None = None
 
     # ------------------------------------------------------------------ users
@@ -112,14 +106,12 @@ class TaskRun:
         """A streaming user delivered everything before `position`."""
         user.position = position
         self.changed.fire()
-        if self._swarm is not None:
-            self._swarm.wake.fire()
+        self._holding.wake()
 
     def wishes_changed(self) -> None:
         """A user wants something else than before."""
         self._wake.fire()
-        if self._swarm is not None:
-            self._swarm.wake.fire()
+        self._holding.wake()
 
     async def opened(self, timeout: float) -> Entry:
         """The entry, as soon as the generation is known.
@@ -147,7 +139,7 @@ class TaskRun:
     def admit(self, user: User) -> None:
         """Raise QuotaExceeded where content larger than the store is another user's stream: what
         that one has consumed is not kept."""
-        if self.entry is not None and self.entry.windowed and user is not self._owner:
+        if self.entry is not None and self.entry.windowed and user is not self._holding.owner:
             raise QuotaExceeded(
                 f"{self.spec.url} is larger than the store's quota, and being streamed to another",
                 hint="raise storage.quota, or try again later",
@@ -175,13 +167,23 @@ class TaskRun:
         )
 
     @property
+    def entry(self) -> Entry | None:
+        """What is held of the content, once its generation is known."""
+        return self._holding.entry
+
+    def _held_another(self) -> None:
+        if self.entry is not None:
+            self._on_entry(self.entry)
+        self.changed.fire()
+
+    @property
     def reading(self) -> bool:
         """A lease on the origin is at work here."""
         return self._reading is not None
 
     def satisfied(self, user: User) -> bool:
         """Everything the user wants is valid in the store."""
-        entry, swarm = self.entry, self._swarm
+        entry, swarm = self.entry, self._holding.swarm
         if entry is None:
             return False
         # What the swarm counted, so that the tally is whole when the user is told.
@@ -263,12 +265,12 @@ class TaskRun:
         try:
             async with asyncio.TaskGroup() as group:
                 try:
-                    await self._find_stored(group)
+                    await self._holding.find_stored(group)
                     while True:
                         while self.users or self._lease or self._reading:
                             await self._advance(group)
                             await self._wake.wait(IDLE_WAIT)
-                        await self._stop_swarm()
+                        await self._holding.stop_swarm()
                         if self._gone is not None:
                             await self._give_up_generation()
                         if not self.users and not self._lease:
@@ -279,25 +281,16 @@ class TaskRun:
                     await self._outlast_users()
                 finally:
                     await self._stop_reading()
-                    await self._stop_swarm()
+                    await self._holding.stop_swarm()
         finally:
             self._on_end(self)
             self._say_goodbye()
-            self._held.close()
+            self._holding.close()
 
     async def _outlast_users(self) -> None:
         """A failed run stays until its users have seen why."""
         while self.users:
             await self._wake.wait(IDLE_WAIT)
-
-    async def _find_stored(self, group: asyncio.TaskGroup) -> None:
-        entry = self._ground.store.newest(self.task)
-        if entry is not None and not entry.windowed:
-            try:
-                await self._hold(entry, group)
-            except GenerationGone as exc:
-                # Its file is missing: as if it had never been stored.
-                log.warning("%s", exc)
 
     async def _advance(self, group: asyncio.TaskGroup) -> None:
         """Look at everything that may have changed, once."""
@@ -306,18 +299,19 @@ class TaskRun:
         if self.failure is not None:
             self._lease = None
             await self._stop_reading()
-            await self._stop_swarm()
+            await self._holding.stop_swarm()
             return
         await self._register()
         record = self._record
         if record is not None and record.generation and record.layout is not None:
             known = self.entry is not None and self.entry.generation == record.generation
             if not known and self._reading is None:
-                await self._adopt(record.generation, record.layout, group)
+                await self._holding.adopt(record.generation, record.layout, group)
         self._follow()
         if self._lease is not None and self._reading is None:
             lease, self._lease = self._lease, None
-            self._reader = OriginReader(self._ground, _Desk(self, group), lease)
+            desk = Desk(self, self._holding, self.origin, self.changed, group)
+            self._reader = OriginReader(self._ground, desk, lease)
             self._reading = group.create_task(self._read(self._reader))
         self._report_finished()
 
@@ -327,12 +321,12 @@ class TaskRun:
         finally:
             self._reader = None
             self._reading = None
-            if self._swarm is not None:
-                self._swarm.release()
+            if self._holding.swarm is not None:
+                self._holding.swarm.release()
             self._wake.fire()
 
     def _follow(self) -> None:
-        record, swarm = self._record, self._swarm
+        record, swarm = self._record, self._holding.swarm
         if record is None or swarm is None or record.generation != swarm.entry.generation:
             return
         swarm.follow(record.parents, record.readers)
@@ -385,9 +379,10 @@ class TaskRun:
         entry = self.entry
         if entry is None or not entry.complete or self._finished == entry.generation:
             return
-        if self._port is not None and self._reading is None and self._swarm is not None:
+        swarm = self._holding.swarm
+        if self._port is not None and self._reading is None and swarm is not None:
             self._finished = entry.generation
-            self._swarm.flush()
+            swarm.flush()
             self.report(Finished(task=self.task, generation=entry.generation), urgent=True)
             self.changed.fire()
 
@@ -409,144 +404,23 @@ class TaskRun:
 
     # ------------------------------------------------------------------ generations
 
-    async def _adopt(self, generation: str, layout: Layout, group: asyncio.TaskGroup) -> Entry:
-        async with self._adopting:
-            entry = self.entry
-            if entry is not None and entry.generation == generation and not entry.gone:
-                return entry
-            if entry is not None:
-                await self._drop_entry()
-            streaming = bool(self.users) and all(u.position is not None for u in self.users)
-            window = WINDOW if streaming else None
-            created = await self._ground.store.create(self.spec, generation, layout, window=window)
-            if created.windowed:
-                self._owner = next(iter(self.users), None)
-            return await self._hold(created, group)
-
-    async def _hold(self, entry: Entry, group: asyncio.TaskGroup) -> Entry:
-        self._held.enter_context(entry.using())
-        await entry.prepare()
-        self.entry = entry
-        swarm = Swarm(self._ground, entry, self, self.tally)
-        self._swarm = swarm
-        self._swarming = group.create_task(self._run_swarm(swarm))
-        self._on_entry(entry)
-        self.changed.fire()
-        return entry
-
-    async def _run_swarm(self, swarm: Swarm) -> None:
-        try:
-            await swarm.run()
-        except* HawkerError as errors:
-            self.fail(first_of(errors))
-
-    def wanted(self, offered: PieceSet) -> tuple[PieceSet, PieceSet]:
-        entry = self.entry
-        if entry is None or self.failure is not None:
-            return PieceSet(), PieceSet()
-        layout, want, urgent = entry.layout, PieceSet(), PieceSet()
-        for user in self.users:
-            want |= user.wanted(layout, offered | entry.valid)
-            urgent |= user.urgent(layout, READ_AHEAD)
-        if entry.windowed:
-            window = PieceSet()
-            for user in self.users:
-                window |= user.urgent(layout, WINDOW)
-            want &= window
-        return want, urgent
-
     def progressed(self) -> None:
         """Pieces became valid."""
         self.changed.fire()
         if all(self.satisfied(user) for user in self.users):
             self._wake.fire()
 
-    async def _discard(self) -> None:
-        """Drop what is stored, and wait for what the scheduler makes of it."""
-        entry = self.entry
-        if entry is not None:
-            await self._drop_entry()
-            await self._ground.store.remove(self.task, entry.generation)
-
     async def _give_up_generation(self) -> None:
         generation, self._gone = self._gone, None
-        entry = self.entry
-        if entry is not None and entry.generation == generation:
+        if generation is None:
+            return
+        if self.entry is not None and self.entry.generation == generation:
             await self._stop_reading()
-            await self._drop_entry()
             self._registered = None
-        await self._ground.store.remove(self.task, generation)
-        self.changed.fire()
-
-    async def _drop_entry(self) -> None:
-        await self._stop_swarm()
-        entry, self.entry = self.entry, None
-        self._held.close()
-        self._held = contextlib.ExitStack()
-        if entry is not None and not entry.complete:
-            await self._ground.store.remove(self.task, entry.generation)
-        self.changed.fire()
-
-    async def _stop_swarm(self) -> None:
-        swarm, self._swarm = self._swarm, None
-        if swarm is not None:
-            swarm.flush()
-        task, self._swarming = self._swarming, None
-        await _end(task)
+        await self._holding.remove(generation)
 
     async def _stop_reading(self) -> None:
-        await _end(self._reading)
-
-
-class _Desk:
-    """What the reader sees of its task."""
-
-    def __init__(self, run: TaskRun, group: asyncio.TaskGroup) -> None:
-        self._run = run
-        self._group = group
-
-    @property
-    def origin(self) -> SourceRequest:
-        return self._run.origin
-
-    @property
-    def partial(self) -> Entry | None:
-        return self._run.entry
-
-    async def adopt(self, generation: str, layout: Layout) -> Entry:
-        return await self._run._adopt(generation, layout, self._group)
-
-    def claim(self, pieces: PieceSet) -> PieceSet:
-        swarm = self._run._swarm
-        return pieces if swarm is None else swarm.claim(pieces)
-
-    def arrived(self, pieces: PieceSet) -> None:
-        if self._run._swarm is not None:
-            self._run._swarm.arrived(pieces)
-        self._run.changed.fire()
-
-    async def discard(self) -> None:
-        await self._run._discard()
-
-    async def may_write(self, piece: int) -> bool:
-        run = self._run
-        entry = run.entry
-        if entry is None or not entry.windowed or not run.users:
-            return True
-        window = PieceSet()
-        for user in run.users:
-            window |= user.urgent(entry.layout, WINDOW)
-        if piece in window:
-            return True
-        await run.changed.wait(ROOM_WAIT)
-        return False
-
-    def report(self, report: AnyReport, *, urgent: bool = False) -> None:
-        self._run.report(report, urgent=urgent)
-
-    def flush(self) -> None:
-        if self._run._swarm is not None:
-            self._run._swarm.flush()
+        await end(self._reading)
 
 
 def with_stored(register: Register, entry: Entry | None) -> Register:
@@ -564,11 +438,3 @@ def with_stored(register: Register, entry: Entry | None) -> Register:
 
 def _same_wish(old: Register, new: Register) -> bool:
     return (old.want, old.readable, old.private) == (new.want, new.readable, new.private)
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    """Cancel a task and wait until it is over."""
-    if task is None or task is asyncio.current_task():
-        return
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

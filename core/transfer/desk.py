@@ -1,0 +1,73 @@
+"""What the reader of an origin sees of its task."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hawker.core.contracts import SourceRequest
+from hawker.core.messages import AnyReport
+from hawker.core.pieces import Layout, PieceSet
+from hawker.core.storage import Entry
+from hawker.core.transfer.holding import Holder, Holding
+from hawker.core.transfer.signal import Signal
+
+ROOM_WAIT = 1.0
+
+
+class Desk:
+    """A `ReadingTask` over what the task holds; `changed` fires as its users move on."""
+
+    def __init__(
+        self,
+        holder: Holder,
+        holding: Holding,
+        origin: SourceRequest,
+        changed: Signal,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._holder = holder
+        self._holding = holding
+        self._origin = origin
+        self._changed = changed
+        self._group = group
+
+    @property
+    def origin(self) -> SourceRequest:
+        return self._origin
+
+    @property
+    def partial(self) -> Entry | None:
+        return self._holding.entry
+
+    async def adopt(self, generation: str, layout: Layout) -> Entry:
+        return await self._holding.adopt(generation, layout, self._group)
+
+    def claim(self, pieces: PieceSet) -> PieceSet:
+        swarm = self._holding.swarm
+        return pieces if swarm is None else swarm.claim(pieces)
+
+    def arrived(self, pieces: PieceSet) -> None:
+        if self._holding.swarm is not None:
+            self._holding.swarm.arrived(pieces)
+        self._changed.fire()
+
+    async def discard(self) -> None:
+        entry = self._holding.entry
+        if entry is not None:
+            await self._holding.remove(entry.generation)
+
+    async def may_write(self, piece: int) -> bool:
+        entry = self._holding.entry
+        if entry is None or not entry.windowed or not self._holder.users:
+            return True
+        if piece in self._holding.window():
+            return True
+        await self._changed.wait(ROOM_WAIT)
+        return False
+
+    def report(self, report: AnyReport, *, urgent: bool = False) -> None:
+        self._holder.report(report, urgent=urgent)
+
+    def flush(self) -> None:
+        if self._holding.swarm is not None:
+            self._holding.swarm.flush()
