@@ -2,6 +2,7 @@
 
     HawkerError
     ├── BadRequest            400  what was asked cannot be understood
+    │   ├── TooLarge          413  the request's body is larger than is taken
     │   ├── ConfigError            a setting is unknown or has a wrong value
     │   └── OutputFailed           the user's output exists or cannot be written
     ├── Unauthenticated       401  no or an unusable token
@@ -88,6 +89,12 @@ class BadRequest(HawkerError):
     """What was asked cannot be understood."""
 
     code, title, status, exit_code = "bad-request", "bad request", 400, 2
+
+
+class TooLarge(BadRequest):
+    """The request's body is larger than this role takes."""
+
+    title, status = "body too large", 413
 
 
 class ConfigError(BadRequest):

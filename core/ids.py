@@ -23,11 +23,13 @@ import msgspec
 
 from hawker.core.errors import BadRequest
 
-TASK_ID = re.compile(r"^[0-9a-f]{64}$")
-GENERATION_ID = re.compile(r"^[0-9a-f]{16}$")
-HOST_ID = re.compile(r"^[0-9a-f]{32}$")
+# \Z, for $ lets a line feed follow.
+TASK_ID = re.compile(r"^[0-9a-f]{64}\Z")
+GENERATION_ID = re.compile(r"^[0-9a-f]{16}\Z")
+HOST_ID = re.compile(r"^[0-9a-f]{32}\Z")
 
 MAX_URL_LENGTH = 16 * 1024
+MAX_FIELD_LENGTH = 1024
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*$")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -105,6 +107,17 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
             self.revision,
             self.variant,
         )
+
+    def check(self) -> TaskSpec:
+        """This spec; raises BadRequest where a field is longer than anybody's memory should pay
+        for: 16 384 characters of URL, 1 024 of any other."""
+        others = (self.tenant, self.tag, self.application, self.revision, self.variant)
+        if len(self.url) > MAX_URL_LENGTH or max(map(len, others)) > MAX_FIELD_LENGTH:
+            raise BadRequest(
+                f"a name of more than {MAX_FIELD_LENGTH} characters, or a URL of more than"
+                f" {MAX_URL_LENGTH}"
+            )
+        return self
 
 
 def digest_of_fields(*fields: str) -> str:

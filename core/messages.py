@@ -387,7 +387,7 @@ class Decoder(Generic[T]):
     def __call__(self, raw: bytes | memoryview | str) -> T:
         try:
             return self._decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise BadRequest(f"the message cannot be understood: {exc}") from exc
 
 

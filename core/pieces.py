@@ -74,12 +74,16 @@ class Layout(msgspec.Struct, frozen=True):
         return ByteRange(self.offset(run[0]), self.offset(run[1]) + self.length(run[1]))
 
     def touching(self, span: ByteRange) -> PieceSet:
-        """The pieces a range of bytes touches; the total must be known where the range is open."""
+        """The pieces a range of bytes touches; the total must be known where the range is open.
+
+        Beyond the largest piece number there are none, however far the range says it goes.
+        """
         stop = self.total if span.stop is None else span.stop
         if stop is None:
             raise BadRequest("an open range of content of unknown length has no known pieces")
         if self.total is not None:
             stop = min(stop, self.total)
+        stop = min(stop, MAX_PIECES * self.piece_length)
         if stop <= span.start:
             return PieceSet()
         return PieceSet.of_run(span.start // self.piece_length, (stop - 1) // self.piece_length)

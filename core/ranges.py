@@ -17,10 +17,17 @@ _UNSATISFIED = re.compile(r"^bytes \*/(\d+)$")
 
 
 class ByteRange(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """Bytes `start` up to but not including `stop`; `stop` None means up to the end."""
+    """Bytes `start` up to but not including `stop`; `stop` None means up to the end.
+
+    Raises ValueError for a negative start, or an end before it.
+    """
 
     start: int
     stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or (self.stop is not None and self.stop < self.start):
+            raise ValueError(f"bytes {self.start} to {self.stop} are no range")
 
     def clip(self, total: int) -> ByteRange:
         """This range with a definite end within `total` bytes."""

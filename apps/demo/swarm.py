@@ -88,7 +88,7 @@ async def plain_download(url: str, on_size: Callable[[int], None]) -> Plain:
             if answer.status_code != 200:
                 kind = NotFound if answer.status_code == 404 else OriginFailed
                 raise kind(f"{url} answered with status {answer.status_code}")
-            if answer.headers.get("content-length", "").isdigit():
+            if answer.headers.get("content-length", "").isdecimal():
                 on_size(int(answer.headers["content-length"]))
             async for chunk in answer.aiter_raw():
                 digest.update(chunk)

@@ -14,8 +14,8 @@ from hawker.apps.peer.content import send_content, send_stored
 from hawker.apps.peer.downloads import progress_lines, receive_import
 from hawker.apps.peer.endpoints import Endpoint
 from hawker.apps.peer.pieces import PieceServer, UploadSlots
-from hawker.apps.peer.policy import check_origin
-from hawker.apps.web.access import Access, is_local
+from hawker.apps.peer.policy import check_origin, check_private, check_reader
+from hawker.apps.web.access import LOCAL_USER, Access, is_local
 from hawker.apps.web.events import event_stream, ndjson_stream
 from hawker.apps.web.requests import json_response, read_body, task_of
 from hawker.core.errors import BadRequest, NotFound
@@ -55,10 +55,10 @@ class Api:
         generation = "/v1/tasks/{task}/{generation}"
         return [
             Route("/v1/host", self._host, methods=["GET"]),
-            Route(generation + "/pieces/{first:int}-{last:int}", self._pieces),
+            Route(generation + "/pieces/{first}-{last}", self._pieces, methods=["GET"]),
             Route(generation + "/availability", self._availability, methods=["GET"]),
-            Route(generation + "/content", Endpoint(self._stored)),
-            Route("/v1/content", Endpoint(self._content)),
+            Route(generation + "/content", Endpoint(self._stored), methods=["GET"]),
+            Route("/v1/content", Endpoint(self._content), methods=["GET"]),
             Route("/v1/downloads", self._download, methods=["POST"]),
             Route("/v1/tasks", self._list, methods=["GET"]),
             Route("/v1/tasks/import", self._import, methods=["POST"]),
@@ -87,7 +87,6 @@ class Api:
         )
 
     async def _content(self, request: Request, receive: Any, send: Any) -> None:
-        _only(request, "GET", "HEAD")
         await self._role.access.require(request.scope, "content")
         query = request.query_params
         wanted = DownloadRequest(
@@ -100,18 +99,20 @@ class Api:
         await send_content(self._role.conductor, request, wanted, receive, send)
 
     async def _stored(self, request: Request, receive: Any, send: Any) -> None:
-        _only(request, "GET", "HEAD")
         task, generation = _ids(request)
-        await self._role.access.require(request.scope, "content", task)
+        caller = await self._role.access.require(request.scope, "content", task)
         entry = self._role.conductor.ground.store.get(task, generation)
         if entry is None or not entry.complete:
             raise NotFound(f"generation {generation} of task {task} is not stored whole")
+        check_reader(entry, request, shown=caller is not LOCAL_USER)
         await send_stored(entry, request, receive, send)
 
     async def _download(self, request: Request) -> Response:
         await self._role.access.require(request.scope, "downloads")
         wanted = decode_download(await read_body(request, MAX_BODY))
         self._check_origin(request, wanted.url)
+        if wanted.headers:
+            check_private(request)
         lines = progress_lines(self._role.conductor, wanted, show_path=is_local(request.scope))
         return ndjson_stream(lines)
 
@@ -145,11 +146,6 @@ class Api:
     def _check_origin(self, request: Request, url: str) -> None:
         roots = self._role.settings.sources.file.roots
         check_origin(url, local=is_local(request.scope), roots=roots)
-
-
-def _only(request: Request, *methods: str) -> None:
-    if request.method not in methods:
-        raise BadRequest(f"{request.method} is not for this resource", hint=" or ".join(methods))
 
 
 def _ids(request: Request) -> tuple[str, str]:

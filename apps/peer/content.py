@@ -104,10 +104,13 @@ async def send_stored(entry: Entry, request: Request, receive: Any, send: Any) -
             raise NotFound(f"generation {entry.generation} is not stored whole any more")
         headers = _headers(entry, span, named_digest(entry.spec.url))
         await _start(send, 200 if span is None else 206, headers)
-        if not head:
-            whole = span or ByteRange(0, entry.layout.total)
-            await until_disconnected(receive, send_span(entry, whole, send))
-        await send({"type": "http.response.body", "body": b""})
+        whole = ByteRange(0, 0) if head else span or ByteRange(0, entry.layout.total)
+        await until_disconnected(receive, _stored_body(entry, whole, send))
+
+
+async def _stored_body(entry: Entry, span: ByteRange, send: Any) -> None:
+    await send_span(entry, span, send)
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _etag(entry: Entry) -> str:
@@ -203,6 +206,6 @@ def _patience(headers: Mapping[str, str]) -> float:
     """Seconds a client waits for the first byte: `Prefer: wait=N` (RFC 7240)."""
     for preference in headers.get("prefer", "").split(","):
         name, _, value = preference.strip().partition("=")
-        if name.strip().lower() == "wait" and value.strip().isdigit():
+        if name.strip().lower() == "wait" and value.strip().isdecimal():
             return min(float(value), DEFAULT_WAIT * 10)
     return DEFAULT_WAIT

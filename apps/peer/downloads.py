@@ -12,6 +12,7 @@ from hawker.core.errors import BadRequest, HawkerError
 from hawker.core.ids import TaskSpec, canonical_url
 from hawker.core.messages import DownloadRequest, Progress, encode
 from hawker.core.pieces import MIB
+from hawker.core.ranges import MAX_DIGITS
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.downloads import download, named_digest, spec_of
@@ -64,13 +65,13 @@ async def receive_import(ground: Ground, request: Request) -> Entry:
     """
     query = request.query_params
     length = request.headers.get("content-length", "")
-    if not length.isdigit():
+    if not length.isdecimal() or len(length) > MAX_DIGITS:
         raise BadRequest("an import needs a Content-Length", hint="send the file with its length")
     spec = TaskSpec(
         url=canonical_url(query.get("url", "")),
         tag=query.get("tag", ""),
         application=query.get("application", ""),
-    )
+    ).check()
     known = ground.store.newest(spec.task_id)
     if known is not None and known.complete and named_digest(spec.url) is not None:
         async for _ in request.stream():

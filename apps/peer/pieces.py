@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 
 RETRY_AFTER = 0.02
+# Piece numbers have seven digits at most; Python refuses to convert very long ones by itself.
+_NUMBER = re.compile(r"^[0-9]{1,7}\Z")
 SAMPLE = 64 * KIB
 # A run is coded as a whole in memory; longer ones go as they are.
 MAX_CODED = 16 * MIB
@@ -82,8 +85,6 @@ class PieceServer:
             NotFound: the generation is not stored, or not all of the pieces are valid.
             Busy: no free slot.
         """
-        if scope["method"] != "GET":
-            raise BadRequest("pieces are for GET")
         task, generation, run = _parameters(scope)
         await self._access.require_token(scope, "pieces", task=task)
         entry = self._store.get(task, generation)
@@ -144,6 +145,9 @@ def _parameters(scope: Any) -> tuple[str, str, tuple[int, int]]:
     first, last = parameters["first"], parameters["last"]
     if not TASK_ID.match(task) or not GENERATION_ID.match(generation):
         raise BadRequest("the path names no task and generation")
-    if not 0 <= first <= last < MAX_PIECES:
+    if not _NUMBER.match(first) or not _NUMBER.match(last):
+        raise BadRequest("the path names no run of pieces", hint="such as pieces/0-3")
+    run = int(first), int(last)
+    if not run[0] <= run[1] < MAX_PIECES:
         raise BadRequest(f"{first}-{last} is no run of pieces")
-    return task, generation, (first, last)
+    return task, generation, run

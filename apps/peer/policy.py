@@ -6,7 +6,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from starlette.requests import Request
+
+from hawker.apps.web.access import is_local
+from hawker.core.egress import is_loopback
 from hawker.core.errors import BadRequest, Forbidden
+from hawker.core.storage import Entry
+from hawker.core.transfer.access import VARIANT
+
+
+def check_private(request: Request) -> None:
+    """Raise Forbidden where header fields for an origin came to us in the clear (design:
+    credentials travel over the unix socket, loopback or TLS)."""
+    near = is_local(request.scope) or (
+        request.client is not None and is_loopback(request.client.host)
+    )
+    if not near and request.url.scheme != "https":
+        raise Forbidden(
+            "header fields for the origin are not taken from other machines without TLS",
+            hint="ask over the unix socket or loopback, or set tls.certificate on this daemon",
+        )
+
+
+def check_reader(entry: Entry, request: Request, *, shown: bool) -> None:
+    """Raise Forbidden for content that was read with somebody's own header fields, unless the
+    caller has this user's rights (the unix socket) or has `shown` a token.
+
+    Without that it is asked for by its URL and such fields, which the origin judges.
+    """
+    if entry.spec.variant == VARIANT and not shown and not is_local(request.scope):
+        raise Forbidden(
+            "this content was read with its owner's credentials",
+            hint="ask over the unix socket, or for the URL with credentials of your own",
+        )
 
 
 def check_origin(url: str, *, local: bool, roots: Sequence[str]) -> None:

@@ -44,6 +44,7 @@ TICK = 0.25
 # A process that was frozen, or a machine that slept, has heard nobody meanwhile.
 LATE = 0.5
 MAX_BODY = 4 * 1024 * 1024
+MAX_ANNOUNCEMENT = 64 * 1024
 MAX_POLL = 30.0
 
 
@@ -126,7 +127,7 @@ class SchedulerRole(Role):
 
     async def _announce(self, request: Request) -> Response:
         host = await self._host(request, "announce")
-        announcement = decode_announcement(await read_body(request, MAX_BODY))
+        announcement = decode_announcement(await read_body(request, MAX_ANNOUNCEMENT))
         if host_id(announcement.key) != host:
             raise Forbidden("the host's id is not that of the key it announces")
         await self._addresses.check(announcement.url, request)
@@ -199,6 +200,7 @@ class SchedulerRole(Role):
 
     def _take(self, host: str, batch: ReportBatch, now: float) -> list[Outgoing]:
         """Every event once, in order; one that makes no sense harms none of the others."""
+        self.core.check_announced(host)
         sequence = self._sequences.get(host)
         if sequence is None or sequence.boot != batch.boot:
             sequence = self._sequences[host] = _Sequence(batch.boot)
@@ -268,6 +270,9 @@ class SchedulerRole(Role):
     async def _keep_hosts(self) -> None:
         """Write which hosts there are now, where that changed."""
         hosts = self.core.host_ids()
+        if len(self._sequences) > len(hosts):
+            for host in self._sequences.keys() - hosts:
+                del self._sequences[host]
         # A scheduler that was just started still expects those it knew.
         went = set() if self.core.expecting(self._now()) else self._saved_hosts - hosts
         came = hosts - self._saved_hosts

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from hawker.core.errors import StorageFailed
-from hawker.core.scheduling import LeaseRecord
+from hawker.core.scheduling import MAX_RECORDS, LeaseRecord
 
 
 class Ledger:
@@ -33,7 +33,7 @@ class Ledger:
     def load(self) -> list[LeaseRecord]:
         """Every record; one that cannot be read any more is passed over."""
         try:
-            rows = self._db.execute("SELECT record FROM leases").fetchall()
+            rows = self._db.execute("SELECT record FROM leases ORDER BY rowid").fetchall()
         except sqlite3.Error as exc:
             raise self._failed(exc) from exc
         records: list[LeaseRecord] = []
@@ -51,6 +51,11 @@ class Ledger:
             with self._db:
                 self._db.execute("BEGIN")
                 self._db.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?)", rows)
+                # A row that is replaced gets a new number: the lowest are those written first.
+                self._db.execute(
+                    "DELETE FROM leases WHERE rowid <= (SELECT max(rowid) FROM leases) - ?",
+                    (MAX_RECORDS,),
+                )
         except sqlite3.Error as exc:
             raise self._failed(exc) from exc
 

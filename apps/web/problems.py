@@ -10,6 +10,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from hawker.core.errors import PROBLEM_TYPE_PREFIX, HawkerError, Problem
 from hawker.core.messages import encode
@@ -45,7 +46,19 @@ async def _http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     code = _CODES.get(exc.status_code, "bad-request")
     problem = Problem(PROBLEM_TYPE_PREFIX + code, exc.detail, exc.status_code)
-    return _respond(problem, exc.headers)
+    headers = dict(exc.headers or {})
+    if exc.status_code == 405:
+        headers["allow"] = ", ".join(sorted(_methods(request)))
+    return _respond(problem, headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Those of every route with the request's path; Starlette tells those of the first alone."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return methods
 
 
 async def _unexpected(request: Request, exc: Exception) -> Response:

@@ -107,6 +107,8 @@ class Role:
             return
         if self._app is None:
             self._app = Starlette(routes=list(self.routes()), exception_handlers=EXCEPTION_HANDLERS)
+            # What has a slash too many is another path; nobody is sent to where Host says.
+            self._app.router.redirect_slashes = False
         await self._app(scope, receive, send)
 
     async def _refuse(self, scope: Any, receive: Any, send: Any) -> None:

@@ -84,7 +84,7 @@ async def _begin(reader: asyncio.StreamReader, host: str) -> None:
     error: HawkerError = Unavailable(f"{host} answered {status[9:12]}")
     for line in fields.split("\r\n"):
         name, _, value = line.partition(":")
-        if name == "content-length" and value.strip().isdigit():
+        if name == "content-length" and value.strip().isdecimal():
             body = await reader.readexactly(min(int(value), MAX_PROBLEM))
             try:
                 error = from_problem(decode_problem(body))

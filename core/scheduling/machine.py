@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
 
 import msgspec
 
 from hawker.core.contracts import Evaluator
-from hawker.core.errors import BadRequest, DigestMismatch
+from hawker.core.errors import BadRequest, DigestMismatch, Unavailable
 from hawker.core.messages import (
     AnyDecision,
     AnyReport,
@@ -23,6 +24,7 @@ from hawker.core.messages import (
     ParentFailed,
     PieceCorrupt,
     Register,
+    Stop,
     WhoHas,
 )
 from hawker.core.pieces import Layout, PieceSet
@@ -40,7 +42,14 @@ SUSPECT_SECONDS = 10.0
 LONGEST_SUSPICION = 600.0
 EVIDENCE_SECONDS = 10.0
 ACCUSERS = 2
+# Bounds on what holders of the cluster's key can make a scheduler remember.
 MAX_RANGES = 1024
+MAX_READERS = 1024
+MAX_HOSTS = 1 << 17
+MAX_TASKS = 1 << 18
+MAX_TASKS_OF_HOST = 1 << 16
+# A host that announced itself and opens no decision stream within these seconds is forgotten.
+UNOPENED_TIMEOUT = 60.0
 IMPORT = "import-"
 
 
@@ -57,13 +66,24 @@ class Scheduler:
             self._board, self._generations, self._recall, limits or OriginLimits()
         )
         self._away: set[str] = set()
+        # When each host announced itself that has no decision stream, the longest silent first.
+        self._unopened: dict[str, float] = {}
 
     # ------------------------------------------------------------------ hosts
 
     def announce(self, host: str, announcement: HostAnnouncement, now: float) -> list[Outgoing]:
-        """A host as it describes itself, again and again."""
+        """A host as it describes itself, again and again.
+
+        Raises:
+            Unavailable: it is new, and there are `MAX_HOSTS` already.
+        """
         known = self._board.hosts.get(host)
         if known is None:
+            if len(self._board.hosts) >= MAX_HOSTS:
+                raise Unavailable(
+                    f"this scheduler has {MAX_HOSTS} hosts and takes no more",
+                    hint="add a scheduler, or make a new cluster key if these are not your hosts",
+                )
             known = self._board.hosts[host] = Host(host, announcement)
         elif known.announcement.boot != announcement.boot:
             # Another life of the same host: what it was doing is over, and what was said of it.
@@ -71,6 +91,9 @@ class Scheduler:
             known.suspect_until, known.suspicions = 0.0, 0
         known.announcement = announcement
         known.machine.fire("announce")
+        if known.machine.state == "known":
+            self._unopened.pop(host, None)
+            self._unopened[host] = now
         return self._board.take()
 
     def check_announced(self, host: str) -> None:
@@ -82,6 +105,7 @@ class Scheduler:
         known = self._board.host(host)
         known.machine.fire("connect")
         self._away.discard(host)
+        self._unopened.pop(host, None)
         self._recall.back(host)
         for task in self._recall.open_questions():
             self._recall.asked_too(task, host)
@@ -110,6 +134,7 @@ class Scheduler:
     def _drop_host(self, host: str, now: float) -> None:
         known = self._board.hosts[host]
         self._away.discard(host)
+        self._unopened.pop(host, None)
         self._recall.gone(host)
         known.machine.fire("leave")
         self._forget_tasks(known, now)
@@ -133,6 +158,11 @@ class Scheduler:
         """What happens because time passes."""
         hosts = self._board.hosts
         for host in [h for h in self._away if now - hosts[h].away_since > AWAY_TIMEOUT]:
+            self._drop_host(host, now)
+        overdue = itertools.takewhile(
+            lambda item: now - item[1] > UNOPENED_TIMEOUT, self._unopened.items()
+        )
+        for host, _ in list(overdue):
             self._drop_host(host, now)
         self._leases.tick(now)
         for name in sorted(self._board.graph.orphaned):
@@ -200,6 +230,11 @@ class Scheduler:
             raise BadRequest(f"task {report.task} is not the one that its fields name")
         if len(report.want or ()) > MAX_RANGES:
             raise BadRequest(f"more than {MAX_RANGES} ranges are wanted")
+        if len(report.readers) > MAX_READERS:
+            raise BadRequest(f"more than {MAX_READERS} readers are named")
+        report.spec.check()
+        if self._refused(host, report):
+            return
         task = self._board.tasks.get(report.task) or self._meet(host, report, now)
         peer = task.peers.get(host.id)
         if peer is None:
@@ -226,6 +261,21 @@ class Scheduler:
         self._board.touch(task, peer)
         self._recall.answered(task.id, host.id)
         self._leases.read_what_is_missing(task, now)
+
+    def _refused(self, host: Host, report: Register) -> bool:
+        """Whether there is no room for what it registers; who waits for it is told."""
+        of_host = report.task not in host.tasks and len(host.tasks) >= MAX_TASKS_OF_HOST
+        of_all = report.task not in self._board.tasks and len(self._board.tasks) >= MAX_TASKS
+        if not of_host and not of_all:
+            return False
+        if report.want != []:
+            full = Unavailable(
+                f"this scheduler has no room for another task ({MAX_TASKS_OF_HOST} of a host,"
+                f" {MAX_TASKS} of all)",
+                hint="remove what no host needs any more, or add a scheduler",
+            )
+            self._board.send(host.id, Stop(task=report.task, problem=full.problem()))
+        return True
 
     def _meet(self, host: Host, report: Register, now: float) -> Task:
         """A task nobody told of yet; the other hosts are asked where they may know more."""

@@ -19,6 +19,9 @@ FIRST_WORD = 5.0
 STUCK = 30.0
 READER_PENALTY = 30.0
 MAX_ATTEMPTS = 3
+# Of more leases the oldest are forgotten: after a restart what was read under them counts no more,
+# and is read again when somebody asks for it.
+MAX_RECORDS = 1 << 18
 
 
 class Ledger:
@@ -30,12 +33,25 @@ class Ledger:
         self._unsaved: dict[str, LeaseRecord] = {}
 
     def put(self, record: LeaseRecord, *, saved: bool = False) -> None:
+        known = self._records.pop(record.lease, None)
+        if known is None and len(self._records) >= MAX_RECORDS:
+            self._forget(next(iter(self._records)))
         self._records[record.lease] = record
         if record.generation:
             key = (record.task, record.generation)
             self._by_generation.setdefault(key, {})[record.lease] = record
         if not saved:
             self._unsaved[record.lease] = record
+
+    def _forget(self, lease: str) -> None:
+        """The record counts no more."""
+        record = self._records.pop(lease)
+        self._unsaved.pop(lease, None)
+        key = (record.task, record.generation)
+        own = self._by_generation.get(key, {})
+        own.pop(lease, None)
+        if not own:
+            self._by_generation.pop(key, None)
 
     def get(self, lease: str) -> LeaseRecord | None:
         return self._records.get(lease)

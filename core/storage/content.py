@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -23,13 +24,28 @@ class ContentFile:
         self._lock = threading.Lock()
         self._holders = 0
         self._fd = -1
+        self._only_read = False
 
     def hold(self, *, read_only: bool) -> None:
-        """Open the file, or keep it open; raises OSError."""
+        """Open the file, or keep it open; raises OSError.
+
+        On a filesystem that became read-only it is open for reading: what is stored can be given.
+        """
         with self._lock:
             if self._holders == 0:
-                self._fd = os.open(self.path, os.O_RDONLY if read_only else os.O_RDWR)
+                self._only_read = False
+                self._fd = self._open(read_only)
             self._holders += 1
+
+    def _open(self, read_only: bool) -> int:
+        if not read_only:
+            try:
+                return os.open(self.path, os.O_RDWR)
+            except OSError as exc:
+                if exc.errno != errno.EROFS:
+                    raise
+                self._only_read = True
+        return os.open(self.path, os.O_RDONLY)
 
     def release(self) -> None:
         with self._lock:
@@ -45,9 +61,17 @@ class ContentFile:
 
     @contextmanager
     def borrow(self) -> Iterator[int]:
-        """The descriptor, which stays open inside; raises StorageFailed where nobody holds it."""
+        """The descriptor, which stays open inside, to write to.
+
+        Raises:
+            StorageFailed: nobody holds the file.
+            OSError: its filesystem is read-only.
+        """
         with self._lock:
             fd = self._held()
+            if self._only_read:
+                self._replace()
+                self._only_read = False
             self._holders += 1
         try:
             yield fd
@@ -58,9 +82,12 @@ class ContentFile:
         """Let the descriptor stand for the file that has this path now; raises OSError."""
         with self._lock:
             if self._holders:
-                fd = os.open(self.path, os.O_RDWR)
-                os.dup2(fd, self._fd, inheritable=False)
-                os.close(fd)
+                self._replace()
+
+    def _replace(self) -> None:
+        fd = os.open(self.path, os.O_RDWR)
+        os.dup2(fd, self._fd, inheritable=False)
+        os.close(fd)
 
     def _held(self) -> int:
         if self._holders == 0:

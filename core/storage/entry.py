@@ -237,10 +237,10 @@ class Entry:
         layout = self._layout
         if layout.total is not None and end > layout.total:
             raise StorageFailed(f"{self}: byte {end} is beyond its {layout.total} bytes")
-        with self._file.borrow() as fd, self._trust.writing():
-            if end > self.reserved and not self.windowed:
-                self._keeper.make_room(self, _rounded_up(end, layout))
-            try:
+        try:
+            with self._file.borrow() as fd, self._trust.writing():
+                if end > self.reserved and not self.windowed:
+                    self._keeper.make_room(self, _rounded_up(end, layout))
                 while data:
                     piece = offset // layout.piece_length
                     part = data[: layout.offset(piece + 1) - offset]
@@ -248,8 +248,8 @@ class Entry:
                         write_fully(fd, offset, part)
                     offset += len(part)
                     data = data[len(part) :]
-            except OSError as exc:
-                raise storage_failure(exc, f"writing {self}") from exc
+        except OSError as exc:
+            raise storage_failure(exc, f"writing {self}") from exc
 
     async def commit(self, digests: Mapping[int, bytes]) -> None:
         """Pieces whose bytes were written and verified become valid, once their rows are committed.

@@ -41,7 +41,7 @@ def spec_of(request: DownloadRequest) -> TaskSpec:
         application=request.application,
         revision=request.revision,
         variant=VARIANT if request.headers else "",
-    )
+    ).check()
 
 
 def named_digest(url: str) -> Digest | None:

@@ -38,7 +38,7 @@ class Pace:
 def content_length(headers: Mapping[str, str]) -> int | None:
     """The length that an answer says, None for none or one that is no length."""
     text = headers.get("content-length", "")
-    return int(text) if text.isdigit() and len(text) <= 18 else None
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
 
 
 def strong_etag(headers: Mapping[str, str]) -> str | None:

@@ -341,7 +341,7 @@ def _digest(response: httpx.Response) -> str:
 def _retry_after(response: httpx.Response) -> float | None:
     """Seconds, from a number or a date (RFC 9110 section 10.2.3)."""
     text: str = response.headers.get("retry-after", "").strip()
-    if text.isdigit():
+    if text.isdecimal():
         return min(float(text), 86400.0)
     try:
         later = parsedate_to_datetime(text)

@@ -314,7 +314,7 @@ def _ask_for_checksum(params: dict[str, Any], **_: Any) -> None:
 
 
 def _is_address(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
+    return ":" in host or host.replace(".", "").isdecimal()
 
 
 def _is_below(name: str, host: str) -> bool:
@@ -373,7 +373,7 @@ def _refusal(exc: Any, shown: str) -> HawkerError:
     if status in (301, 307, 400) and _CODE.fullmatch(region):
         hint = f'the bucket is in another region: set plugins.options.s3.region to "{region}"'
     after = headers.get("retry-after", "").strip()
-    seconds = min(float(after), 86400.0) if after.isdigit() and len(after) < 10 else None
+    seconds = min(float(after), 86400.0) if after.isdecimal() and len(after) < 10 else None
     return OriginFailed(what, hint=hint, retry_after=seconds)
 
 

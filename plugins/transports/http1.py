@@ -191,7 +191,7 @@ class Http1Transport:
         if head.status != 200:
             raise _refusal(head, patience, host, keep)
         length = head.headers.get("content-length", "")
-        if not length.isdigit() or len(length) > 18:
+        if not length.isdecimal() or len(length) > 18:
             raise Unavailable(f"{host} did not say how long its answer is")
         coding = head.headers.get("content-encoding", "identity")
         if coding == "identity":
@@ -390,7 +390,7 @@ def _read_head(sock: _Patience) -> _Head:
     status_line, *lines = data[:end].decode("latin-1").split("\r\n")
     version, _, rest = status_line.partition(" ")
     code = rest[:3]
-    if version not in ("HTTP/1.1", "HTTP/1.0") or not code.isdigit():
+    if version not in ("HTTP/1.1", "HTTP/1.0") or not code.isdecimal():
         raise Unavailable(f"{status_line[:80]!r} is no HTTP/1.1 answer")
     headers: dict[str, str] = {}
     for line in lines:
@@ -408,7 +408,7 @@ def _refusal(head: _Head, sock: _Patience, host: str, keep: bool) -> Exception:
     """The error behind an unsuccessful answer."""
     length = head.headers.get("content-length", "")
     body = bytearray(head.rest)
-    whole = length.isdigit() and int(length) <= MAX_PROBLEM
+    whole = length.isdecimal() and int(length) <= MAX_PROBLEM
     if whole:
         while len(body) < int(length):
             chunk = sock.recv(MAX_PROBLEM)

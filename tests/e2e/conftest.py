@@ -198,11 +198,13 @@ class Cluster:
             daemon.stop()
 
 
-def hawker(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line to its end."""
+def hawker(
+    *arguments: str, timeout: float = 60.0, before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line to its end; `before` is a command that runs the rest of its line."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HAWKER_")}
     return subprocess.run(
-        [sys.executable, "-m", "hawker", *arguments],
+        [*before, sys.executable, "-m", "hawker", *arguments],
         capture_output=True,
         timeout=timeout,
         env=environment,
