@@ -8,17 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from starlette.routing import Route
 
@@ -26,145 +18,10 @@ from hawker.apps.peer.app import PeerRole
 from hawker.apps.scheduler.app import SchedulerRole
 from hawker.core.contracts import RoleContext
 from hawker.core.digests import HostKey
-from hawker.core.ids import TaskSpec
 from hawker.core.registry import PluginHost
 from hawker.core.settings import load
 from hawker.core.tokens import ClusterKey, read_key_file
-
-MIB = 2**20
-CONTENT = os.urandom(MIB + 17)
-SPEC = TaskSpec(url="http://origin.test/stored")
-TASK = SPEC.task_id
-REFUSALS = (400, 401, 403, 404, 405, 413, 415, 416, 422)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A route, the verb its token needs, and whether an open side asks for one."""
-
-    method: str
-    path: str
-    verb: str
-    token: bool = False
-    body: bytes = b""
-
-    @property
-    def limit(self) -> int:
-        """Bytes of body it takes."""
-        return 4 * MIB if self.path.endswith("reports") else MIB
-
-
-GENERATION = "/peer/v1/tasks/{task}/{generation}"
-HOSTS = "/scheduler/v1/hosts"
-DOWNLOAD = json.dumps({"url": SPEC.url}).encode()
-ROUTES = (
-    Endpoint("GET", "/peer/v1/host", "tasks"),
-    Endpoint("GET", GENERATION + "/pieces/{first}-{last}", "pieces", token=True),
-    Endpoint("GET", GENERATION + "/availability", "pieces", token=True),
-    Endpoint("GET", GENERATION + "/content", "content"),
-    Endpoint("GET", "/peer/v1/content", "content"),
-    Endpoint("POST", "/peer/v1/downloads", "downloads", body=DOWNLOAD),
-    Endpoint("GET", "/peer/v1/tasks", "tasks"),
-    Endpoint("POST", "/peer/v1/tasks/import", "tasks:import", body=b"x"),
-    Endpoint("GET", "/peer/v1/tasks/{task}", "tasks"),
-    Endpoint("DELETE", "/peer/v1/tasks/{task}", "tasks:delete"),
-    Endpoint("GET", HOSTS, "tasks"),
-    Endpoint("PUT", HOSTS + "/{host}", "announce", token=True, body=b"{}"),
-    Endpoint("DELETE", HOSTS + "/{host}", "announce", token=True),
-    Endpoint("GET", HOSTS + "/{host}/decisions", "decisions", token=True),
-    Endpoint("POST", HOSTS + "/{host}/reports", "report", token=True, body=b"{}"),
-    Endpoint("GET", "/scheduler/v1/leases", "leases", token=True),
-    Endpoint("GET", "/scheduler/v1/tasks", "tasks"),
-    Endpoint("GET", "/scheduler/v1/tasks/{task}", "tasks"),
-    Endpoint("DELETE", "/scheduler/v1/tasks/{task}", "tasks:delete"),
-)
-WITH_BODY = [e for e in ROUTES if e.body and not e.path.endswith("import")]
-
-
-class Running:
-    """A process with all roles, and what an attacker needs to know of it."""
-
-    def __init__(self, data: Path, *flags: str) -> None:
-        self.data = data
-        self.log = data.with_suffix(".log")
-        command = [sys.executable, "-m", "hawker", "up", "--port", "0", "--json"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "--data", str(data), *flags],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        self.url: str = json.loads(self.process.stdout.readline())["url"]
-        self.address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
-        self.key = ClusterKey(read_key_file(data / "cluster.key"))
-        self.host = HostKey.generate()
-        self.own = ClusterKey(read_key_file(data / "cluster.key"), own=self.host)
-        self.client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
-        answer = self.send("POST", "/peer/v1/tasks/import", CONTENT, params={"url": SPEC.url})
-        assert answer.status_code == 200, answer.text
-        self.generation: str = answer.json()["generation"]
-
-    def path(self, endpoint: Endpoint, **names: str) -> str:
-        given = {"task": TASK, "generation": self.generation, "host": self.host.host}
-        return endpoint.path.format(**{**given, "first": "0", "last": "0", **names})
-
-    def send(
-        self, method: str, path: str, body: bytes = b"", token: str = "*", **more: Any
-    ) -> httpx.Response:
-        """A request; `token` are the verbs of a good one, empty for none."""
-        headers = dict(more.pop("headers", {}))
-        if token:
-            minted = self.own.mint(self.host.host, [token])
-            headers.setdefault("authorization", f"Bearer {minted}")
-        return self.client.request(method, path, content=body or None, headers=headers, **more)
-
-    def check(self) -> None:
-        """It serves as before, and its log tells of no fault."""
-        assert self.process.poll() is None
-        path = f"/peer/v1/tasks/{TASK}/{self.generation}/content"
-        answer = self.send("GET", path, token="content")
-        assert answer.status_code == 200 and answer.content == CONTENT
-        assert self.client.get("/readyz").status_code == 200
-        log = self.log.read_text()
-        assert "Traceback" not in log and " ERROR " not in log, log
-
-    def close(self) -> None:
-        self.client.close()
-        self.process.terminate()
-        self.process.wait(20)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Every side asks for a token."""
-    data = tmp_path_factory.mktemp("closed") / "data"
-    os.environ["HAWKER_AUTH__MODE"] = "required"
-    try:
-        running = Running(data)
-    finally:
-        del os.environ["HAWKER_AUTH__MODE"]
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Client-facing sides are open to this machine."""
-    running = Running(tmp_path_factory.mktemp("opened") / "data")
-    yield running
-    running.close()
-
-
-def refused(answer: httpx.Response, *statuses: int) -> None:
-    assert answer.status_code in (statuses or REFUSALS), (answer.request.url, answer.text)
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
-    assert problem["status"] == answer.status_code
-    assert problem["type"].startswith("urn:hawker:problem:")
+from tests.apps.running import MIB, ROUTES, TASK, Endpoint, Running, raw_request, refused
 
 
 def encoded(value: bytes) -> str:
@@ -334,28 +191,6 @@ def test_what_is_no_id_names_nothing(closed: Running, endpoint: Endpoint, name: 
     closed.check()
 
 
-def raw_request(
-    running: Running,
-    method: str,
-    path: str,
-    body: bytes = b"",
-    fields: str = "",
-    *,
-    signed: bool = True,
-) -> tuple[int, str]:
-    """The status and the head of an answer to a request as it is written here."""
-    if signed:
-        fields += f"authorization: Bearer {running.own.mint(running.host.host, ['*'])}\r\n"
-    with socket.create_connection(running.address, 20) as connection:
-        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
-        head += f"content-length: {len(body)}\r\n{fields}\r\n"
-        connection.sendall(head.encode("latin-1") + body)
-        answer = b""
-        while b"\r\n\r\n" not in answer and (chunk := connection.recv(65536)):
-            answer += chunk
-    return int(answer.split(b" ", 2)[1]), answer.decode("latin-1")
-
-
 @pytest.mark.parametrize(
     "run",
     [
@@ -368,122 +203,6 @@ def test_what_is_no_run_of_pieces_names_none(closed: Running, run: str) -> None:
     status, head = raw_request(closed, "GET", path)
     assert status in (400, 404), head
     closed.check()
-
-
-def bodies(endpoint: Endpoint) -> Sequence[bytes]:
-    """What is not the JSON that an endpoint takes."""
-    deep = 100_000
-    common = [
-        b"", b"null", b"[]", b"1", b'"x"', b"{", b"{}x", b"\xff\xfe", b"{'url': 1}",
-        b"[" * deep, b"[" * deep + b"]" * deep, b'{"x":' * deep + b"1" + b"}" * deep,
-        b'{"unknown":' + b"[" * deep + b"]" * deep + b"}", b"NaN", b"\xef\xbb\xbf{}",
-    ]  # fmt: skip
-    wrong: dict[str, list[dict[str, object]]] = {
-        "downloads": [
-            {"url": None}, {"url": 1}, {"url": ["x"]}, {"url": ""}, {"url": "no url"},
-            {"url": "http://"}, {"url": "http://["}, {"url": "http://a:99999/"},
-            {"url": "http://a b/"}, {"url": "http://a/\x00"}, {"url": "http://a/\r\nx: y"},
-            {"url": "http://user:pw@a/"}, {"url": "http://" + "a" * 20000},
-            {"url": "gopher://a/"}, {"url": "sha256:ab"}, {"url": "sha256:" + "A" * 64},
-            {"url": "sha256:" + "a" * 63}, {"url": "sha256:" + "a" * 65}, {"url": "md5:abc"},
-            {"url": "http://a/", "tag": None}, {"url": "http://a/", "tag": "t" * 5000},
-            {"url": "http://a/", "filtered_query_params": None},
-            {"url": "http://a/", "filtered_query_params": "x"},
-            {"url": "http://a/", "filtered_query_params": [1]},
-            {"url": "http://a/", "priority": "high"}, {"url": "http://a/", "priority": 1.5},
-            {"url": "http://a/", "range": [5, 3]}, {"url": "http://a/", "range": [-1, 3]},
-            {"url": "http://a/", "range": {}}, {"url": "http://a/", "range": ["0", "1"]},
-            {"url": "http://a/", "timeout": "1"}, {"url": "http://a/", "timeout": None},
-            {"url": "http://a/", "pin": 1}, {"url": "http://a/", "headers": []},
-            {"url": "http://a/", "headers": {"a": 1}}, {"url": "http://a/", "headers": None},
-            {"url": "http://a/", "digest": "md5:" + "a" * 32},
-            {"url": "http://a/", "digest": "sha256:"}, {"url": "http://a/", "digest": "sha256"},
-            {"url": "http://a/", "digest": "sha256:" + "a" * 65},
-            {"url": "http://a/", "digest": "x sha256:" + "a" * 64},
-            {"url": "http://a/", "digest": "sha256:" + "a" * 64 + "\n"},
-        ],
-        "reports": [
-            {}, {"boot": None, "events": []}, {"boot": "a", "events": None},
-            {"boot": "a", "events": {}}, {"boot": 1, "events": []}, {"boot": "a"},
-        ],
-        "{host}": [
-            {}, {"url": None, "key": "", "boot": ""}, {"url": "http://127.0.0.1:1/", "boot": "b"},
-            {"url": "http://127.0.0.1:1/", "key": "!", "boot": "b"},
-            {"url": "http://127.0.0.1:1/", "key": "", "boot": "b", "transports": None},
-            {"url": "http://127.0.0.1:1/", "key": "", "boot": "b", "upload_slots": "4"},
-        ],
-    }  # fmt: skip
-    own = wrong[endpoint.path.rpartition("/")[2]]
-    return [*common, *(json.dumps(value).encode() for value in own)]
-
-
-@pytest.mark.parametrize("endpoint", WITH_BODY, ids=lambda e: f"{e.method} {e.path}")
-def test_a_body_that_makes_no_sense_is_told_so(closed: Running, endpoint: Endpoint) -> None:
-    for body in bodies(endpoint):
-        answer = closed.send(endpoint.method, closed.path(endpoint), body)
-        if answer.status_code == 200 and endpoint.path.endswith("downloads"):
-            # A name that means something, but nothing that can be had.
-            assert b'"problem"' in answer.content.splitlines()[-1], (body[:80], answer.text)
-            continue
-        assert answer.status_code in (400, 403, 404, 413), (body[:80], answer.text)
-        refused(answer)
-    closed.check()
-
-
-@pytest.mark.parametrize("endpoint", WITH_BODY, ids=lambda e: f"{e.method} {e.path}")
-@pytest.mark.parametrize("chunked", [False, True])
-def test_a_huge_body_is_refused_unread_and_costs_no_memory(
-    closed: Running, endpoint: Endpoint, chunked: bool
-) -> None:
-    size = 100 * MIB
-    block = b" " * 65536
-    before = most_memory(closed)
-    token = closed.own.mint(closed.host.host, ["*"])
-    with socket.create_connection(closed.address, 20) as connection:
-        length = "transfer-encoding: chunked" if chunked else f"content-length: {size}"
-        head = f"{endpoint.method} {closed.path(endpoint)} HTTP/1.1\r\nhost: localhost\r\n"
-        head += f"authorization: Bearer {token}\r\n{length}\r\n\r\n"
-        connection.sendall(head.encode())
-        frame = b"%x\r\n%s\r\n" % (len(block), block) if chunked else block
-        sent = 0
-        try:
-            while sent < size:
-                connection.sendall(frame)
-                sent += len(block)
-        except (BrokenPipeError, ConnectionResetError):
-            # Refused in mid-body, as it should be.
-            assert sent < size
-        try:
-            answer = connection.recv(65536)
-        except ConnectionResetError:
-            # What was sent after the refusal may take its answer away.
-            answer = b""
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 413 "), answer
-    assert sent < 32 * MIB, "the rest of the body is not read"
-    assert most_memory(closed) - before < 24 * MIB
-    closed.check()
-
-
-@pytest.mark.parametrize("endpoint", WITH_BODY, ids=lambda e: f"{e.method} {e.path}")
-def test_a_body_announced_as_huge_is_413_before_it_comes(
-    closed: Running, endpoint: Endpoint
-) -> None:
-    token = closed.own.mint(closed.host.host, ["*"])
-    for size in (str(endpoint.limit + 1), str(10**18), "9" * 400):
-        with socket.create_connection(closed.address, 20) as connection:
-            head = f"{endpoint.method} {closed.path(endpoint)} HTTP/1.1\r\nhost: localhost\r\n"
-            head += f"authorization: Bearer {token}\r\ncontent-length: {size}\r\n\r\n"
-            connection.sendall(head.encode())
-            status = int(connection.recv(65536).split(b" ", 2)[1])
-        assert status == 413 or (len(size) > 20 and status == 400)
-    closed.check()
-
-
-def most_memory(running: Running) -> int:
-    """The most bytes the process ever had in memory."""
-    status = Path(f"/proc/{running.process.pid}/status").read_text()
-    [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
 
 
 @pytest.mark.parametrize(
