@@ -337,7 +337,9 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `done` and `problem` end it. `path` (of the stored file) is given only over the unix socket, and
     `mark` with it: the file's size, time of last write (ns) and inode, as its store left it.
-    `arrivals` only where the request asked for a trace.
+    `arrivals` only where the request asked for a trace. `ticket` comes with content that was read
+    with header fields of the request's own, over TCP: while the stream is open, whoever shows it
+    (`Hawker-Ticket`) may have the content by its id.
     """
 
     task: str
@@ -354,6 +356,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     mark: tuple[int, int, int] | None = None
     problem: Problem | None = None
     arrivals: list[Arrival] = []
+    ticket: str = ""
 
 
 class TaskStat(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -47,7 +47,7 @@ async def _transfer(daemon: DaemonClient, step: Progress, output: Output) -> str
             f"{output.path} cannot be a hard link: the daemon's files are not within reach",
             hint="leave out --force-hard-link",
         )
-    async with daemon.content(step.task, step.generation) as content:
+    async with daemon.content(step) as content:
         await write_file(content.chunks, output, step.total)
     return "stream"
 
@@ -65,7 +65,7 @@ def _is_plain(request: DownloadRequest) -> bool:
     plain = DownloadRequest(request.url)
     return all(
         getattr(request, option) == getattr(plain, option)
-        for option in ("priority", "filtered_query_params", "disable_back_to_source")
+        for option in ("priority", "filtered_query_params", "disable_back_to_source", "headers")
     )
 
 
@@ -80,5 +80,5 @@ async def print_stored(daemon: DaemonClient, request: DownloadRequest) -> None:
     wanted = msgspec.structs.replace(request, pin=True)
     async with deadline(request.timeout, request.url), daemon.download(wanted) as steps:
         step = await last_step(steps, lambda step: None)
-        async with daemon.content(step.task, step.generation) as content:
+        async with daemon.content(step) as content:
             await print_checked(content.chunks, "", request.url)

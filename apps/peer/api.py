@@ -14,7 +14,7 @@ from hawker.apps.peer.content import send_content, send_stored
 from hawker.apps.peer.downloads import progress_lines, receive_import
 from hawker.apps.peer.endpoints import Endpoint
 from hawker.apps.peer.pieces import PieceServer, UploadSlots
-from hawker.apps.peer.policy import check_origin, check_private, check_reader
+from hawker.apps.peer.policy import Tickets, check_origin, check_private
 from hawker.apps.web.access import LOCAL_USER, Access, is_local
 from hawker.apps.web.events import event_stream, ndjson_stream
 from hawker.apps.web.requests import json_response, read_body, task_of
@@ -50,6 +50,7 @@ class Api:
         self._role = role
         self._announcer = announcer
         self._pieces = pieces
+        self._tickets = Tickets()
 
     def routes(self) -> Sequence[BaseRoute]:
         generation = "/v1/tasks/{task}/{generation}"
@@ -104,7 +105,7 @@ class Api:
         entry = self._role.conductor.ground.store.get(task, generation)
         if entry is None or not entry.complete:
             raise NotFound(f"generation {generation} of task {task} is not stored whole")
-        check_reader(entry, request, shown=caller is not LOCAL_USER)
+        self._tickets.check(entry, request, token=caller is not LOCAL_USER)
         await send_stored(entry, request, receive, send)
 
     async def _download(self, request: Request) -> Response:
@@ -113,7 +114,8 @@ class Api:
         self._check_origin(request, wanted.url)
         if wanted.headers:
             check_private(request)
-        lines = progress_lines(self._role.conductor, wanted, show_path=is_local(request.scope))
+        tickets = None if is_local(request.scope) else self._tickets
+        lines = progress_lines(self._role.conductor, wanted, tickets)
         return ndjson_stream(lines)
 
     async def _list(self, request: Request) -> Response:

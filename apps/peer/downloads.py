@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 
 import msgspec
 from starlette.requests import Request
 
+from hawker.apps.peer.policy import Tickets
 from hawker.core.errors import BadRequest, HawkerError
 from hawker.core.ids import TaskSpec, canonical_url
 from hawker.core.messages import DownloadRequest, Progress, encode
@@ -23,18 +25,20 @@ MAX_PIN = 3600.0
 
 
 def progress_lines(
-    conductor: Conductor, request: DownloadRequest, *, show_path: bool
+    conductor: Conductor, request: DownloadRequest, tickets: Tickets | None
 ) -> AsyncGenerator[bytes, None]:
     """The progress of a download, one JSON object a line; the last says `done` or why not.
+
+    `tickets` is None for a caller on the unix socket, who is told the stored file instead.
 
     Raises:
         BadRequest: at once, for a URL that names nothing.
     """
-    return _lines(conductor, request, spec_of(request).task_id, show_path)
+    return _lines(conductor, request, spec_of(request).task_id, tickets)
 
 
 async def _lines(
-    conductor: Conductor, request: DownloadRequest, task: str, show_path: bool
+    conductor: Conductor, request: DownloadRequest, task: str, tickets: Tickets | None
 ) -> AsyncGenerator[bytes, None]:
     try:
         async with download(conductor, request) as active:
@@ -45,12 +49,15 @@ async def _lines(
                 entry = active.entry
                 if request.hard_link:
                     await entry.prepare_hard_link()
-                if show_path:
-                    mark = None if entry.mark is None else entry.mark.fields
-                    progress = msgspec.structs.replace(progress, path=str(entry.path), mark=mark)
-                yield encode(progress)
-                if request.pin:
-                    await asyncio.sleep(MAX_PIN)
+                with contextlib.ExitStack() as held:
+                    if tickets is None:
+                        mark = None if entry.mark is None else entry.mark.fields
+                        found = {"path": str(entry.path), "mark": mark}
+                    else:
+                        found = {"ticket": held.enter_context(tickets.issued(entry))}
+                    yield encode(msgspec.structs.replace(progress, **found))
+                    if request.pin:
+                        await asyncio.sleep(MAX_PIN)
     except HawkerError as exc:
         yield encode(Progress(task=task, problem=exc.problem()))
 

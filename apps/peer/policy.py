@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +15,8 @@ from hawker.core.egress import is_loopback
 from hawker.core.errors import BadRequest, Forbidden
 from hawker.core.storage import Entry
 from hawker.core.transfer.access import VARIANT
+
+TICKET = "hawker-ticket"
 
 
 def check_private(request: Request) -> None:
@@ -28,13 +32,35 @@ def check_private(request: Request) -> None:
         )
 
 
-def check_reader(entry: Entry, request: Request, *, shown: bool) -> None:
-    """Raise Forbidden for content that was read with somebody's own header fields, unless the
-    caller has this user's rights (the unix socket) or has `shown` a token.
+class Tickets:
+    """What proves that somebody has just been let in: a download's ticket, while it is pinned."""
 
-    Without that it is asked for by its URL and such fields, which the origin judges.
-    """
-    if entry.spec.variant == VARIANT and not shown and not is_local(request.scope):
+    def __init__(self) -> None:
+        self._held: dict[str, Entry] = {}
+
+    @contextlib.contextmanager
+    def issued(self, entry: Entry) -> Iterator[str]:
+        """A ticket for private content, good while inside; empty for any other."""
+        if entry.spec.variant != VARIANT:
+            yield ""
+            return
+        ticket = secrets.token_hex(16)
+        self._held[ticket] = entry
+        try:
+            yield ticket
+        finally:
+            del self._held[ticket]
+
+    def check(self, entry: Entry, request: Request, *, token: bool) -> None:
+        """Raise Forbidden for content that was read with somebody's own header fields, unless the
+        caller has this user's rights (the unix socket), has shown a `token`, or has a ticket.
+
+        Without them it is asked for by its URL and such fields, which the origin judges.
+        """
+        if entry.spec.variant != VARIANT or token or is_local(request.scope):
+            return
+        if self._held.get(request.headers.get(TICKET, "")) is entry:
+            return
         raise Forbidden(
             "this content was read with its owner's credentials",
             hint="ask over the unix socket, or for the URL with credentials of your own",

@@ -84,11 +84,13 @@ class DaemonClient:
         async with self._exchange(
             "POST", "/peer/v1/downloads", content=encode(request), answer_timeout=None
         ) as response:
-            yield self._steps(response)
+            # Kept here: dropped after the last step it would close the stream, and end the pin.
+            chunks = response.aiter_raw()
+            yield self._steps(chunks)
 
-    async def _steps(self, response: httpx.Response) -> AsyncIterator[Progress]:
+    async def _steps(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Progress]:
         rest = b""
-        async for chunk in response.aiter_raw():
+        async for chunk in chunks:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 if not line.strip():
@@ -105,10 +107,11 @@ class DaemonClient:
         )
 
     @asynccontextmanager
-    async def content(self, task: str, generation: str) -> AsyncIterator[Content]:
-        """The bytes of a generation that is stored whole."""
-        path = f"/peer/v1/tasks/{task}/{generation}/content"
-        async with self._exchange("GET", path, answer_timeout=None) as response:
+    async def content(self, step: Progress) -> AsyncIterator[Content]:
+        """The bytes of what a download, which is still open, has stored."""
+        path = f"/peer/v1/tasks/{step.task}/{step.generation}/content"
+        headers = _given(**{"hawker-ticket": step.ticket})
+        async with self._exchange("GET", path, headers=headers, answer_timeout=None) as response:
             yield self._content(response)
 
     @asynccontextmanager

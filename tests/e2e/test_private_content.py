@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
@@ -135,3 +136,44 @@ def test_credentials_are_not_taken_from_another_machine_in_the_clear(
         # Without them there is nothing to hide.
         answer = client.post("/peer/v1/downloads", json={"url": private})
         assert answer.status_code == 200 and b"origin-refused" in answer.content, answer.text
+
+
+@pytest.mark.parametrize("way", ["socket", "port"])
+@pytest.mark.parametrize("target", ["file", "-"])
+def test_who_shows_the_credentials_gets_it_by_every_way(
+    cluster: Cluster, private: str, tmp_path: Path, way: str, target: str
+) -> None:
+    daemon = cluster.start("up", "up")
+    daemon.wait_ready()
+    out = tmp_path / target if target != "-" else None
+    endpoint = daemon.socket if way == "socket" else daemon.url
+    header = f"Authorization: {SECRET['authorization']}"
+    done = hawker("get", private, "-H", header, "-O", str(out or "-"), "-e", endpoint)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout if out is None else out.read_bytes()) == DATA
+
+
+def test_a_ticket_is_good_for_its_content_while_its_download_is_open(
+    cluster: Cluster, private: str
+) -> None:
+    daemon = cluster.start("up", "up")
+    daemon.wait_ready()
+    with httpx.Client(base_url=daemon.url, trust_env=False, timeout=30) as client:
+        request = {"url": private, "headers": SECRET, "pin": True}
+        with client.stream("POST", "/peer/v1/downloads", json=request) as steps:
+            # Dropped, they would close the stream.
+            lines = steps.iter_lines()
+            for line in lines:
+                step = json.loads(line)
+                if step.get("done"):
+                    break
+            path = f"/peer/v1/tasks/{step['task']}/{step['generation']}/content"
+            shown = {"hawker-ticket": step["ticket"]}
+            assert client.get(path, headers=shown).content == DATA
+            assert client.get(path, headers={"hawker-ticket": "0" * 32}).status_code == 403
+        for _ in range(100):
+            # The daemon notices a moment later that the stream was closed.
+            if client.get(path, headers=shown).status_code == 403:
+                return
+            threading.Event().wait(0.05)
+    raise AssertionError("the ticket outlives its download")
