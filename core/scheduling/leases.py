@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from hawker.core.digests import Digest
 from hawker.core.errors import DigestMismatch, NotFound, OriginFailed, Problem, Unavailable
 from hawker.core.messages import Changed, Failed, LeaseProgress, Length, Stop
 from hawker.core.pieces import MIB, Layout, PieceSet
@@ -169,7 +170,11 @@ class Leases:
     def progress(
         self, host: Host, task: Task, peer: Peer, report: LeaseProgress, now: float
     ) -> None:
-        """A reader is at work, with `report.generation` once it knows."""
+        """A reader is at work, with `report.generation` once it knows.
+
+        Raises:
+            BadRequest: what it says of the content makes no sense.
+        """
         lease = task.leases.get(report.lease)
         if lease is not None and lease.host != host.id:
             return
@@ -182,6 +187,8 @@ class Leases:
         if not report.generation:
             return
         layout = report.layout.check()
+        if report.digest:
+            Digest.parse(report.digest)
         if lease.generation and lease.generation != report.generation:
             self._generations.supersede(task, now)
         begun = task.current is None or task.current.id != report.generation

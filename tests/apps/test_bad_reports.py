@@ -42,10 +42,12 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "ranged": True,
         "read_bytes": 1,
         "done": False,
+        "digest": "sha256:" + "5" * 64,
+        "checks": True,
     },
     "changed": {"generation": "0" * 16, "lease": "0" * 16},
     "length": {"generation": "0" * 16, "total": 8 * MIB},
-    "finished": {"generation": "0" * 16, "digest": ""},
+    "finished": {"generation": "0" * 16},
     "failed": {"problem": {"type": "urn:x", "title": "t", "status": 500}, "lease": ""},
     "left": {},
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
 from hawker.core.digests import Reader
-from hawker.core.errors import DigestMismatch
+from hawker.core.errors import BadRequest, DigestMismatch
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import (
     AnyDecision,
@@ -124,3 +126,18 @@ def test_nobody_can_talk_away_what_a_reader_has_checked() -> None:
     assert not told(world, out, "two", Withdrawn)
     assert record(world, "two").generation == GENERATION
     assert record(world, "two").digest == ""
+
+
+def test_a_digest_that_is_none_is_refused() -> None:
+    world = World()
+    read = begun(world)
+    report = LeaseProgress(
+        task=read.task,
+        lease=read.lease,
+        generation=GENERATION,
+        layout=LAYOUT,
+        digest="sha256:" + "x" * 100_000,
+    )
+    with pytest.raises(BadRequest, match="hex digits"):
+        world.report("seed", report)
+    assert record(world, "one").digest == ""
