@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from hawker.apps.web.health import Health, Metric
+from hawker.apps.web.health import Health
+from hawker.apps.web.metrics import Metric
 from hawker.apps.web.problems import EXCEPTION_HANDLERS
 from hawker.core.contracts import RoleApp
 

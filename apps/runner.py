@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json as jsonlib
-import logging
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from hawker.apps.compose import compose
+from hawker.apps.logs import set_up_logs
 from hawker.apps.memory import keep_freed_memory
 from hawker.apps.serve import Bound, Listen, serving
 from hawker.apps.web.access import decide_mode
@@ -32,7 +31,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
     Raises:
         ConfigError: the roles cannot be started with these settings.
     """
-    _set_up_logs(settings.telemetry.log_level)
+    set_up_logs(settings.telemetry, roles)
     keep_freed_memory()
     _prepare(settings, roles, up=up)
     tls = server_context(settings.tls)
@@ -114,13 +113,3 @@ async def _stop_signals() -> AsyncIterator[asyncio.Event]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def _set_up_logs(level: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    for noisy in ("httpx", "httpcore", "hypercorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -32,11 +32,16 @@ from typing import ClassVar
 
 import msgspec
 
+from hawker.core.masking import mask
+
 PROBLEM_TYPE_PREFIX = "urn:hawker:problem:"
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
-    """An RFC 9457 problem document, `application/problem+json` on the wire."""
+    """An RFC 9457 problem document, `application/problem+json` on the wire.
+
+    `instance` names the request that ended so, as the logs of whoever answered it do.
+    """
 
     type: str
     title: str
@@ -44,6 +49,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     detail: str = ""
     hint: str = ""
     retry_after: float | None = None
+    instance: str = ""
 
     @property
     def code(self) -> str:
@@ -65,9 +71,10 @@ class HawkerError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, detail: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        detail = mask(detail)
         super().__init__(detail)
         self.detail = detail
-        self.hint = hint
+        self.hint = mask(hint)
         self.retry_after = retry_after
 
     def __str__(self) -> str:

@@ -153,6 +153,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     seq: int = 0
 
 
+def kind_of(message: Decision | Report) -> str:
+    """What the message is called on the wire."""
+    return str(type(message).__struct_config__.tag)
+
+
 class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=True):
     """This host takes part in a task, or has some of it stored.
 

@@ -171,6 +171,9 @@ class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     log_level: str = "info"
     """debug, info, warning or error."""
 
+    log_format: str = "text"
+    """text or json, a line an event on standard error."""
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of a process."""
@@ -336,4 +339,5 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
 CHOICES: dict[str, tuple[str, ...]] = {
     "auth.mode": ("", "open", "required"),
     "telemetry.log_level": ("debug", "info", "warning", "error"),
+    "telemetry.log_format": ("text", "json"),
 }

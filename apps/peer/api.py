@@ -106,7 +106,8 @@ class Api:
         if entry is None or not entry.complete:
             raise NotFound(f"generation {generation} of task {task} is not stored whole")
         self._tickets.check(entry, request, token=caller is not LOCAL_USER)
-        await send_stored(entry, request, receive, send)
+        counters = self._role.conductor.ground.counters
+        counters.client_bytes += await send_stored(entry, request, receive, send)
 
     async def _download(self, request: Request) -> Response:
         await self._role.access.require(request.scope, "downloads")

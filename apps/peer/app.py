@@ -13,9 +13,10 @@ from starlette.routing import BaseRoute
 
 from hawker.apps.peer.api import Api
 from hawker.apps.peer.availability import Announcer
+from hawker.apps.peer.figures import peer_metrics
 from hawker.apps.peer.pieces import PieceServer, UploadSlots
 from hawker.apps.web.access import Access
-from hawker.apps.web.health import Metric
+from hawker.apps.web.metrics import Metric
 from hawker.apps.web.role import Role
 from hawker.core.clients.scheduler import SchedulerLink
 from hawker.core.contracts import Codec, RoleContext
@@ -30,18 +31,6 @@ from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.ground import Ground
 
 log = logging.getLogger(__name__)
-
-
-COUNTERS = {
-    "origin_bytes": "Bytes read from origins.",
-    "seed_bytes": "Valid bytes received from seed peers.",
-    "peer_bytes": "Valid bytes received from other peers.",
-    "duplicate_bytes": "Bytes received that were valid already.",
-    "corrupt_pieces": "Pieces received with a wrong digest.",
-    "refused_requests": "Requests for pieces that a parent had no slot for.",
-    "failed_requests": "Requests for pieces that failed.",
-    "unscheduled_reads": "Tasks read from the origin because no scheduler was there.",
-}
 
 
 class PeerRole(Role):
@@ -71,14 +60,10 @@ class PeerRole(Role):
         return self._conductor is not None and all(link.connected for link in self.links)
 
     def metrics(self) -> Iterable[Metric]:
-        """What this host moved since it was started."""
-        if self._conductor is None:
-            return
-        counters = self._conductor.ground.counters
-        for name, text in COUNTERS.items():
-            yield f"hawker_peer_{name}", text, getattr(counters, name)
-        yield "hawker_peer_uploaded_bytes", "Bytes of pieces sent to peers.", self.slots.sent_bytes
-        yield "hawker_peer_uploads_refused", "Requests without a free slot.", self.slots.refused
+        """What this host counts since it was started."""
+        yield from super().metrics()
+        if self._conductor is not None:
+            yield from peer_metrics(self._conductor, self.slots, self.links)
 
     async def url(self) -> str:
         """The base URL of this role as others reach it."""

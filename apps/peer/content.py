@@ -83,6 +83,7 @@ async def _send_generation(
         span = _resolve(spec, entry)
         headers = _headers(entry, span, named_digest(entry.spec.url))
         if head:
+            active.finished = True
             await _start(send, 200, headers)
             await send({"type": "http.response.body", "body": b""})
             return
@@ -91,8 +92,8 @@ async def _send_generation(
         await until_disconnected(receive, body)
 
 
-async def send_stored(entry: Entry, request: Request, receive: Any, send: Any) -> None:
-    """Answer a GET or HEAD for content that is stored whole."""
+async def send_stored(entry: Entry, request: Request, receive: Any, send: Any) -> int:
+    """Answer a GET or HEAD for content that is stored whole; returns the bytes of its body."""
     head = request.method == "HEAD"
     spec = None if head else parse_range(request.headers.get("range"))
     if request.headers.get("if-range", _etag(entry)) != _etag(entry):
@@ -106,6 +107,7 @@ async def send_stored(entry: Entry, request: Request, receive: Any, send: Any) -
         await _start(send, 200 if span is None else 206, headers)
         whole = ByteRange(0, 0) if head else span or ByteRange(0, entry.layout.total)
         await until_disconnected(receive, _stored_body(entry, whole, send))
+    return (whole.stop or 0) - whole.start
 
 
 async def _stored_body(entry: Entry, span: ByteRange, send: Any) -> None:

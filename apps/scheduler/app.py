@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -16,10 +16,12 @@ from starlette.routing import BaseRoute, Route
 
 from hawker.apps.scheduler.addresses import AddressPolicy
 from hawker.apps.scheduler.exchange import LeaseExchange
+from hawker.apps.scheduler.figures import scheduler_metrics
 from hawker.apps.scheduler.ledger import Ledger
 from hawker.apps.scheduler.mailbox import Mailbox
 from hawker.apps.web.access import Access
 from hawker.apps.web.events import Frame, event_stream
+from hawker.apps.web.metrics import Metric
 from hawker.apps.web.requests import json_response, read_body, task_of
 from hawker.apps.web.role import Role
 from hawker.core.contracts import Evaluator, RoleContext
@@ -122,6 +124,12 @@ class SchedulerRole(Role):
             Route("/v1/tasks/{task}", self._inspect, methods=["GET"]),
             Route("/v1/tasks/{task}", self._delete, methods=["DELETE"]),
         ]
+
+    def metrics(self) -> Iterable[Metric]:
+        """What this scheduler counts since it was started."""
+        yield from super().metrics()
+        if self._ledger is not None:
+            yield from scheduler_metrics(self.core, self._now())
 
     # ------------------------------------------------------------------ hosts
 

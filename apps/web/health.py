@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from hawker.apps.web.metrics import Metric, families
+from hawker.core.version import version
+
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
-    from prometheus_client.core import CounterMetricFamily
+    from prometheus_client.core import Metric as Family
 
 LAG_EVERY = 0.02
 LAG_BUCKETS = (
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
-
-Metric = tuple[str, str, float]
-"""Name, help and value of a counter."""
 
 
 class Health:
@@ -51,7 +52,7 @@ class Health:
             registry=self._registry,
             buckets=LAG_BUCKETS,
         )
-        self._registry.register(_Counters(self._metrics))
+        self._registry.register(_Roles(self._metrics))
         failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
             measuring = group.create_task(_measure(lag.observe))
@@ -70,7 +71,7 @@ class Health:
 
     async def _readyz(self, request: Request) -> Response:
         ready = self._ready()
-        return JSONResponse({"ready": ready}, 200 if ready else 503)
+        return JSONResponse({"ready": ready, "version": version()}, 200 if ready else 503)
 
     async def _show(self, request: Request) -> Response:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -79,17 +80,20 @@ class Health:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
-class _Counters:
-    """The roles' own counters, read when somebody asks."""
+class _Roles:
+    """The roles' own numbers, read when somebody asks."""
 
     def __init__(self, metrics: Callable[[], Iterable[Metric]]) -> None:
         self._metrics = metrics
 
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        from prometheus_client.core import CounterMetricFamily
+    def collect(self) -> Iterable[Family]:
+        return families([_build(), *self._metrics()])
 
-        for name, text, value in self._metrics():
-            yield CounterMetricFamily(name, text, value=value)
+
+def _build() -> Metric:
+    versions = (version(), platform.python_version())
+    text = "1, with the versions of this process."
+    return Metric("gauge", "hawker_build_info", text, {versions: 1}, ("version", "python"))
 
 
 async def _measure(observe: Callable[[float], None]) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,10 +15,12 @@ from starlette.routing import Match, Route
 
 from hawker.core.errors import PROBLEM_TYPE_PREFIX, HawkerError, Problem
 from hawker.core.messages import encode
+from hawker.core.telemetry import REQUEST
 
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
+INSTANCE_PREFIX = "urn:hawker:request:"
 _CODES = {400: "bad-request", 401: "unauthenticated", 403: "forbidden", 404: "not-found"}
 
 
@@ -32,6 +35,8 @@ def problem_response(error: HawkerError) -> Response:
 
 
 def _respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    if request := REQUEST.get():
+        problem = msgspec.structs.replace(problem, instance=INSTANCE_PREFIX + request)
     return Response(
         encode(problem), problem.status, headers=dict(headers or {}), media_type=CONTENT_TYPE
     )

@@ -11,7 +11,8 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from hawker.apps.web.health import Metric
+from hawker.apps.web.edge import Edge
+from hawker.apps.web.metrics import Metric
 from hawker.apps.web.problems import EXCEPTION_HANDLERS, problem_response
 from hawker.core.errors import Unavailable
 
@@ -31,6 +32,7 @@ class Role:
         self._runner: asyncio.Task[None] | None = None
         self._stop: asyncio.Event | None = None
         self._app: Starlette | None = None
+        self._edge = Edge(self.name)
 
     def routes(self) -> Sequence[BaseRoute]:
         """The role's routes, below wherever it is mounted."""
@@ -46,8 +48,8 @@ class Role:
         return self._entered > 0
 
     def metrics(self) -> Iterable[Metric]:
-        """The role's counters, for `/metrics`."""
-        return ()
+        """What the role counts, for `/metrics`."""
+        return self._edge.metrics()
 
     @property
     def started(self) -> bool:
@@ -109,7 +111,7 @@ class Role:
             self._app = Starlette(routes=list(self.routes()), exception_handlers=EXCEPTION_HANDLERS)
             # What has a slash too many is another path; nobody is sent to where Host says.
             self._app.router.redirect_slashes = False
-        await self._app(scope, receive, send)
+        await self._edge(self._app, scope, receive, send)
 
     async def _refuse(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":

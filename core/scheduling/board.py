@@ -6,8 +6,9 @@ import random
 
 from hawker.core.contracts import Evaluator
 from hawker.core.errors import NotFound
-from hawker.core.messages import AnyDecision, ParentRef, Parents
+from hawker.core.messages import AnyDecision, ParentRef, Parents, kind_of
 from hawker.core.scheduling.entities import Generation, Host, Outgoing, Peer, Task
+from hawker.core.scheduling.figures import Figures
 from hawker.core.scheduling.graph import Graph
 from hawker.core.scheduling.origin import Ledger
 
@@ -20,6 +21,7 @@ class Board:
         self.hosts: dict[str, Host] = {}
         self.tasks: dict[str, Task] = {}
         self.ledger = Ledger()
+        self.figures = Figures()
         self.graph = Graph(self.hosts, evaluator, rng, self.touch)
         self._touched: dict[tuple[str, str], None] = {}
         self._out: list[Outgoing] = []
@@ -61,7 +63,10 @@ class Board:
                 peer.revision += 1
                 out.append(Outgoing(host, self.parents(task, peer)))
         # A host may have gone after something was decided for it.
-        return [outgoing for outgoing in out if outgoing.host in self.hosts]
+        out = [outgoing for outgoing in out if outgoing.host in self.hosts]
+        for _, decision in out:
+            self.figures.decisions[kind_of(decision)] += 1
+        return out
 
     def parents(self, task: Task, peer: Peer) -> Parents:
         """The peer's current record."""

@@ -102,6 +102,7 @@ class Generations:
         if generation is None:
             return
         generation.machine.fire("supersede")
+        self._board.figures.generations_ended["superseded"] += 1
         keep = {
             host
             for host in generation.members

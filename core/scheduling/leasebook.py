@@ -41,6 +41,7 @@ class LeaseBook:
     # ------------------------------------------------------------------ beginning and end
 
     def hold(self, task: Task, lease: Lease) -> None:
+        self._board.figures.leases_granted += 1
         task.leases[lease.id] = lease
         self.leased.add(task.id)
         gate = self.gate(task)
@@ -92,8 +93,9 @@ class LeaseBook:
             )
         self._board.ledger.put(record)
 
-    def end(self, task: Task, lease: Lease, now: float, *, failed: bool) -> None:
-        """The lease is over."""
+    def end(self, task: Task, lease: Lease, now: float, outcome: str, *, failed: bool) -> None:
+        """The lease is over; one that failed keeps its host from the next for a while."""
+        self._board.figures.leases_ended[outcome] += 1
         del task.leases[lease.id]
         task.over.add(lease.id)
         gate = self.gate(task)

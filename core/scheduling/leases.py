@@ -223,7 +223,7 @@ class Leases:
             self._generations.gather(task, now)
         if report.done:
             current.checked = current.checked or report.checks
-            self.book.end(task, lease, now, failed=False)
+            self.book.end(task, lease, now, "done", failed=False)
         if report.done or self._limits.readers > 1:
             self.read_what_is_missing(task, now)
 
@@ -245,7 +245,7 @@ class Leases:
         for other in list(task.leases.values()):
             # Granted to the same reader before it was known to be at work already.
             self.book.revoke(task, peer, other.id)
-            self.book.end(task, other, now, failed=False)
+            self.book.end(task, other, now, "replaced", failed=False)
             task.attempts = max(0, task.attempts - 1)
         self._waiting.pop(task.id, None)
         self._recall.forget(task.id)
@@ -288,7 +288,7 @@ class Leases:
         for other in list(task.leases.values()):
             if other is not lease:
                 self.book.revoke(task, task.peers[other.host], other.id)
-            self.book.end(task, other, now, failed=False)
+            self.book.end(task, other, now, "changed", failed=False)
         task.attempts = max(0, task.attempts - 1)
         self._generations.supersede(task, now)
         self.read_what_is_missing(task, now)
@@ -300,7 +300,7 @@ class Leases:
             return
         problem = report.problem
         waits = problem.code == OriginFailed.code and problem.retry_after is not None
-        self.book.end(task, lease, now, failed=not waits)
+        self.book.end(task, lease, now, "failed", failed=not waits)
         self._judge(task, problem, now)
         if problem.code == DigestMismatch.code:
             current = task.current
@@ -334,8 +334,9 @@ class Leases:
         current = task.current
         if current is not None and current.id == generation:
             current.machine.fire("withdraw")
+            self._board.figures.generations_ended["withdrawn"] += 1
             for lease in list(task.leases.values()):
-                self.book.end(task, lease, now, failed=False)
+                self.book.end(task, lease, now, "withdrawn", failed=False)
             self._generations.lose(task)
         for peer in list(task.peers.values()):
             if peer.generation is not None and peer.generation.id == generation:
@@ -362,6 +363,7 @@ class Leases:
         for peer in [peer for peer in task.peers.values() if peer.wants]:
             if self._generations.can_finish(task, peer):
                 continue
+            self._board.figures.given_up[problem.code] += 1
             peer.revision += 1
             stop = Stop(task=task.id, revision=peer.revision, problem=problem)
             self._board.send(peer.host, stop)
@@ -375,7 +377,7 @@ class Leases:
     def remove(self, task: Task, peer: Peer, now: float) -> None:
         """The peer takes no part any more."""
         for lease in [lease for lease in task.leases.values() if lease.host == peer.host]:
-            self.book.end(task, lease, now, failed=True)
+            self.book.end(task, lease, now, "lost", failed=True)
         self._board.graph.leave(task, peer, now)
         del task.peers[peer.host]
         self._board.forget(task, peer)
@@ -399,7 +401,7 @@ class Leases:
             for lease in list(task.leases.values()):
                 if overdue(lease, now, self._limits.silence):
                     self.book.revoke(task, task.peers[lease.host], lease.id)
-                    self.book.end(task, lease, now, failed=True)
+                    self.book.end(task, lease, now, "overdue", failed=True)
                     self.read_what_is_missing(task, now)
         self.resume_waiting(now)
         self.book.gates.forget(now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -26,10 +27,12 @@ from hawker.core.messages import (
     Register,
     Stop,
     WhoHas,
+    kind_of,
 )
 from hawker.core.pieces import Layout, PieceSet
 from hawker.core.scheduling.board import Board
 from hawker.core.scheduling.entities import Generation, Host, LeaseRecord, Outgoing, Peer, Task
+from hawker.core.scheduling.figures import Figures, Standing
 from hawker.core.scheduling.generations import Generations
 from hawker.core.scheduling.leasebook import OriginLimits
 from hawker.core.scheduling.leases import Leases
@@ -179,6 +182,7 @@ class Scheduler:
             BadRequest: the report makes no sense.
         """
         known = self._board.host(host)
+        self._board.figures.reports[kind_of(report)] += 1
         if isinstance(report, Register):
             self._register(known, report, now)
             return self._board.take()
@@ -376,6 +380,7 @@ class Scheduler:
             host.suspicions = 0
         seconds = min(LONGEST_SUSPICION, SUSPECT_SECONDS * 2**host.suspicions)
         host.suspicions += 1
+        self._board.figures.hosts_suspected += 1
         host.suspect_until = now + seconds
         host.evidence.clear()
         for name in host.tasks:
@@ -470,6 +475,23 @@ class Scheduler:
     def hosts(self) -> list[dict[str, object]]:
         """Every host in a line."""
         return [summarize_host(host) for host in self._board.hosts.values()]
+
+    @property
+    def figures(self) -> Figures:
+        """What happened since the start."""
+        return self._board.figures
+
+    def standing(self, now: float) -> Standing:
+        """How things are now; takes time with the number of hosts and tasks."""
+        hosts, tasks = self._board.hosts.values(), self._board.tasks.values()
+        return Standing(
+            hosts=Counter(host.machine.state for host in hosts),
+            tasks=Counter(task.machine.state for task in tasks),
+            peers=sum(len(task.peers) for task in tasks),
+            leases=sum(len(task.leases) for task in tasks),
+            origins_paused=sum(gate.not_before > now for gate in self._leases.book.gates),
+            lease_records=len(self._board.ledger),
+        )
 
     def report_after_ms(self, host: str) -> int:
         """How long a host should collect reports: the more hosts, the longer."""

@@ -87,6 +87,9 @@ class Ledger:
         self._unsaved.clear()
         return unsaved
 
+    def __len__(self) -> int:
+        return len(self._records)
+
     def __iter__(self) -> Iterator[LeaseRecord]:
         return iter(self._records.values())
 

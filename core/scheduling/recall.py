@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-GRACE = 3.0
+# Hosts try again every 2 s at the latest, and a busy machine takes its time.
+GRACE = 5.0
 
 
 @dataclass

@@ -14,7 +14,7 @@ import msgspec
 
 from hawker.core.contracts import SourceRequest
 from hawker.core.digests import ALGORITHMS, Digest
-from hawker.core.errors import DigestMismatch, NotHereYet
+from hawker.core.errors import DigestMismatch, HawkerError, NotHereYet
 from hawker.core.ids import TaskSpec, canonical_url
 from hawker.core.messages import DownloadRequest, Progress
 from hawker.core.pieces import MIB, PieceSet
@@ -55,7 +55,7 @@ def digest_of(request: DownloadRequest) -> Digest | None:
 
 
 class Download:
-    """One user's part in a task."""
+    """One user's part in a task; `finished` once all that was wanted is here, or was delivered."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Download:
         now: float,
     ) -> None:
         self.run = run
+        self.finished = False
         self._ground = ground
         self._origin = origin
         self._user = user
@@ -99,6 +100,7 @@ class Download:
             raise NotHereYet(
                 f"{self._request.url} was not here after {self._request.timeout:g} s"
             ) from exc
+        self.finished = True
         yield msgspec.structs.replace(self._now(seen), done=True)
 
     def _now(self, seen: int) -> Progress:
@@ -161,6 +163,7 @@ class Download:
             run.check(entry.generation)
             end = entry.layout.total if stop is None else stop
             if end is not None and position >= end:
+                self.finished = True
                 return
             ready = _valid_until(entry, position)
             if end is not None:
@@ -169,6 +172,7 @@ class Download:
                 if ready == entry.layout.total:
                     await self._verify_stated(entry)
                 yield ByteRange(position, ready)
+                self._ground.counters.client_bytes += ready - position
                 await self._dispose(entry, position, ready)
                 position = ready
                 run.moved(user, position)
@@ -216,8 +220,18 @@ async def download(
     private = _parameters(original) != _parameters(spec.url)
     origin = SourceRequest(original if private else spec.url, request.headers)
     now = conductor.ground.clock()
-    async with conductor.join(spec, user, origin=origin) as run:
-        yield Download(conductor.ground, run, user, request, origin, now)
+    outcome = "abandoned"
+    active = None
+    try:
+        async with conductor.join(spec, user, origin=origin) as run:
+            active = Download(conductor.ground, run, user, request, origin, now)
+            yield active
+    except HawkerError as exc:
+        outcome = exc.code
+        raise
+    finally:
+        done = active is not None and active.finished
+        conductor.ground.counters.downloads["done" if done else outcome] += 1
 
 
 def _parameters(url: str) -> int:

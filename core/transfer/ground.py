@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,7 +21,11 @@ from hawker.core.transfer.access import AccessChecks
 
 @dataclass
 class Counters:
-    """What this host moved, in bytes and events since it started."""
+    """What this host moved, in bytes and events since it started.
+
+    `downloads`, `parents_left` and `reads` (leases on origins) are by outcome or by the code of the
+    problem that ended them.
+    """
 
     origin_bytes: int = 0
     seed_bytes: int = 0
@@ -30,6 +35,10 @@ class Counters:
     refused_requests: int = 0
     failed_requests: int = 0
     unscheduled_reads: int = 0
+    client_bytes: int = 0
+    downloads: Counter[str] = field(default_factory=Counter)
+    parents_left: Counter[str] = field(default_factory=Counter)
+    reads: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass

@@ -115,6 +115,7 @@ class OriginReader:
     async def run(self) -> None:
         """Read until nothing wanted is missing; every end is reported, but for a cancellation."""
         task = self.lease.task
+        log.info("reading %s under lease %s", self.lease.spec.url, self.lease.lease)
         try:
             async with asyncio.TaskGroup() as group:
                 ticker = group.create_task(self._tick())
@@ -127,13 +128,16 @@ class OriginReader:
         except* Exception as errors:
             log.exception("task %s: reading the origin failed", task[:12])
             fault = errors.exceptions[0]
+            self._ground.counters.reads[OriginFailed.code] += 1
             self._fail(OriginFailed(f"reading {self.lease.spec.url} failed: {fault!r}"))
         else:
             # What was read must be known before the lease is over, or it would be read again.
             self._task.flush()
             self._progress(done=True)
+            self._ground.counters.reads["done"] += 1
 
     async def _end_badly(self, task: str, exc: HawkerError) -> None:
+        self._ground.counters.reads[exc.code] += 1
         if isinstance(exc, DigestMismatch):
             # Before it is told, or this host would offer what the others are made to drop.
             await self._task.discard()

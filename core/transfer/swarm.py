@@ -256,6 +256,7 @@ class Swarm:
         """Leave a parent and tell the scheduler, who names another."""
         log.info("task %s: left parent %s: %s", self.entry.task[:12], parent[:12], exc)
         reason = exc.code if isinstance(exc, HawkerError) else "unavailable"
+        self._ground.counters.parents_left[reason] += 1
         self._refs.pop(parent, None)
         self._forget(parent)
         failed = ParentFailed(task=self.entry.task, parent=parent, reason=reason)

@@ -1,0 +1,71 @@
+"""What a scheduler counts, for `/metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hawker.apps.web.metrics import Metric, counter, counters, gauge, gauges
+from hawker.core.scheduling import Scheduler
+
+HOST_STATES = ("known", "connected", "away")
+TASK_STATES = ("empty", "reading", "live", "failed")
+
+
+def scheduler_metrics(core: Scheduler, now: float) -> Iterable[Metric]:
+    """The counters since the start, and how things stand."""
+    count = core.figures
+    yield counter("hawker_scheduler_leases_granted", "Leases on origins.", count.leases_granted)
+    yield counters(
+        "hawker_scheduler_leases_ended",
+        "Leases that ended: done, failed, changed (the origin), overdue (a silent reader), lost"
+        " (a reader that left), replaced or withdrawn.",
+        "outcome",
+        count.leases_ended,
+    )
+    yield counters(
+        "hawker_scheduler_generations_ended",
+        "Contents that were superseded by another or withdrawn.",
+        "outcome",
+        count.generations_ended,
+    )
+    yield counters(
+        "hawker_scheduler_waits_ended",
+        "Hosts that were told that they cannot have what they wait for, by the problem.",
+        "reason",
+        count.given_up,
+    )
+    yield counters("hawker_scheduler_reports", "Reports of hosts, by kind.", "kind", count.reports)
+    yield counters(
+        "hawker_scheduler_decisions", "Decisions for hosts, by kind.", "kind", count.decisions
+    )
+    yield counter(
+        "hawker_scheduler_hosts_suspected",
+        "Times that several hosts accused another.",
+        count.hosts_suspected,
+    )
+    standing = core.standing(now)
+    yield gauges(
+        "hawker_scheduler_hosts",
+        "Hosts: known (announced), connected or away for a moment.",
+        "state",
+        {state: standing.hosts[state] for state in HOST_STATES},
+    )
+    yield gauges(
+        "hawker_scheduler_tasks",
+        "Tasks: nothing known (empty), reading, live or failed.",
+        "state",
+        {state: standing.tasks[state] for state in TASK_STATES},
+    )
+    yield gauge("hawker_scheduler_peers", "Hosts in tasks.", standing.peers)
+    yield gauge("hawker_scheduler_leases", "Leases on origins now.", standing.leases)
+    yield gauge(
+        "hawker_scheduler_origins_paused", "Origins that are left alone.", standing.origins_paused
+    )
+    yield gauge(
+        "hawker_scheduler_lease_records", "Leases that are remembered.", standing.lease_records
+    )
+    yield gauge(
+        "hawker_scheduler_remembering",
+        "1 while hosts of before the start may still come back.",
+        int(core.expecting(now)),
+    )
