@@ -25,7 +25,7 @@ from hawker.apps.web.metrics import Metric
 from hawker.apps.web.requests import json_response, read_body, task_of
 from hawker.apps.web.role import Role
 from hawker.core.contracts import Evaluator, RoleContext
-from hawker.core.errors import BadRequest, Forbidden, HawkerError, NotFound
+from hawker.core.errors import BadRequest, Forbidden, HawkerError, NotFound, StorageFailed
 from hawker.core.ids import HOST_ID, host_id
 from hawker.core.messages import (
     Announced,
@@ -37,7 +37,7 @@ from hawker.core.messages import (
     encode,
     report_decoder,
 )
-from hawker.core.scheduling import LeaseRecord, OriginLimits, Outgoing, Scheduler
+from hawker.core.scheduling import MAX_RECORDS, LeaseRecord, OriginLimits, Outgoing, Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ class SchedulerRole(Role):
         self._path = settings.data / "scheduler.sqlite"
         self._ledger: Ledger | None = None
         self._saved_hosts: set[str] = set()
+        self._unkept: dict[str, LeaseRecord] = {}
+        self._writable = True
         self._exchange = LeaseExchange(settings, self.core, self._keep)
         self._settings = settings
         self._addresses = AddressPolicy(settings.cluster.networks)
@@ -264,7 +266,7 @@ class SchedulerRole(Role):
         async with self._saving:
             outgoing = call(self._now())
             unsaved = self.core.take_unsaved()
-            if unsaved:
+            if unsaved or self._unkept:
                 await self._keep(unsaved)
                 self._exchange.tell(unsaved)
         own = [out.decision for out in outgoing if out.host == answer_to]
@@ -272,8 +274,34 @@ class SchedulerRole(Role):
         return own
 
     async def _keep(self, records: Sequence[LeaseRecord]) -> None:
-        if self._ledger is not None:
-            await asyncio.to_thread(self._ledger.save, records)
+        """Write lease records, and those that could not be written before.
+
+        On a disk that takes none the scheduler decides on from memory and tries again with each
+        tick: what it forgets by a restart then costs a second reading, not the cluster's work.
+        """
+        self._unkept.update((record.lease, record) for record in records)
+        while len(self._unkept) > MAX_RECORDS:
+            del self._unkept[next(iter(self._unkept))]
+        trying = list(self._unkept.values())
+        if self._ledger is None or not await self._written(self._ledger.save, trying):
+            return
+        for record in trying:
+            if self._unkept.get(record.lease) is record:
+                del self._unkept[record.lease]
+
+    async def _written(self, write: Callable[..., None], *values: object) -> bool:
+        """Whether the ledger could be written; the log says when that changes."""
+        try:
+            await asyncio.to_thread(write, *values)
+        except StorageFailed as exc:
+            if self._writable:
+                log.error("%s; deciding from memory until it can", exc)
+            self._writable = False
+            return False
+        if not self._writable:
+            log.warning("the scheduler's ledger can be written again")
+        self._writable = True
+        return True
 
     async def _keep_hosts(self) -> None:
         """Write which hosts there are now, where that changed."""
@@ -285,8 +313,8 @@ class SchedulerRole(Role):
         went = set() if self.core.expecting(self._now()) else self._saved_hosts - hosts
         came = hosts - self._saved_hosts
         if (came or went) and self._ledger is not None:
-            await asyncio.to_thread(self._ledger.save_hosts, came, went)
-            self._saved_hosts = (self._saved_hosts | came) - went
+            if await self._written(self._ledger.save_hosts, came, went):
+                self._saved_hosts = (self._saved_hosts | came) - went
 
     def _send(self, outgoing: Sequence[Outgoing]) -> None:
         for host, decision in outgoing:

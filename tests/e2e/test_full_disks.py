@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +30,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@contextmanager
+@contextlib.contextmanager
 def filled(daemon: Daemon, leave: int) -> Iterator[None]:
     """All but `leave` bytes of the daemon's filesystem are taken while inside."""
     ballast = small_disk.seen(daemon.process.pid, daemon.data) / "ballast"
     status = os.statvfs(ballast.parent)
-    ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - leave))
+    with ballast.open("wb", buffering=0) as file:
+        # Unbuffered: what the daemon itself takes meanwhile makes the write shorter, no error.
+        file.write(bytes(status.f_bavail * status.f_frsize - leave))
     try:
         yield
     finally:
@@ -121,6 +124,43 @@ def test_a_seed_whose_disk_is_full_leaves_the_reading_to_others(
     assert fetch(peer, small_url, out) == (0, "")
     assert out.read_bytes() == small and origin.sent_bytes == sent + MIB
     assert counted(seed, "origin_bytes") > MIB, "the seed reads again where it can"
+
+
+def test_a_scheduler_whose_disk_is_full_decides_on_and_writes_when_it_can(
+    cluster: Cluster, origin: Origin, tmp_path: Path
+) -> None:
+    cluster.make_key()
+    scheduler = cluster.start(
+        "scheduler", "serve", "scheduler", "--cluster-key", str(cluster.key), program=PROGRAM
+    )
+    peer = cluster.peer("peer", scheduler)
+    peer.wait_ready()
+    data = os.urandom(4 * MIB)
+    url = origin.put("/file", data)
+    out = tmp_path / "out"
+    with filled(scheduler, 0):
+        assert fetch(peer, url, out) == (0, "")
+        assert out.read_bytes() == data and origin.sent_bytes == len(data)
+        assert written_leases(scheduler, tmp_path) == 0
+    for _ in range(200):
+        if written_leases(scheduler, tmp_path):
+            return
+        # It tries again four times a second.
+        threading.Event().wait(0.1)
+    raise AssertionError("the lease was never written")
+
+
+def written_leases(scheduler: Daemon, tmp_path: Path) -> int:
+    """Lease records in the file, read from a copy of it."""
+    data = small_disk.seen(scheduler.process.pid, scheduler.data)
+    copy = tmp_path / "copy.sqlite"
+    for suffix in ("", "-wal"):
+        copy.with_name(copy.name + suffix).write_bytes(
+            (data / f"scheduler.sqlite{suffix}").read_bytes()
+        )
+    with contextlib.closing(sqlite3.connect(copy)) as database:
+        [count] = database.execute("SELECT count(*) FROM leases").fetchone()
+    return int(count)
 
 
 def test_a_read_only_disk_still_gives_what_it_has(
