@@ -99,6 +99,7 @@ class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
 
     Where `generation` is given the content must still be that one, judged by `validator`. `rate` is
     the most bytes per second to read, 0 for no limit. Empty `ranges` say that the lease is over.
+    `request` is the id of a request that the content is read for, for the log.
     """
 
     lease: str
@@ -109,6 +110,7 @@ class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
     ranged: bool = False
     layout: Layout | None = None
     rate: int = 0
+    request: str = ""
 
 
 class Stop(Decision, frozen=True, kw_only=True, tag="stop"):
@@ -165,7 +167,8 @@ class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=
     means that only this host can read the origin (its URL carries a signature, say).
     `readable` False forbids that anybody reads the origin for this request. `lease` is the one
     under which its stored content was read; for content that was imported it is empty. `failover`
-    says that the scheduler which should decide for this task is away.
+    says that the scheduler which should decide for this task is away. `request` is the id of the
+    user's request, for the logs of those who have to do with it.
     """
 
     spec: TaskSpec
@@ -178,6 +181,7 @@ class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=
     have: list[Run] = []
     readers: list[Reader] = []
     failover: bool = False
+    request: str = ""
 
 
 class Have(Report, frozen=True, kw_only=True, tag="have"):

@@ -17,6 +17,6 @@ def new_request_id() -> str:
     return secrets.token_hex(8)
 
 
-def accept_request_id(given: str) -> str:
-    """An id that somebody else gave, or a new one where it is none that a log should hold."""
-    return given if _SANE.fullmatch(given) else new_request_id()
+def is_request_id(text: str) -> bool:
+    """Whether a log should take this for an id: short, and of plain characters."""
+    return _SANE.fullmatch(text) is not None

@@ -30,8 +30,11 @@ from hawker.core.ids import HOST_ID, host_id
 from hawker.core.messages import (
     Announced,
     AnyDecision,
+    Read,
     ReportAnswer,
     ReportBatch,
+    Stop,
+    Withdrawn,
     decode_announcement,
     decode_batch,
     encode,
@@ -269,6 +272,8 @@ class SchedulerRole(Role):
             if unsaved or self._unkept:
                 await self._keep(unsaved)
                 self._exchange.tell(unsaved)
+        for host, decision in outgoing:
+            _tell(host, decision)
         own = [out.decision for out in outgoing if out.host == answer_to]
         self._send([out for out in outgoing if out.host != answer_to])
         return own
@@ -346,3 +351,20 @@ class SchedulerRole(Role):
             raise BadRequest(f"{host!r} is not a host id", hint="it is 32 hex digits")
         await self._access.require_token(request.scope, verb, host=host)
         return host
+
+
+def _tell(host: str, decision: AnyDecision) -> None:
+    """Log who reads what, and what was ended."""
+    match decision:
+        case Read() if decision.ranges != []:
+            text = f"host {host[:12]} may read {decision.spec.url} under lease {decision.lease}"
+            log.info(text, extra={"task": decision.task, "request": decision.request})
+        case Stop():
+            problem = decision.problem
+            text = f"host {host[:12]} cannot have it: {problem.code}: {problem.detail}"
+            log.info(text, extra={"task": decision.task})
+        case Withdrawn():
+            text = f"host {host[:12]} drops {decision.generation}: {decision.reason}"
+            log.info(text, extra={"task": decision.task})
+        case _:
+            log.debug("host %s: %s", host[:12], decision, extra={"task": decision.task})

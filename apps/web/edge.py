@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hawker.apps.web.metrics import Metric, Timings
-from hawker.core.telemetry import REQUEST, accept_request_id
+from hawker.core.telemetry import REQUEST, is_request_id, new_request_id
 
 HEADER = b"x-request-id"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"})
@@ -26,7 +26,8 @@ class Edge:
         if scope["type"] != "http" or "/pieces/" in scope["path"]:
             await app(scope, receive, send)
             return
-        request = accept_request_id(_given(scope["headers"]))
+        given = _given(scope["headers"])
+        request = given if is_request_id(given) else new_request_id()
         began = time.monotonic()
 
         async def answer(message: Any) -> None:

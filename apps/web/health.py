@@ -12,11 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from hawker.apps.web.metrics import Metric, families
+from hawker.apps.web.metrics import Metric, Timings, families
 from hawker.core.version import version
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric as Family
 
 LAG_EVERY = 0.02
@@ -31,7 +30,7 @@ class Health:
     def __init__(self, ready: Callable[[], bool], metrics: Callable[[], Iterable[Metric]]) -> None:
         self._ready = ready
         self._metrics = metrics
-        self._registry: CollectorRegistry | None = None
+        self._lag = Timings(LAG_BUCKETS)
 
     def routes(self) -> Sequence[Route]:
         return [
@@ -43,19 +42,9 @@ class Health:
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Measure how late the event loop is, while inside."""
-        from prometheus_client import CollectorRegistry, Histogram
-
-        self._registry = CollectorRegistry()
-        lag = Histogram(
-            "hawker_event_loop_lag_seconds",
-            "How late the event loop wakes a sleeper.",
-            registry=self._registry,
-            buckets=LAG_BUCKETS,
-        )
-        self._registry.register(_Roles(self._metrics))
         failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
-            measuring = group.create_task(_measure(lag.observe))
+            measuring = group.create_task(_measure(self._lag.observe))
             try:
                 yield
             except Exception as exc:
@@ -76,18 +65,15 @@ class Health:
     async def _show(self, request: Request) -> Response:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        assert self._registry is not None
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
-
-
-class _Roles:
-    """The roles' own numbers, read when somebody asks."""
-
-    def __init__(self, metrics: Callable[[], Iterable[Metric]]) -> None:
-        self._metrics = metrics
+        return Response(generate_latest(self), media_type=CONTENT_TYPE_LATEST)
 
     def collect(self) -> Iterable[Family]:
-        return families([_build(), *self._metrics()])
+        """The figures of this process and its roles, as Prometheus' own library takes them."""
+        return families([_build(), self._lateness(), *self._metrics()])
+
+    def _lateness(self) -> Metric:
+        text = "Seconds that the event loop wakes a sleeper late."
+        return Metric("histogram", "hawker_event_loop_lag_seconds", text, {(): self._lag})
 
 
 def _build() -> Metric:

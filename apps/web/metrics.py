@@ -17,12 +17,13 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
 class Timings:
     """How often something took how many seconds."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
+    def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        self.counts[bisect.bisect_left(BOUNDS, seconds)] += 1
+        self.counts[bisect.bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
 
 
@@ -87,7 +88,7 @@ def families(metrics: Iterable[Metric]) -> Iterable[Family]:
 
 def _buckets(timings: Timings) -> Sequence[tuple[str, float]]:
     total, buckets = 0, []
-    for bound, count in zip((*BOUNDS, "+Inf"), timings.counts, strict=True):
+    for bound, count in zip((*timings.bounds, "+Inf"), timings.counts, strict=True):
         total += count
         buckets.append((str(bound), float(total)))
     return buckets

@@ -175,7 +175,7 @@ class Generation:
 @dataclass(slots=True, eq=False)
 class Task:
     """A task with its peers; `current` is the generation that new peers join, `over` are leases
-    that ended in this scheduler's life."""
+    that ended in this scheduler's life, `request` is the last that asked for it."""
 
     id: str
     spec: TaskSpec
@@ -187,3 +187,4 @@ class Task:
     not_before: float = 0.0
     failed_readers: dict[str, float] = field(default_factory=dict)
     over: set[str] = field(default_factory=set)
+    request: str = ""

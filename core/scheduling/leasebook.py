@@ -155,4 +155,5 @@ class LeaseBook:
             ranged=generation is not None and generation.ranged,
             layout=None if generation is None else generation.layout,
             rate=self.gate(task).share,
+            request=task.request,
         )

@@ -38,6 +38,7 @@ from hawker.core.scheduling.leasebook import OriginLimits
 from hawker.core.scheduling.leases import Leases
 from hawker.core.scheduling.recall import Recall
 from hawker.core.scheduling.views import describe_task, summarize_host, summarize_task
+from hawker.core.telemetry import is_request_id
 
 AWAY_TIMEOUT = 5.0
 # How long one peer avoids another, and all peers a host that several accuse.
@@ -245,6 +246,8 @@ class Scheduler:
             peer = task.peers[host.id] = Peer(host.id)
             host.tasks.add(task.id)
         peer.want, peer.private, peer.readable = report.want, report.private, report.readable
+        if peer.want != []:
+            task.request = report.request if is_request_id(report.request) else ""
         peer.machine.fire("offer" if report.want == [] else "ask")
         if peer.generation is not None:
             peer.machine.fire("join")

@@ -14,6 +14,7 @@ from hawker.core.errors import HawkerError, Unavailable
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, Left, Read, Register, Withdrawn
 from hawker.core.storage import Entry
+from hawker.core.telemetry import TASK
 from hawker.core.transfer.ground import Ground, SchedulerPort
 from hawker.core.transfer.signal import Signal
 from hawker.core.transfer.solo import Solo
@@ -226,6 +227,7 @@ class Conductor:
             on_end=self._ended,
         )
         if user is not None:
+            log.info("%s is asked for here", spec.url, extra={"task": run.task})
             run.users.add(user)
         if lease is not None:
             run.apply(lease)
@@ -234,6 +236,7 @@ class Conductor:
         return run
 
     async def _run(self, run: TaskRun) -> None:
+        TASK.set(run.task)
         try:
             await run.run()
         except Exception:

@@ -97,7 +97,7 @@ class Proof:
             try:
                 self._check(run)
             except DigestMismatch as exc:
-                log.warning("task %s: %s", run.task[:12], exc)
+                log.warning("%s", exc)
             else:
                 good.append(run)
         return good

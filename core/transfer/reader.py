@@ -126,7 +126,7 @@ class OriginReader:
         except* HawkerError as errors:
             await self._end_badly(task, first_of(errors))
         except* Exception as errors:
-            log.exception("task %s: reading the origin failed", task[:12])
+            log.exception("reading the origin failed")
             fault = errors.exceptions[0]
             self._ground.counters.reads[OriginFailed.code] += 1
             self._fail(OriginFailed(f"reading {self.lease.spec.url} failed: {fault!r}"))
@@ -142,11 +142,11 @@ class OriginReader:
             # Before it is told, or this host would offer what the others are made to drop.
             await self._task.discard()
         if isinstance(exc, OriginChanged):
-            log.warning("task %s: %s", task[:12], exc)
+            log.warning("%s", exc)
             changed = Changed(task=task, generation=self.generation, lease=self.lease.lease)
             self._task.report(changed, urgent=True)
         else:
-            log.warning("task %s: reading the origin failed: %s", task[:12], exc)
+            log.warning("reading the origin failed: %s", exc)
             self._fail(exc)
 
     def _fail(self, exc: HawkerError) -> None:
@@ -197,7 +197,7 @@ class OriginReader:
         try:
             digest = Digest.parse(reading.digest) if reading.digest else None
         except BadRequest as exc:
-            log.warning("task %s: its origin states no digest: %s", self.lease.task[:12], exc)
+            log.warning("its origin states no digest: %s", exc)
             return
         self._digest = reading.digest
         if digest is not None and reading.total == 0:
@@ -253,7 +253,7 @@ class OriginReader:
                 if not self._ranged:
                     raise
                 # It only says that it has ranges: what is missing comes by once more.
-                log.warning("task %s: %s", self.lease.task[:12], exc)
+                log.warning("%s", exc)
                 self._ranged = False
             except OriginFailed as exc:
                 failures += 1

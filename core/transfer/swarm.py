@@ -254,7 +254,7 @@ class Swarm:
 
     def _give_up(self, parent: str, exc: Exception) -> None:
         """Leave a parent and tell the scheduler, who names another."""
-        log.info("task %s: left parent %s: %s", self.entry.task[:12], parent[:12], exc)
+        log.info("left parent %s: %s", parent[:12], exc)
         reason = exc.code if isinstance(exc, HawkerError) else "unavailable"
         self._ground.counters.parents_left[reason] += 1
         self._refs.pop(parent, None)

@@ -39,6 +39,7 @@ from hawker.core.messages import (
 from hawker.core.pieces import Layout
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
+from hawker.core.telemetry import REQUEST
 from hawker.core.transfer.desk import Desk
 from hawker.core.transfer.ground import Ground, SchedulerPort
 from hawker.core.transfer.holding import Holding, end
@@ -209,7 +210,7 @@ class TaskRun:
             case Withdrawn():
                 self._gone = decision.generation
             case _:
-                log.debug("task %s: %s", self.task[:12], decision)
+                log.debug("%s", decision)
         self._wake.fire()
 
     def register_again(self) -> None:
@@ -227,7 +228,7 @@ class TaskRun:
     def disk_failed(self, error: HawkerError, *, gone: bool) -> None:
         """The store failed: begin again where the files were taken away, else tell the users."""
         if gone and self.entry is not None:
-            log.warning("task %s: its stored files are gone: beginning again", self.task[:12])
+            log.warning("its stored files are gone: beginning again")
             self._gone = self.entry.generation
             self._wake.fire()
         else:
@@ -316,6 +317,8 @@ class TaskRun:
         self._report_finished()
 
     async def _read(self, reader: OriginReader) -> None:
+        if reader.lease.request:
+            REQUEST.set(reader.lease.request)
         try:
             await reader.run()
         finally:
@@ -372,6 +375,7 @@ class TaskRun:
             readable=any(user.readable for user in self.users),
             priority=min(user.priority for user in self.users),
             failover=self.failover,
+            request=REQUEST.get(),
         )
         return with_stored(register, self.entry)
 

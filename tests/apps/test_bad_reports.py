@@ -30,6 +30,7 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "have": [[0, 7]],
         "readers": [READER],
         "failover": False,
+        "request": "r-1",
     },
     "have": {"generation": "0" * 16, "pieces": [[0, 1]]},
     "parent-failed": {"parent": "ab" * 16, "reason": "stalled"},

@@ -194,8 +194,8 @@ class Cluster:
         return views
 
     def close(self) -> None:
-        for daemon in reversed(self._daemons):
-            daemon.stop()
+        while self._daemons:
+            self._daemons.pop().stop()
 
 
 def hawker(

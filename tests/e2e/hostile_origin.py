@@ -93,7 +93,7 @@ class HostileOrigin:
                 head += part
             line, *rest = head.decode("latin-1").split("\r\n")
             fields = {k.lower(): v.strip() for k, _, v in (r.partition(":") for r in rest if r)}
-            path = line.split(" ")[1]
+            path = line.split(" ")[1].partition("?")[0]
             with self._lock:
                 seen = self.asked.setdefault(path, [])
                 seen.append(fields)
