@@ -19,6 +19,7 @@ from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
+from hawker.core.storage.directory import prepare_directory
 from hawker.core.tls import server_context
 from hawker.core.tokens import create_key_file, read_key_file
 
@@ -78,7 +79,7 @@ def _prepare(settings: Settings, roles: list[str], *, up: bool) -> None:
             f"listening on {host or 'every address'}, this process cannot know its own URL",
             hint="set peer.advertise (--advertise) to the URL that others reach it by",
         )
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    prepare_directory(settings.data)
     key: Path = settings.cluster_key_file
     if up and not key.exists():
         create_key_file(key)
