@@ -82,6 +82,18 @@ class _Job:
                     # Not the TLS socket's own: that one forgets its state under its thread.
                     socket.socket.shutdown(self.connection.sock, socket.SHUT_RDWR)
 
+    def secure(self, connection: _Connection, context: ssl.SSLContext, host: str) -> None:
+        """TLS on a connected socket; its handshake can be aborted, as all that follows."""
+        with self.lock:
+            # Wrapping takes the descriptor from the socket that `abort` knows.
+            secured = context.wrap_socket(
+                connection.sock, server_hostname=host, do_handshake_on_connect=False
+            )
+            connection.sock = secured
+            if self.aborted:
+                raise Unavailable("the transfer was given up")
+        secured.do_handshake()
+
     @contextlib.contextmanager
     def using(self, connection: _Connection) -> Iterator[None]:
         with self.lock:
@@ -261,9 +273,7 @@ def _connect(address: _Address, job: _Job, context: ssl.SSLContext | None) -> _C
                 connection.sock.connect(target)
                 connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if context is not None:
-                    connection.sock = context.wrap_socket(
-                        connection.sock, server_hostname=address.host
-                    )
+                    job.secure(connection, context, address.host)
             return connection
         except OSError as exc:
             connection.sock.close()
@@ -276,6 +286,16 @@ def _connect(address: _Address, job: _Job, context: ssl.SSLContext | None) -> _C
 
 def _quiet(sock: socket.socket) -> bool:
     """Nothing came on a kept connection: neither its end nor bytes that no request asked for."""
+    if isinstance(sock, ssl.SSLSocket):
+        # What came may be inside the TLS layer already, or be a ticket for it alone.
+        sock.settimeout(0)
+        try:
+            sock.recv(1)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            pass
+        return False
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return not poll.poll(0)
