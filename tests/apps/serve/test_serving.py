@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import shutil
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -22,16 +21,6 @@ from starlette.routing import Route
 
 from hawker.apps.serve import Bound, Listen, serving
 from hawker.core.errors import Unavailable
-
-# hypercorn restarts the idle timer of a connection that is being cut, and drops the coroutine.
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine 'TCPServer._idle_timeout':RuntimeWarning")
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    """What a test drops is collected while the filter holds."""
-    yield
-    gc.collect()
 
 
 async def _who(request: Request) -> Response:

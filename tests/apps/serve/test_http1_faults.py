@@ -1,0 +1,283 @@
+"""What one HTTP/1.1 client, or one app, can do to the server, and what a client can rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from hawker.apps.serve import Listen, serving
+from hawker.core.settings import TlsSettings
+from hawker.core.tls import server_context
+from tests.apps.serve.servers import BOTH, PATIENCE, App, eventually, served
+
+
+@contextlib.asynccontextmanager
+async def _asking(
+    port: int, request: bytes = b""
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection with a request on its way."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request)
+        await writer.drain()
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _all(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(PATIENCE):
+        return await reader.read()
+
+
+@BOTH
+def test_an_app_that_answers_early_ends_though_nobody_reads_the_body(
+    kind: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        app = App()
+        async with served(kind, app, tmp_path) as place:
+            head = b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 4000000\r\n\r\n"
+            async with _asking(place.port) as (reader, writer):
+                writer.write(head + bytes(4_000_000))
+                # All of it is sent before anything is read, as simple clients do.
+                async with asyncio.timeout(PATIENCE):
+                    await writer.drain()
+                assert (await _all(reader)).startswith(b"HTTP/1.1 401")
+                assert await eventually(lambda: app.running == 0)
+
+    asyncio.run(main())
+
+
+def test_lingering_has_an_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path) as place:
+            head = b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n"
+            async with _asking(place.port, head) as (reader, writer):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+                with pytest.raises(OSError):
+                    async with asyncio.timeout(PATIENCE):
+                        while True:
+                            writer.write(bytes(65536))
+                            await writer.drain()
+                            await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_an_answer_without_length_that_breaks_off_is_not_taken_for_whole(
+    kind: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with served(kind, App(), tmp_path) as place:
+            async with _asking(place.port, b"GET /break HTTP/1.0\r\n\r\n") as (reader, _):
+                with pytest.raises(ConnectionResetError):
+                    await _all(reader)
+
+    asyncio.run(main())
+
+
+def test_a_chunked_answer_that_breaks_off_has_no_last_chunk(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place, httpx.AsyncClient() as client:
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                await client.get(f"http://127.0.0.1:{place.port}/break")
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_an_upgrade_to_cleartext_http2_is_ignored(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(kind, App(), tmp_path) as place:
+            fields = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMA"
+            request = b"GET /hello HTTP/1.1\r\nhost: x\r\n" + fields + b"\r\n\r\n"
+            async with _asking(place.port, request) as (reader, _):
+                assert (await reader.readline()) == b"HTTP/1.1 200 \r\n"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /hello HTTP/1.1\r\nhost: x\r\na: " + b"b" * 70_000 + b"\r\n\r\n", b"431"),
+        (b"GET /hello HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", b"431"),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", b"431"),
+        (
+            b"GET /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+            b"400",
+        ),
+        (b"GET /hello HTTP/1.1\r\nhost: x\r\ncontent-length: +5\r\n\r\n", b"400"),
+        (b"GET /hello HTTP/1.1\r\nhost: x\r\ntransfer-encoding: xchunked\r\n\r\n", b"501"),
+        (b"GET /hello HTTP/1.1\r\nhost: x\r\n\x00: b\r\n\r\n", b"400"),
+        (b"GET /hello HTTP/1.1\r\nhost : x\r\n\r\n", b"400"),
+        (b"GET /hello\r\n\r\n", b"400"),
+        (b"GET /hello HTTP/1.1\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40) + b"\r\n\r\n", b"400"),
+    ],
+)
+def test_requests_that_are_none_are_refused(
+    request_bytes: bytes, status: bytes, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place:
+            async with _asking(place.port, request_bytes) as (reader, _):
+                answer = await _all(reader)
+                assert answer.split(b" ", 2)[1] == status
+                assert answer.count(b"HTTP/1.1 ") == 1
+            # And nobody else is harmed.
+            async with _asking(place.port, b"GET /hello HTTP/1.0\r\n\r\n") as (reader, _):
+                assert (await _all(reader)).endswith(b"hello")
+
+    asyncio.run(main())
+
+
+def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place:
+            one = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s"
+            requests = b"".join(one % (n, b"x" * n) for n in range(10, 20))
+            last = b"GET /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            async with _asking(place.port, requests + last) as (reader, _):
+                bodies = [
+                    part.rpartition(b"\r\n\r\n")[2] for part in (await _all(reader)).split(b"HTTP")
+                ]
+                told = [body for body in bodies if body]
+                assert told == [*(str(n).encode() for n in range(10, 20)), b"hello"]
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_asks_nothing_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hawker.apps.serve.connection.FIRST_REQUEST", 0.3)
+
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place:
+            # A head that never ends, and silence.
+            for begun in (b"GET /hello HTTP/1.1\r\nhost: ", b""):
+                async with _asking(place.port, begun) as (reader, _):
+                    assert b"200" not in await _all(reader)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_takes_nothing_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hawker.apps.serve.connection.STALL", 0.3)
+
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path) as place:
+            async with _asking(place.port, b"GET /flood HTTP/1.1\r\nhost: x\r\n\r\n") as _:
+                assert await eventually(lambda: app.running == 1)
+                assert await eventually(lambda: app.running == 0)
+
+    asyncio.run(main())
+
+
+def test_a_slow_client_is_no_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hawker.apps.serve.connection.STALL", 0.5)
+
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place:
+            loop = asyncio.get_running_loop()
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+                sock.setblocking(False)
+                await loop.sock_connect(sock, ("127.0.0.1", place.port))
+                await loop.sock_sendall(sock, b"GET /flood HTTP/1.0\r\n\r\n")
+                received = 0
+                # Reading takes four times as long as nothing at all may come.
+                for _ in range(40):
+                    received += len(await loop.sock_recv(sock, 2**17))
+                    await asyncio.sleep(0.05)
+                async with asyncio.timeout(60):
+                    while data := await loop.sock_recv(sock, 2**20):
+                        received += len(data)
+            assert received > 64 * 2**20
+
+    asyncio.run(main())
+
+
+def test_a_thousand_aborted_downloads_leave_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path) as place:
+            tasks, files = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+            for _ in range(20):
+                async with contextlib.AsyncExitStack() as stack:
+                    request = b"GET /flood HTTP/1.1\r\nhost: x\r\n\r\n"
+                    clients = [
+                        await stack.enter_async_context(_asking(place.port, request))
+                        for _ in range(50)
+                    ]
+                    await asyncio.gather(*(reader.readline() for reader, _ in clients))
+            assert await eventually(lambda: app.running == 0)
+            assert await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+            assert await eventually(lambda: len(os.listdir("/proc/self/fd")) <= files)
+
+    asyncio.run(main())
+
+
+def test_connections_leave_descriptors_for_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hawker.apps.serve.server.resource.getrlimit", lambda _: (88, 88))
+
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place, contextlib.AsyncExitStack() as stack:
+            for _ in range(66):
+                await stack.enter_async_context(_asking(place.port))
+            async with _asking(place.port, b"GET /hello HTTP/1.0\r\n\r\n") as (reader, _):
+                with contextlib.suppress(ConnectionResetError):
+                    assert not await _all(reader)
+
+    asyncio.run(main())
+
+
+def test_the_app_sees_the_clients_certificate(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "server.key")
+    (tmp_path / "server.key").chmod(0o600)
+    tls = TlsSettings(
+        certificate=str(tmp_path / "server.pem"),
+        key=str(tmp_path / "server.key"),
+        ca=str(tmp_path / "ca.pem"),
+        mutual=True,
+    )
+    context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    authority.issue_cert("peer-7.example", common_name="peer-7").configure_cert(context)
+
+    async def main() -> None:
+        app = App()
+        listen = Listen("127.0.0.1", 0, tmp_path / "s.sock", server_context(tls))
+        async with serving(app, listen) as bound:
+            for http2 in (False, True):
+                transport = httpx.AsyncHTTPTransport(verify=context, http2=http2)
+                async with httpx.AsyncClient(transport=transport) as client:
+                    assert (await client.get(f"{bound.url}/hello")).text == "hello"
+                assert "CN=peer-7" in app.tls["client_cert_name"]
+                assert app.tls["client_cert_chain"][0].startswith("-----BEGIN CERTIFICATE")
+                assert app.tls["tls_version"] == 0x0304
+
+    asyncio.run(main())
