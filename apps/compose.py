@@ -38,7 +38,9 @@ def compose(roles: Mapping[str, RoleApp]) -> Starlette:
 
 
 def _ready(roles: Iterable[RoleApp]) -> bool:
-    return all(getattr(role, "ready", True) for role in roles)
+    return all(
+        getattr(role, "ready", True) and not getattr(role, "draining", False) for role in roles
+    )
 
 
 def _metrics(roles: Iterable[RoleApp]) -> Iterable[Metric]:

@@ -7,12 +7,13 @@ import contextlib
 import json as jsonlib
 import signal
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from hawker.apps.compose import compose
 from hawker.apps.logs import set_up_logs
 from hawker.apps.memory import keep_freed_memory
-from hawker.apps.serve import Bound, Listen, serving
+from hawker.apps.serve import Bound, Files, Listen, serving
 from hawker.apps.web.access import decide_mode
 from hawker.core.contracts import RoleApp, RoleContext
 from hawker.core.egress import is_loopback
@@ -53,6 +54,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
         port=settings.listen.port,
         unix_socket=settings.unix_socket,
         tls=tls,
+        http3=_http3(settings),
     )
     try:
         async with (
@@ -64,6 +66,8 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
             bound.set_result(where)
             _say_ready(where, roles, json=json)
             await stopped.wait()
+            for role in made.values():
+                drain(role)
     finally:
         await plugins.close()
     return 0
@@ -85,6 +89,34 @@ def _prepare(settings: Settings, roles: list[str], *, up: bool) -> None:
         create_key_file(key)
     if "scheduler" in roles or settings.peer.schedulers:
         read_key_file(key)
+
+
+def _http3(settings: Settings) -> Files | None:
+    """The certificate of HTTP/3; None where it is not asked for.
+
+    Raises:
+        ConfigError: there is none, its clients would have to show one, or the extra is missing.
+    """
+    if not settings.listen.http3:
+        return None
+    if not settings.tls.certificate:
+        raise ConfigError("listen.http3 needs tls.certificate", hint="see `hawker ca issue`")
+    if settings.tls.mutual:
+        raise ConfigError(
+            "listen.http3 cannot ask clients for certificates",
+            hint="leave tls.mutual or listen.http3 unset",
+        )
+    if find_spec("aioquic") is None:
+        raise ConfigError("listen.http3 needs aioquic", hint="pip install 'hawker[http3]'")
+    tls = settings.tls
+    return Files(Path(tls.certificate), Path(tls.key or tls.certificate))
+
+
+def drain(role: RoleApp) -> None:
+    """Let a role end its streams; one of a plugin may have none."""
+    end = getattr(role, "drain", None)
+    if end is not None:
+        end()
 
 
 async def _advertise(settings: Settings, bound: asyncio.Future[Bound]) -> str:

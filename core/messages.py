@@ -139,7 +139,7 @@ class Reset(Decision, frozen=True, kw_only=True, tag="reset"):
 
 
 class Goaway(Decision, frozen=True, kw_only=True, tag="goaway"):
-    """The scheduler is about to stop: use another one, or come back."""
+    """The scheduler is about to stop: use another one, or come back. It names no task."""
 
 
 AnyDecision = Parents | Read | Stop | Withdrawn | Done | WhoHas | Reset | Goaway

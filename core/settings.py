@@ -47,6 +47,8 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TCP port; 0 takes a free one and prints it."""
     unix_socket: str = ""
     """Path of the unix socket; empty: `hawker.sock` in the data directory."""
+    http3: bool = False
+    """Speak HTTP/3, too, on UDP at the same port; needs `tls.certificate`."""
 
 
 class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

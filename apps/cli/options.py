@@ -140,6 +140,13 @@ _SERVING = (
         default=None,
         help="Take only TCP clients with a certificate of --tls-ca.",
     ),
+    _setting(
+        "--http3",
+        key="listen.http3",
+        is_flag=True,
+        default=None,
+        help="Speak HTTP/3, too; needs --tls-certificate.",
+    ),
     _setting("--seed/--no-seed", key="peer.seed", default=None, help="Read origins for all."),
     _setting("--idc", key="peer.idc", metavar="NAME", help="Data centre of this host."),
     _setting(

@@ -65,12 +65,19 @@ class PeerRole(Role):
         if self._conductor is not None:
             yield from peer_metrics(self._conductor, self.slots, self.links)
 
+    def drain(self) -> None:
+        super().drain()
+        if self._conductor is not None:
+            self._conductor.drain()
+
     async def url(self) -> str:
         """The base URL of this role as others reach it."""
         return f"{await self._context.advertise()}/{self.name}"
 
     def routes(self) -> Sequence[BaseRoute]:
-        announcer = Announcer(lambda: self.conductor, lambda: self.slots.free)
+        announcer = Announcer(
+            lambda: self.conductor, lambda: self.slots.free, lambda: self.draining
+        )
         pieces = PieceServer(
             _StoreView(self), self.slots, self.access, self.codecs, announcer.served
         )

@@ -62,9 +62,15 @@ class _Turns:
 class Announcer:
     """Tells children what this peer has."""
 
-    def __init__(self, conductor: Callable[[], Conductor], free_slots: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        conductor: Callable[[], Conductor],
+        free_slots: Callable[[], int],
+        draining: Callable[[], bool],
+    ) -> None:
         self._conductor = conductor
         self._free_slots = free_slots
+        self._draining = draining
         self._streams = 0
         self._numbers = itertools.count()
         self._turns: dict[tuple[str, str], _Turns] = {}
@@ -85,7 +91,7 @@ class Announcer:
         waited = 0.0
         while (entry := await conductor.entry(task, generation, BEAT)) is None:
             waited += BEAT
-            if waited > APPEAR:
+            if waited > APPEAR or self._draining():
                 return
             yield None, encode(Availability(free=self._free_slots(), waiting_upstream=True))
         try:
@@ -111,7 +117,7 @@ class Announcer:
             told: set[bytes] = set()
             version = -1
             spoke = 0.0
-            while not entry.gone:
+            while not entry.gone and not self._draining():
                 beat = HELD_BEAT if turns.held else BEAT
                 version = await entry.wait_change(version, beat)
                 now = conductor.ground.clock()

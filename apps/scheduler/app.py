@@ -25,11 +25,19 @@ from hawker.apps.web.metrics import Metric
 from hawker.apps.web.requests import json_response, read_body, task_of
 from hawker.apps.web.role import Role
 from hawker.core.contracts import Evaluator, RoleContext
-from hawker.core.errors import BadRequest, Forbidden, HawkerError, NotFound, StorageFailed
+from hawker.core.errors import (
+    BadRequest,
+    Forbidden,
+    HawkerError,
+    NotFound,
+    StorageFailed,
+    Unavailable,
+)
 from hawker.core.ids import HOST_ID, host_id
 from hawker.core.messages import (
     Announced,
     AnyDecision,
+    Goaway,
     Read,
     ReportAnswer,
     ReportBatch,
@@ -111,11 +119,16 @@ class SchedulerRole(Role):
                 finally:
                     ticking.cancel()
                     following.cancel()
-                    for mailbox in self._mailboxes.values():
-                        mailbox.close()
         finally:
             self._ledger = None
             await asyncio.to_thread(ledger.close)
+
+    def drain(self) -> None:
+        super().drain()
+        for mailbox in self._mailboxes.values():
+            mailbox.put([Goaway(task="")])
+            mailbox.close()
+        self._exchange.end()
 
     def routes(self) -> Sequence[BaseRoute]:
         return [
@@ -160,6 +173,8 @@ class SchedulerRole(Role):
     async def _decisions(self, request: Request) -> Response:
         host = await self._host(request, "decisions")
         self.core.check_announced(host)
+        if self.draining:
+            raise Unavailable("this scheduler is stopping", hint="use another one, or come back")
         if "wait" in request.query_params:
             return await self._poll(host, request.query_params["wait"])
         return event_stream(self._follow(host))

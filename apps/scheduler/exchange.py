@@ -46,7 +46,7 @@ class LeaseExchange:
         self._settings = settings
         self._core = core
         self._keep = keep
-        self._followers: set[asyncio.Queue[LeaseRecord]] = set()
+        self._followers: set[asyncio.Queue[LeaseRecord | None]] = set()
 
     def tell(self, records: Sequence[LeaseRecord]) -> None:
         """New leases of this scheduler, for those who follow."""
@@ -57,17 +57,27 @@ class LeaseExchange:
                     break
                 queue.put_nowait(record)
 
+    def end(self) -> None:
+        """This scheduler is about to stop: those who follow begin again later."""
+        for queue in list(self._followers):
+            self._followers.discard(queue)
+            if not queue.full():
+                queue.put_nowait(None)
+
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """All records, then each new one."""
-        queue: asyncio.Queue[LeaseRecord] = asyncio.Queue(MAX_WAITING)
+        queue: asyncio.Queue[LeaseRecord | None] = asyncio.Queue(MAX_WAITING)
         self._followers.add(queue)
         try:
             for record in self._core.records():
                 yield None, encode(record)
-            while queue in self._followers:
+            while queue in self._followers or not queue.empty():
                 try:
                     async with asyncio.timeout(PING_EVERY):
-                        yield None, encode(await queue.get())
+                        new = await queue.get()
+                    if new is None:
+                        return
+                    yield None, encode(new)
                 except TimeoutError:
                     yield PING
         finally:

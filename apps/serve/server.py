@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 # Running answers may take this long to end when the server stops; then they are cut.
-GRACE = 1.0
+GRACE = 5.0
 # A client that does not finish its handshake by then is cut.
 HANDSHAKE = 10.0
 CUT = 1.0

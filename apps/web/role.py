@@ -33,6 +33,7 @@ class Role:
         self._stop: asyncio.Event | None = None
         self._app: Starlette | None = None
         self._edge = Edge(self.name)
+        self.draining = False
 
     def routes(self) -> Sequence[BaseRoute]:
         """The role's routes, below wherever it is mounted."""
@@ -51,6 +52,11 @@ class Role:
         """What the role counts, for `/metrics`."""
         return self._edge.metrics()
 
+    def drain(self) -> None:
+        """The process is about to stop: end what would go on for ever, such as event streams, and
+        tell those who listen to go elsewhere. Answers under way may end."""
+        self.draining = True
+
     @property
     def started(self) -> bool:
         return self._entered > 0
@@ -68,6 +74,7 @@ class Role:
         self._changing = self._changing or asyncio.Lock()
         async with self._changing:
             if self._entered == 0:
+                self.draining = False
                 started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._stop = asyncio.Event()
                 # In no TaskGroup: the task outlives this call; `_leave_lifespan` waits for it.
@@ -96,6 +103,7 @@ class Role:
         async with self._changing:
             self._entered -= 1
             if self._entered == 0 and self._runner is not None and self._stop is not None:
+                self.drain()
                 self._stop.set()
                 runner, self._runner = self._runner, None
                 await runner

@@ -23,6 +23,7 @@ from hawker.core.messages import (
     Announced,
     AnyDecision,
     AnyReport,
+    Goaway,
     HostAnnouncement,
     ReportBatch,
     Reset,
@@ -255,6 +256,8 @@ class SchedulerLink:
             self._on_epoch(self)
         elif isinstance(decision, WhoHas):
             self._on_who_has(self, decision.task)
+        elif isinstance(decision, Goaway):
+            log.info("scheduler %s is stopping", self._base)
         elif decision is not None:
             self._on_decision(decision)
 

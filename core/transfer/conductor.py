@@ -54,6 +54,7 @@ class Conductor:
         self.appeared = Signal()
         self._scheduler_wait = scheduler_wait
         self._group: asyncio.TaskGroup | None = None
+        self._links: list[asyncio.Task[None]] = []
         self._guards: set[asyncio.Task[None]] = set()
         self._offered: dict[str, Link] = {}
         self._solo = Solo(ground.key, self.decide)
@@ -65,19 +66,23 @@ class Conductor:
         self.links = list(links)
         async with asyncio.TaskGroup() as group:
             self._group = group
-            tasks = [group.create_task(link.run()) for link in self.links]
+            self._links = [group.create_task(link.run()) for link in self.links]
             if len(self.links) > 1:
-                tasks.append(group.create_task(self._steward()))
+                self._links.append(group.create_task(self._steward()))
             try:
                 yield
             finally:
-                self._group = None
-                tasks.extend(self._guards)
-                for run in list(self.runs.values()):
-                    run.fail(Unavailable("this daemon is stopping"))
-                    run.stop()
-                for task in tasks:
-                    task.cancel()
+                self.drain()
+
+    def drain(self) -> None:
+        """Leave the schedulers, end what is at work, begin nothing more; what is stored is still
+        given."""
+        self._group = None
+        for run in list(self.runs.values()):
+            run.fail(Unavailable("this daemon is stopping"))
+            run.stop()
+        for task in (*self._links, *self._guards):
+            task.cancel()
 
     @contextlib.asynccontextmanager
     async def join(

@@ -19,8 +19,7 @@ from hypercorn.asyncio.run import worker_serve
 from hypercorn.config import Config
 from hypercorn.utils import wrap_app
 
-from hawker.apps.serve import Listen, serving
-from hawker.apps.serve.listeners import Files
+from hawker.apps.serve import Files, Listen, serving
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.core.settings import TlsSettings
 from hawker.core.tls import server_context

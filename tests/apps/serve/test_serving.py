@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hawker.apps.serve import Bound, Listen, serving
+from hawker.apps.serve.server import GRACE
 from hawker.core.errors import Unavailable
 
 
@@ -238,7 +239,7 @@ def test_shutdown_is_bounded_while_an_answer_streams(h2: bool, tmp_path: Path) -
             await asyncio.open_connection("127.0.0.1", bound.port)
         return took
 
-    assert asyncio.run(main()) < 2.5
+    assert asyncio.run(main()) < GRACE + 2
     assert not (tmp_path / "s.sock").exists()
 
 
