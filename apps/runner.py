@@ -46,6 +46,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
         advertise=lambda: _advertise(settings, bound),
         open=decide_mode(settings, loopback_only=loopback),
         beside=tuple(roles),
+        transports=("http1", "http2", "http3") if settings.listen.http3 else ("http1", "http2"),
     )
     made: dict[str, RoleApp] = {name: plugins.get_role(name, context) for name in roles}
     app = compose({f"/{name}": role for name, role in made.items()})

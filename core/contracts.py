@@ -370,7 +370,8 @@ class RoleContext(msgspec.Struct, frozen=True):
 
     `advertise` waits for the listener and returns the base URL of this process as others reach it
     (`http://host:port`; a role adds the path it is mounted at). `open` says whether every listener
-    is loopback or a unix socket. `beside` names the roles of the same process.
+    is loopback or a unix socket. `beside` names the roles of the same process, `transports` the
+    transports by which its listener can be asked for pieces.
     """
 
     settings: Settings
@@ -378,6 +379,7 @@ class RoleContext(msgspec.Struct, frozen=True):
     advertise: Callable[[], Awaitable[str]]
     open: bool
     beside: Sequence[str] = ()
+    transports: Sequence[str] = ("http1",)
 
 
 class JobBroker(Protocol):

@@ -23,7 +23,8 @@ SOURCES = "hawker.sources"
 
 
 class PluginReport(msgspec.Struct, frozen=True):
-    """One plugin as `hawker plugins` shows it; `state` is ok, failed, disabled or duplicate."""
+    """One plugin as `hawker plugins` shows it; `state` is ok, failed, disabled,
+    duplicate, or optional: an extra that is not installed."""
 
     kind: str
     name: str
@@ -176,7 +177,9 @@ class PluginHost:
         except UnknownPlugin as exc:
             reason = str(exc)
             state = "failed"
-            if "is disabled" in reason:
+            if isinstance(exc, _NeedsExtra):
+                state = "optional"
+            elif "is disabled" in reason:
                 state = "disabled"
             elif "is offered by" in reason:
                 state = "duplicate"
@@ -202,6 +205,10 @@ class _Configured:
         """The plugin host closes the plugins."""
 
 
+class _NeedsExtra(UnknownPlugin):
+    """An optional part of a distribution that was not asked for: nothing is broken."""
+
+
 class _Named:
     """A plugin's module under one of its names."""
 
@@ -215,8 +222,11 @@ def _load(group: str, entry: importlib.metadata.EntryPoint) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except ModuleNotFoundError as exc:
-        extra = f"{_distribution(entry)[0]}[{','.join(entry.extras)}]" if entry.extras else exc.name
-        raise _broken(group, entry, f"{exc}; pip install '{extra}'") from exc
+        if not entry.extras:
+            raise _broken(group, entry, f"{exc}; pip install '{exc.name}'") from exc
+        extra = f"{_distribution(entry)[0]}[{','.join(entry.extras)}]"
+        text = f"plugin {group}:{entry.name} needs {exc.name}: pip install '{extra}'"
+        raise _NeedsExtra(text) from exc
     except BaseException as exc:
         raise _broken(group, entry, f"it cannot be imported: {exc!r}") from exc
     return module

@@ -92,8 +92,8 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Place of this host, general to particular, separated by `|`."""
     upload_slots: int = 4
     """Requests for pieces answered at once; more are told to come back."""
-    transport: str = "http1"
-    """Transport plugin for pieces."""
+    transports: list[str] = msgspec.field(default_factory=lambda: ["http1"])
+    """Transport plugins for pieces, the first that a parent speaks is taken."""
     compression: bool = False
     """Accept coded pieces from parents; pays where links are slower than a core codes."""
     scheduler_wait: float = 10.0

@@ -96,12 +96,15 @@ class PeerRole(Role):
             key = await asyncio.to_thread(load_host_key, settings.data)
             tls = ClientTls(settings.tls)
             await asyncio.to_thread(tls.check)
+            for name in settings.peer.transports:
+                # A name that no plugin has is a mistake to be told now, not by failing downloads.
+                plugins.get("hawker.transports", name)
             ground = Ground(
                 store=store,
                 plugins=plugins,
                 key=key,
                 tokens=self._tokens(key),
-                transport=plugins.get("hawker.transports", settings.peer.transport),
+                transports=settings.peer.transports,
                 tls=tls,
                 codecs=self.codecs if settings.peer.compression else {},
             )
@@ -159,7 +162,7 @@ class PeerRole(Role):
             idc=peer.idc,
             location=peer.location,
             upload_slots=peer.upload_slots,
-            transports=[peer.transport],
+            transports=list(self._context.transports),
             codings=sorted(self.codecs),
             load=Load(uploads=peer.upload_slots - self.slots.free, free_bytes=free.free),
         )

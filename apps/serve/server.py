@@ -28,6 +28,8 @@ GRACE = 5.0
 # A client that does not finish its handshake by then is cut.
 HANDSHAKE = 10.0
 CUT = 1.0
+# A client need not answer the end of TLS, and many that are idle do not.
+FAREWELL = 0.5
 # Descriptors that connections leave for files and for our own connections to others.
 SPARE_DESCRIPTORS = 0.25
 
@@ -57,6 +59,7 @@ async def serving(app: Any, listen: Listen) -> AsyncIterator[Bound]:
                 backlog=BACKLOG,
                 ssl=listen.tls,
                 ssl_handshake_timeout=None if listen.tls is None else HANDSHAKE,
+                ssl_shutdown_timeout=None if listen.tls is None else FAREWELL,
             ),
             await asyncio.start_server(clients.connected, sock=unix, backlog=BACKLOG),
         ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from hawker.core.contracts import Codec, Plugins, Source, Transport
 from hawker.core.digests import HostKey
-from hawker.core.messages import AnyReport
+from hawker.core.errors import Unavailable
+from hawker.core.messages import AnyReport, ParentRef
 from hawker.core.settings import TlsSettings
 from hawker.core.storage import Store
 from hawker.core.tls import ClientTls
@@ -49,7 +50,7 @@ class Ground:
     plugins: Plugins
     key: HostKey
     tokens: ClusterKey | None
-    transport: Transport
+    transports: Sequence[str] = ("http1",)
     codecs: Mapping[str, Codec] = field(default_factory=dict)
     tls: ClientTls = field(default_factory=lambda: ClientTls(TlsSettings()))
     rng: random.Random = field(default_factory=random.Random)
@@ -68,6 +69,23 @@ class Ground:
         """The source plugin for the scheme of a URL; raises UnknownPlugin."""
         source: Source = self.plugins.get("hawker.sources", url.partition(":")[0])
         return source
+
+    def transport(self, parent: ParentRef) -> Transport:
+        """The first of our transports that a parent speaks; one that says nothing speaks HTTP/1.1.
+
+        Raises:
+            Unavailable: it speaks none of them.
+            UnknownPlugin: its plugin cannot be used.
+        """
+        spoken = parent.transports or ["http1"]
+        for name in self.transports:
+            if name in spoken:
+                transport: Transport = self.plugins.get("hawker.transports", name)
+                return transport
+        raise Unavailable(
+            f"{parent.url} speaks {', '.join(spoken)}, and we {', '.join(self.transports)}",
+            hint="add one of them to peer.transports",
+        )
 
     def headers(self, task: str) -> dict[str, str]:
         """Header fields that let this host take a task's pieces from another."""

@@ -74,7 +74,6 @@ async def lone_download(
             plugins=plugins,
             key=await asyncio.to_thread(load_host_key, directory),
             tokens=None,
-            transport=plugins.get("hawker.transports", settings.peer.transport),
         )
         conductor = Conductor(ground)
         position = 0 if stream else None

@@ -274,7 +274,8 @@ class Swarm:
         layout = self.entry.layout
         sink = MemorySink(layout, run) if fetch.hedge else PieceSink(layout, run, self.entry.write)
         try:
-            await self._ground.transport.fetch(self._request(fetch, ref, sink.expected), sink)
+            transport = self._ground.transport(ref)
+            await transport.fetch(self._request(fetch, ref, sink.expected), sink)
         except Busy as exc:
             self._ground.counters.refused_requests += 1
             self.machine.busy(fetch, exc.retry_after or 0.0, self._ground.clock())

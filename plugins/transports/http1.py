@@ -18,25 +18,24 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
-from hawker.core.contracts import Codec, PieceRequest, Sink, Transport
-from hawker.core.errors import (
-    BY_CODE,
-    HawkerError,
-    Unavailable,
-    from_problem,
-)
-from hawker.core.messages import decode_problem
+from hawker.core.contracts import PieceRequest, Sink, Transport
+from hawker.core.errors import HawkerError, Unavailable
 from hawker.core.settings import Settings, TlsSettings
 from hawker.core.tls import ClientTls
 from hawker.pluggy_specs import hookimpl
+from hawker.plugins.transports.answers import (
+    CHUNK,
+    MAX_PROBLEM,
+    Address,
+    Body,
+    address_of,
+    refusal,
+)
 
 THREADS = 16
-CHUNK = 1024 * 1024
 MAX_HEAD = 64 * 1024
-MAX_PROBLEM = 64 * 1024
 CONNECT_TIMEOUT = 1.0
 # How exactly a stall is measured.
 TICK = 0.2
@@ -113,7 +112,7 @@ class Http1Transport:
     def __init__(self, tls: TlsSettings) -> None:
         self._tls = ClientTls(tls)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="hawker-http1")
-        self._idle: dict[_Address, list[_Connection]] = {}
+        self._idle: dict[Address, list[_Connection]] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
 
@@ -142,7 +141,7 @@ class Http1Transport:
 
     def _run(self, job: _Job) -> None:
         parts = urlsplit(job.request.base_url)
-        address = _address(parts)
+        address = address_of(job.request.base_url)
         while True:
             connection = self._take(address, job)
             kept = connection.used
@@ -164,7 +163,7 @@ class Http1Transport:
             finally:
                 self._give_back(address, connection, reusable=done)
 
-    def _take(self, address: _Address, job: _Job) -> _Connection:
+    def _take(self, address: Address, job: _Job) -> _Connection:
         now = time.monotonic()
         with self._lock:
             idle = self._idle.get(address, [])
@@ -178,7 +177,7 @@ class Http1Transport:
         except OSError as exc:
             raise Unavailable(f"{address.host}:{address.port} cannot be reached: {exc}") from exc
 
-    def _give_back(self, address: _Address, connection: _Connection, *, reusable: bool) -> None:
+    def _give_back(self, address: Address, connection: _Connection, *, reusable: bool) -> None:
         with self._lock:
             idle = self._idle.setdefault(address, [])
             if reusable and len(idle) < MAX_IDLE:
@@ -202,19 +201,10 @@ class Http1Transport:
         keep = head.headers.get("connection", "").lower() != "close"
         if head.status != 200:
             raise _refusal(head, patience, host, keep)
-        length = head.headers.get("content-length", "")
-        if not length.isdecimal() or len(length) > 18:
-            raise Unavailable(f"{host} did not say how long its answer is")
-        coding = head.headers.get("content-encoding", "identity")
-        if coding == "identity":
-            if int(length) != request.length:
-                raise Unavailable(f"{host} sent {length} bytes, not {request.length}")
-            _receive(patience, head.rest, int(length), job.sink, self._buffer())
-        else:
-            codec = request.codecs.get(coding)
-            if codec is None:
-                raise Unavailable(f"{host} answered in the coding {coding!r}, which was not asked")
-            _receive_coded(patience, head.rest, int(length), job, codec, self._buffer())
+        body = Body(request, job.sink, host, head.headers)
+        for chunk in _chunks(patience, head.rest, body.length, self._buffer()):
+            body.take(chunk)
+        body.end()
         return keep
 
     def _buffer(self) -> memoryview:
@@ -244,24 +234,7 @@ class _Answered(Exception):
         self.reusable = reusable
 
 
-class _Address(NamedTuple):
-    host: str
-    port: int
-    secure: bool
-
-
-def _address(parts: SplitResult) -> _Address:
-    secure = parts.scheme == "https"
-    try:
-        port = parts.port or (443 if secure else 80)
-    except ValueError:
-        port = 0
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
-        raise Unavailable(f"{parts.geturl()} is not an http:// or https:// URL")
-    return _Address(parts.hostname, port, secure)
-
-
-def _connect(address: _Address, job: _Job, context: ssl.SSLContext | None) -> _Connection:
+def _connect(address: Address, job: _Job, context: ssl.SSLContext | None) -> _Connection:
     """A new connection; `job.abort` ends a handshake that nobody answers."""
     failure: OSError = OSError("no address")
     found = socket.getaddrinfo(address.host, address.port, 0, socket.SOCK_STREAM)
@@ -436,14 +409,7 @@ def _refusal(head: _Head, sock: _Patience, host: str, keep: bool) -> Exception:
                 whole = False
                 break
             body += chunk
-    error: HawkerError = Unavailable(f"{host} answered {head.status}")
-    try:
-        problem = decode_problem(bytes(body))
-        if problem.code in BY_CODE:
-            error = from_problem(problem)
-    except HawkerError:
-        pass
-    return _Answered(error, reusable=keep and whole)
+    return _Answered(refusal(head.status, bytes(body), host), reusable=keep and whole)
 
 
 def _chunks(sock: _Patience, first: bytes, length: int, buffer: memoryview) -> Iterator[memoryview]:
@@ -463,30 +429,6 @@ def _chunks(sock: _Patience, first: bytes, length: int, buffer: memoryview) -> I
             filled += size
         yield buffer[:want]
         left -= want
-
-
-def _receive(sock: _Patience, first: bytes, length: int, sink: Sink, buffer: memoryview) -> None:
-    for chunk in _chunks(sock, first, length, buffer):
-        sink.write(chunk)
-
-
-def _receive_coded(
-    sock: _Patience, first: bytes, length: int, job: _Job, codec: Codec, buffer: memoryview
-) -> None:
-    decoder = codec.decoder()
-    expected = job.request.length
-    received = 0
-    for chunk in _chunks(sock, first, length, buffer):
-        try:
-            data = decoder.feed(chunk)
-        except ValueError as exc:
-            raise Unavailable(f"a coded body cannot be decoded: {exc}") from exc
-        received += len(data)
-        if received > expected:
-            raise Unavailable(f"a coded body holds more than {expected} bytes")
-        job.sink.write(memoryview(data))
-    if received != expected or not decoder.finished:
-        raise Unavailable(f"a coded body holds {received} bytes, not {expected}")
 
 
 @hookimpl

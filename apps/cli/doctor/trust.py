@@ -99,4 +99,5 @@ def plugins(settings: Settings) -> Finding:
     if broken:
         told = "; ".join(f"{row.kind} {row.name}: {row.reason}" for row in broken)
         return Finding("plugins", FAILED, told, "repair or uninstall them, or plugins.disable")
-    return Finding("plugins", OK, f"all {len(rows)} load")
+    usable = sum(row.state == "ok" for row in rows)
+    return Finding("plugins", OK, f"{usable} load, {len(rows) - usable} are off")
