@@ -12,13 +12,15 @@ from starlette.requests import Request
 
 from hawker.core.conditions import Conditions, PreconditionFailed, Validators
 from hawker.core.digests import Digest
-from hawker.core.pieces import MIB
+from hawker.core.pieces import MAX_PIECES, MIB, UNKNOWN_PIECE_LENGTH
 from hawker.core.ranges import BEYOND, ByteRange, RangeSpec, Unsatisfiable, parse_ranges, satisfy
 
 CONTENT_TYPE = "application/octet-stream"
 FIRST_BYTE = ByteRange(0, 1)
-# Of content whose length is unknown ranges are waited for where they lie this close together.
+# Of content whose length is unknown ranges are waited for where they lie this close together, and
+# not beyond the last piece that there can be.
 BLIND = 16 * MIB
+FARTHEST = MAX_PIECES * UNKNOWN_PIECE_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,6 @@ class Answer:
 def _close_together(ranges: list[RangeSpec]) -> bool:
     """Whether the ranges can be sent without knowing the length, and are soon here."""
     starts = [spec.first for spec in ranges if spec.first is not None]
-    stops = [spec.last for spec in ranges if spec.last is not None]
-    definite = len(starts) == len(stops) == len(ranges)
-    return definite and max(stops) - min(starts) < BLIND
+    lasts = [spec.last for spec in ranges if spec.last is not None]
+    definite = len(starts) == len(lasts) == len(ranges)
+    return definite and max(lasts) < min(min(starts) + BLIND, FARTHEST)

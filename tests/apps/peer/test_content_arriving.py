@@ -149,6 +149,19 @@ def test_ranges_that_need_the_length_bring_all_while_nobody_knows_it(
     _run(tmp_path, Origin(ranges=False, length=False), body)
 
 
+@pytest.mark.parametrize("start", [1 << 40, 10**18 - 9])
+def test_a_range_of_pieces_that_cannot_be_brings_all_while_nobody_knows_the_length(
+    start: int, tmp_path: Path
+) -> None:
+    async def body(peer: Peer, origin: Origin) -> None:
+        url = origin.put("/a", SMALL)
+        answer = await _get(peer, url, f"{start}-{start + 5}")
+        assert (answer.status_code, answer.content) == (200, SMALL)
+        assert (await _get(peer, url, f"{start}-{start + 5}")).status_code == 416
+
+    _run(tmp_path, Origin(ranges=False, length=False), body)
+
+
 def test_a_range_beyond_the_end_waits_until_the_end_is_known(tmp_path: Path) -> None:
     async def body(peer: Peer, origin: Origin) -> None:
         url, size = origin.put("/a", SMALL), len(SMALL)
