@@ -1,9 +1,8 @@
-"""Content for plain clients: identity coding, single ranges, in order as it becomes valid."""
+"""Content for plain clients: identity coding, ranges of it, as it becomes valid."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from hawker.apps.peer.reading import send_span
+from hawker.apps.peer.answers import Answer, Asked, Content
+from hawker.apps.peer.reading import SLOW_CLIENT, send_span
 from hawker.apps.web.disconnect import until_disconnected
-from hawker.core.digests import Digest
 from hawker.core.errors import (
     GenerationGone,
     HawkerError,
@@ -23,16 +22,14 @@ from hawker.core.errors import (
     Unavailable,
 )
 from hawker.core.messages import DownloadRequest
-from hawker.core.ranges import ByteRange, RangeSpec, Unsatisfiable, parse_range
+from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.downloads import Download, download, named_digest
 
-Headers = list[tuple[bytes, bytes]]
-
 DEFAULT_WAIT = 120.0
 STALL = 60.0
-FIRST_BYTE = ByteRange(0, 1)
+STEP = 1.0
 # How often content may change under a request that has not sent a byte.
 GENERATIONS = 4
 
@@ -69,102 +66,102 @@ async def send_content(
 async def _send_generation(
     conductor: Conductor, request: Request, wanted: DownloadRequest, receive: Any, send: Any
 ) -> None:
-    head = request.method == "HEAD"
-    spec = None if head else parse_range(request.headers.get("range"))
-    wanted = _narrow(wanted, spec, head)
+    asked = Asked.of(request)
+    wanted = msgspec.structs.replace(wanted, range=asked.first_wish)
     wait = _patience(request.headers)
-    async with download(conductor, wanted, position=0) as active:
+    start = 0 if wanted.range is None else wanted.range.start
+    async with download(conductor, wanted, position=start) as active:
         try:
             entry = await active.run.opened(wait)
         except TimeoutError as exc:
             raise NotHereYet(f"nothing of {wanted.url} was here after {wait:g} s") from exc
-        if request.headers.get("if-range", _etag(entry)) != _etag(entry):
-            spec = None
-        span = _resolve(spec, entry)
-        headers = _headers(entry, span, named_digest(entry.spec.url))
-        if head:
-            active.finished = True
-            await _start(send, 200, headers)
-            await send({"type": "http.response.body", "body": b""})
-            return
-        active.want(None if span is None else [span])
-        body = _body(active, span, entry, wait, send, headers)
+        body = _deliver(active, entry, asked, wait, send)
         await until_disconnected(receive, body)
 
 
+async def _deliver(active: Download, entry: Entry, asked: Asked, wait: float, send: Any) -> None:
+    """The answer of content that may still be arriving."""
+    answer = _content(entry).answer(asked)
+    if asked.head or answer.status == 304:
+        active.finished = True
+        await _start(send, answer)
+        await _end(send)
+        return
+    active.want(answer.spans)
+    if answer.spans is not None and entry.layout.total is None:
+        await _arrived(active, entry, answer.spans, wait)
+        # The length may be known by now.
+        answer = _content(entry).answer(asked)
+        active.want(answer.spans)
+    await _body(active, entry, answer, wait, send)
+
+
+async def _arrived(active: Download, entry: Entry, spans: list[ByteRange], wait: float) -> None:
+    """Wait for spans of content of unknown length: only then is it known that there are such."""
+    pieces = entry.layout.covering(spans)
+    try:
+        async with asyncio.timeout(wait):
+            while entry.layout.total is None and not pieces <= entry.valid:
+                active.run.check(entry.generation)
+                await active.run.changed.wait(STEP)
+    except TimeoutError as exc:
+        raise NotHereYet(f"the ranges were not here after {wait:g} s") from exc
+
+
 async def send_stored(entry: Entry, request: Request, receive: Any, send: Any) -> int:
-    """Answer a GET or HEAD for content that is stored whole; returns the bytes of its body."""
-    head = request.method == "HEAD"
-    spec = None if head else parse_range(request.headers.get("range"))
-    if request.headers.get("if-range", _etag(entry)) != _etag(entry):
-        spec = None
-    span = _resolve(spec, entry)
+    """Answer a GET or HEAD for content that is stored whole; returns how many bytes of it."""
+    asked = Asked.of(request)
     with entry.using():
         await entry.prepare()
         if not entry.complete:
             raise NotFound(f"generation {entry.generation} is not stored whole any more")
-        headers = _headers(entry, span, named_digest(entry.spec.url))
-        await _start(send, 200 if span is None else 206, headers)
-        whole = ByteRange(0, 0) if head else span or ByteRange(0, entry.layout.total)
-        await until_disconnected(receive, _stored_body(entry, whole, send))
-    return (whole.stop or 0) - whole.start
+        answer = _content(entry).answer(asked)
+        spans = answer.spans
+        if asked.head or answer.status == 304:
+            spans = []
+        elif spans is None:
+            spans = [ByteRange(0, entry.layout.total)]
+        await _start(send, answer)
+        await until_disconnected(receive, _stored_body(entry, answer, spans, send))
+    return sum(span.size for span in spans)
 
 
-async def _stored_body(entry: Entry, span: ByteRange, send: Any) -> None:
-    await send_span(entry, span, send)
-    await send({"type": "http.response.body", "body": b""})
+async def _stored_body(entry: Entry, answer: Answer, spans: list[ByteRange], send: Any) -> None:
+    for number, span in enumerate(spans):
+        await _more(send, answer.before(number))
+        await send_span(entry, span, send)
+    await _end(send, answer.before(len(spans)) if spans else b"")
 
 
-def _etag(entry: Entry) -> str:
-    return f'"{entry.generation}"'
+def _content(entry: Entry) -> Content:
+    return Content(
+        f'"{entry.generation}"',
+        entry.layout.total,
+        digest=named_digest(entry.spec.url),
+        passing=entry.windowed,
+    )
 
 
-def _narrow(wanted: DownloadRequest, spec: RangeSpec | None, head: bool) -> DownloadRequest:
-    """The same request for no more than the client asks, as far as that is known already."""
-    if head or (spec is not None and spec.first is None):
-        return msgspec.structs.replace(wanted, range=FIRST_BYTE)
-    if spec is not None and spec.first is not None:
-        stop = None if spec.last is None else spec.last + 1
-        return msgspec.structs.replace(wanted, range=ByteRange(spec.first, stop))
-    return wanted
-
-
-def _resolve(spec: RangeSpec | None, entry: Entry) -> ByteRange | None:
-    total = entry.layout.total
-    if spec is None or total is None:
-        return None
-    try:
-        return spec.resolve(total)
-    except Unsatisfiable as exc:
-        raise UnsatisfiableOf(total, exc) from exc
-
-
-class UnsatisfiableOf(Unsatisfiable):
-    """A 416 that says how long the content is."""
-
-    def __init__(self, total: int, cause: Unsatisfiable) -> None:
-        super().__init__(cause.detail)
-        self.headers: Mapping[str, str] = {"content-range": f"bytes */{total}"}
-
-
-async def _body(
-    active: Download,
-    span: ByteRange | None,
-    entry: Entry,
-    wait: float,
-    send: Any,
-    headers: Headers,
-) -> None:
-    spans = active.spans(span)
+async def _body(active: Download, entry: Entry, answer: Answer, wait: float, send: Any) -> None:
     started = False
-    limit = wait
     try:
-        async with contextlib.aclosing(spans):
-            while (part := await _next(spans, limit)) is not None:
-                if not started:
-                    await _start(send, 200 if span is None else 206, headers)
-                    started, limit = True, STALL
-                await send_span(entry, part, send)
+        for number, span in enumerate(answer.spans or [None]):
+            # Delivered is what all of the spans are.
+            active.finished = False
+            # The origin's reader may be far from the next of them.
+            limit = max(wait, STALL) if started else wait
+            spans = active.spans(span)
+            head = answer.before(number)
+            async with contextlib.aclosing(spans):
+                while (part := await _next(spans, limit)) is not None:
+                    # Each span is of what is here now: all must be of what the answer is about.
+                    active.run.check(entry.generation)
+                    if not started:
+                        await _start(send, answer)
+                        started = True
+                    await _more(send, head)
+                    await send_span(entry, part, send)
+                    limit, head = STALL, b""
     except (HawkerError, TimeoutError) as exc:
         if started:
             raise Unavailable("the rest of the content did not come") from exc
@@ -172,8 +169,8 @@ async def _body(
             raise NotHereYet(f"no byte was here after {wait:g} s") from exc
         raise
     if not started:
-        await _start(send, 200 if span is None else 206, headers)
-    await send({"type": "http.response.body", "body": b""})
+        await _start(send, answer)
+    await _end(send, answer.before(len(answer.spans or ())))
 
 
 async def _next(spans: AsyncIterator[ByteRange], limit: float) -> ByteRange | None:
@@ -181,27 +178,19 @@ async def _next(spans: AsyncIterator[ByteRange], limit: float) -> ByteRange | No
         return await anext(spans, None)
 
 
-async def _start(send: Any, status: int, headers: Headers) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def _start(send: Any, answer: Answer) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in answer.fields.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
 
 
-def _headers(entry: Entry, span: ByteRange | None, digest: Digest | None) -> Headers:
-    total = entry.layout.total
-    headers: Headers = [
-        (b"content-type", b"application/octet-stream"),
-        (b"etag", _etag(entry).encode()),
-        (b"accept-ranges", b"bytes"),
-    ]
-    if digest is not None and digest.algorithm == "sha256":
-        coded = base64.b64encode(bytes.fromhex(digest.hex)).decode()
-        headers.append((b"repr-digest", f"sha-256=:{coded}:".encode()))
-    if span is not None and span.stop is not None:
-        value = f"bytes {span.start}-{span.stop - 1}/{total}"
-        headers.append((b"content-range", value.encode()))
-        headers.append((b"content-length", str(span.stop - span.start).encode()))
-    elif total is not None:
-        headers.append((b"content-length", str(total).encode()))
-    return headers
+async def _more(send: Any, framing: bytes) -> None:
+    if framing:
+        async with asyncio.timeout(SLOW_CLIENT):
+            await send({"type": "http.response.body", "body": framing, "more_body": True})
+
+
+async def _end(send: Any, framing: bytes = b"") -> None:
+    await send({"type": "http.response.body", "body": framing})
 
 
 def _patience(headers: Mapping[str, str]) -> float:

@@ -12,7 +12,7 @@ from hawker.core import errors, messages, tokens
 from hawker.core.errors import BadRequest, ConfigError, Unauthenticated
 from hawker.core.ids import TaskSpec, canonical_url
 from hawker.core.pieces import KIB, MIB, Layout, PieceSet, piece_length_for
-from hawker.core.ranges import ByteRange, Unsatisfiable, parse_content_range, parse_range
+from hawker.core.ranges import ByteRange, parse_content_range
 from hawker.core.settings import load
 
 CODES = (
@@ -127,34 +127,6 @@ def test_the_pieces_of_a_range_are_those_it_touches(total: int, start: int, size
         overlap = span.start < start + size and start < span.stop
         assert (piece in touched) == overlap
     assert sum(layout.length(piece) for piece in layout.everything()) == total
-
-
-@pytest.mark.parametrize(
-    ("header", "span"),
-    [("bytes=0-0", (0, 1)), ("bytes=5-", (5, 10)), ("bytes=-3", (7, 10)), ("bytes=-30", (0, 10)),
-     ("bytes=2-99", (2, 10)), (" bytes = 1-2 ", (1, 3))],
-)  # fmt: skip
-def test_ranges_of_ten_bytes(header: str, span: tuple[int, int]) -> None:
-    spec = parse_range(header)
-    assert spec is not None
-    assert spec.resolve(10) == ByteRange(*span)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [None, "", "lines=1-2", "bytes=", "bytes=-", "bytes=a-b", "bytes=2-1", "bytes=1-2,4-5",
-     "bytes=+1-2", "bytes=1-" + "9" * 30],
-)  # fmt: skip
-def test_ranges_that_must_be_ignored(header: str | None) -> None:
-    assert parse_range(header) is None
-
-
-@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-20", "bytes=-0"])
-def test_ranges_beyond_the_end(header: str) -> None:
-    spec = parse_range(header)
-    assert spec is not None
-    with pytest.raises(Unsatisfiable):
-        spec.resolve(10)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import pytest
 
 from hawker.core.contracts import Credential, Source, SourceRequest, SourceServices
 from hawker.core.egress import EgressPolicy
-from hawker.core.ranges import Unsatisfiable, parse_range
+from hawker.core.ranges import Unsatisfiable, parse_ranges, satisfy
 from hawker.core.settings import EgressSettings
 from hawker.core.testing.sources import SourceContract
 from hawker.plugins.sources.file import FileSource
@@ -81,11 +81,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("if-match", etag) != etag:
             return self._answer(412)
         fields = {"ETag": etag, "Accept-Ranges": "bytes"}
-        wanted = parse_range(self.headers.get("range"))
+        wanted = parse_ranges(self.headers.get("range"))
         if wanted is None:
             return self._answer(200, data, fields)
         try:
-            span = wanted.resolve(len(data))
+            [span] = satisfy(wanted, len(data))
         except Unsatisfiable:
             return self._answer(416, b"", fields | {"Content-Range": f"bytes */{len(data)}"})
         assert span.stop is not None
