@@ -143,7 +143,8 @@ class SchedulerRole(Role):
         announcement = decode_announcement(await read_body(request, MAX_ANNOUNCEMENT))
         if host_id(announcement.key) != host:
             raise Forbidden("the host's id is not that of the key it announces")
-        await self._addresses.check(announcement.url, request)
+        url = await self._addresses.pinned(announcement.url, request)
+        announcement = msgspec.structs.replace(announcement, url=url)
         await self._act(lambda now: self.core.announce(host, announcement, now))
         answer = Announced(self.epoch, ANNOUNCE_AFTER, self.core.report_after_ms(host))
         return json_response(answer)
