@@ -26,7 +26,8 @@ from hawker.core.messages import DownloadRequest
 from hawker.core.ranges import ByteRange, RangeSpec, Unsatisfiable, parse_range
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
-from hawker.core.transfer.downloads import Download, download, named_digest
+from hawker.core.transfer.downloads import Download, download
+from hawker.core.transfer.naming import Named, named_digest
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -38,7 +39,12 @@ GENERATIONS = 4
 
 
 async def send_content(
-    conductor: Conductor, request: Request, wanted: DownloadRequest, receive: Any, send: Any
+    conductor: Conductor,
+    request: Request,
+    wanted: DownloadRequest,
+    named: Named,
+    receive: Any,
+    send: Any,
 ) -> None:
     """Answer a GET or HEAD for a URL's content.
 
@@ -59,7 +65,7 @@ async def send_content(
 
     for attempt in range(GENERATIONS):
         try:
-            await _send_generation(conductor, request, wanted, receive, sending)
+            await _send_generation(conductor, request, wanted, named, receive, sending)
             return
         except (OriginChanged, GenerationGone):
             if begun or attempt + 1 == GENERATIONS:
@@ -67,15 +73,20 @@ async def send_content(
 
 
 async def _send_generation(
-    conductor: Conductor, request: Request, wanted: DownloadRequest, receive: Any, send: Any
+    conductor: Conductor,
+    request: Request,
+    wanted: DownloadRequest,
+    named: Named,
+    receive: Any,
+    send: Any,
 ) -> None:
     head = request.method == "HEAD"
     spec = None if head else parse_range(request.headers.get("range"))
     wanted = _narrow(wanted, spec, head)
     wait = _patience(request.headers)
-    async with download(conductor, wanted, position=0) as active:
+    async with download(conductor, wanted, named, position=0) as active:
         try:
-            entry = await active.run.opened(wait)
+            entry = await active.opened(wait)
         except TimeoutError as exc:
             raise NotHereYet(f"nothing of {wanted.url} was here after {wait:g} s") from exc
         if request.headers.get("if-range", _etag(entry)) != _etag(entry):

@@ -235,8 +235,8 @@ class SchedulerRole(Role):
     # ------------------------------------------------------------------ tasks
 
     async def _list_tasks(self, request: Request) -> Response:
-        await self._access.require(request.scope, "tasks")
-        return json_response(self.core.tasks())
+        caller = await self._access.require(request.scope, "tasks")
+        return json_response([t for t in self.core.tasks() if t["tenant"] == caller.tenant])
 
     async def _list_hosts(self, request: Request) -> Response:
         await self._access.require(request.scope, "tasks")
@@ -244,15 +244,18 @@ class SchedulerRole(Role):
 
     async def _inspect(self, request: Request) -> Response:
         task = task_of(request)
-        await self._access.require(request.scope, "tasks", task)
+        caller = await self._access.require(request.scope, "tasks", task)
         description = self.core.describe(task)
-        if description is None:
+        if description is None or description["tenant"] != caller.tenant:
             raise NotFound(f"no host takes part in task {task}")
         return json_response(description)
 
     async def _delete(self, request: Request) -> Response:
         task = task_of(request)
-        await self._access.require(request.scope, "tasks:delete", task)
+        caller = await self._access.require(request.scope, "tasks:delete", task)
+        description = self.core.describe(task)
+        if description is not None and description["tenant"] != caller.tenant:
+            raise Forbidden(f"{caller.subject} is not of the tenant of task {task}")
         await self._act(lambda now: self.core.delete(task, now))
         return Response(status_code=204)
 

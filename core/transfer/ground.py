@@ -5,18 +5,20 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from hawker.core.contracts import Codec, Plugins, Source, Transport
 from hawker.core.digests import HostKey
-from hawker.core.messages import AnyReport
+from hawker.core.ids import TaskSpec
+from hawker.core.messages import AnyReport, DownloadRequest
 from hawker.core.settings import TlsSettings
 from hawker.core.storage import Store
 from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey
-from hawker.core.transfer.access import AccessChecks
+from hawker.core.transfer.access import AccessChecks, is_own
+from hawker.core.transfer.naming import Named, name
 
 
 @dataclass
@@ -43,7 +45,8 @@ class Counters:
 
 @dataclass
 class Ground:
-    """Shared by all tasks of a host. `tokens` is None where there is no cluster to talk to."""
+    """Shared by all tasks of a host. `tokens` is None where there is no cluster to talk to; `roots`
+    are the directories whose files other hosts may have read."""
 
     store: Store
     plugins: Plugins
@@ -51,6 +54,7 @@ class Ground:
     tokens: ClusterKey | None
     transport: Transport
     codecs: Mapping[str, Codec] = field(default_factory=dict)
+    roots: Sequence[str] = ()
     tls: ClientTls = field(default_factory=lambda: ClientTls(TlsSettings()))
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
@@ -69,11 +73,19 @@ class Ground:
         source: Source = self.plugins.get("hawker.sources", url.partition(":")[0])
         return source
 
-    def headers(self, task: str) -> dict[str, str]:
+    def named(self, request: DownloadRequest, *, local: bool) -> Named:
+        """What a request names here; see `naming.name`."""
+        return name(request, host=self.host, roots=self.roots, local=local)
+
+    def own(self, spec: TaskSpec) -> bool:
+        """Whether no other host may hear of this task."""
+        return is_own(spec, self.roots)
+
+    def headers(self, spec: TaskSpec) -> dict[str, str]:
         """Header fields that let this host take a task's pieces from another."""
         if self.tokens is None:
             return {}
-        token = self.tokens.mint(self.host, ["pieces"], task=task)
+        token = self.tokens.mint(self.host, ["pieces"], task=spec.task_id, tenant=spec.tenant)
         return {"authorization": f"Bearer {token}"}
 
 
