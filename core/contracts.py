@@ -19,10 +19,14 @@ from hawker.core.settings import Settings
 
 
 class SourceRequest(msgspec.Struct, frozen=True):
-    """What to read: the URL as the user wrote it, header fields for the origin only."""
+    """What to read: the URL as the user wrote it, header fields for the origin only.
+
+    `local`: this machine's own user asks, who may have what others may not (see the `file` source).
+    """
 
     url: str
     headers: Mapping[str, str] = {}
+    local: bool = False
 
     def __repr__(self) -> str:
         # The fields may hold credentials, which must not reach a log.
@@ -314,8 +318,11 @@ class Caller(msgspec.Struct, frozen=True):
     proven: bool = False
 
     def may(self, verb: str, task: str = "") -> bool:
-        """Whether this caller may do `verb`, on `task` where one is named."""
-        if self.task and task and self.task != task:
+        """Whether this caller may do `verb`, on `task` or, where none is named, on none alone.
+
+        Who is let in for one task may do nothing that is not about it.
+        """
+        if self.task and self.task != task:
             return False
         return "*" in self.verbs or verb in self.verbs
 

@@ -28,6 +28,12 @@ TASK_ID = re.compile(r"^[0-9a-f]{64}\Z")
 GENERATION_ID = re.compile(r"^[0-9a-f]{16}\Z")
 HOST_ID = re.compile(r"^[0-9a-f]{32}\Z")
 
+# Variants of tasks: content read with header fields, or through a signature in its URL; a file of
+# one host alone, whose id follows.
+PRIVATE = "private"
+SIGNED = "signed"
+OWN = "own-"
+
 MAX_URL_LENGTH = 16 * 1024
 MAX_FIELD_LENGTH = 1024
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -189,6 +195,18 @@ def canonical_url(url: str, filtered: Collection[str] = ()) -> str:
     return f"{scheme}:{slashes}{authority}{path}" + (f"?{query}" if query else "")
 
 
+def loses_credentials(url: str, filtered: Collection[str] = ()) -> bool:
+    """Whether the canonical form of a URL has lost what its origin may ask for.
+
+    That is a signature, or what `filtered` names (one of a family that is not known here, say);
+    containerd's `ns` is nobody's credential.
+    """
+    query = _normal_escapes(urlsplit(url).query, _QUERY)
+    names = [parameter.partition("=")[0] for parameter in query.split("&")] if query else []
+    signing = _signing(names)
+    return any(name.lower() in signing or name in filtered for name in names)
+
+
 def origin_of(url: str) -> tuple[str, str | None, int | None]:
     """Scheme, host and port of a URL, the port also where it is the scheme's own.
 
@@ -248,12 +266,7 @@ def _filter_query(query: str, path: str, filtered: Collection[str]) -> str:
         return ""
     parameters = query.split("&")
     names = [parameter.partition("=")[0] for parameter in parameters]
-    lowered = {name.lower() for name in names}
-    drop: set[str] = set()
-    for marker, family in SIGNATURE_FAMILIES:
-        # Azure's marker is as short as its siblings: it counts only beside a version.
-        if marker in lowered and (marker != "sig" or "sv" in lowered):
-            drop |= family
+    drop = _signing(names)
     if path == "/v2" or path.startswith("/v2/"):
         drop.add("ns")
     kept = [
@@ -262,3 +275,14 @@ def _filter_query(query: str, path: str, filtered: Collection[str]) -> str:
         if name.lower() not in drop and name not in filtered
     ]
     return "&".join(kept)
+
+
+def _signing(names: Collection[str]) -> set[str]:
+    """The parameters, in lower case, that are a signature's in a URL that has these names."""
+    lowered = {name.lower() for name in names}
+    signing: set[str] = set()
+    for marker, family in SIGNATURE_FAMILIES:
+        # Azure's marker is as short as its siblings: it counts only beside a version.
+        if marker in lowered and (marker != "sig" or "sv" in lowered):
+            signing |= family
+    return signing

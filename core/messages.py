@@ -308,7 +308,8 @@ class Availability(msgspec.Struct, frozen=True, omit_defaults=True):
 class DownloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """POST /peer/v1/downloads: make content valid in this peer's store.
 
-    `digest` is checked over the whole. `timeout` is in seconds. `pin` keeps the stream open after
+    Without a `tenant` it is the caller's own. `digest` is checked over the whole. `timeout` is in
+    seconds. `pin` keeps the stream open after
     `done` until the client leaves, so that the stored file cannot be evicted meanwhile;
     `hard_link` prepares the stored file for a hard link (it becomes read-only). `headers` are shown
     to the URL's origin and to nobody else.
@@ -317,7 +318,7 @@ class DownloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     url: str
     tag: str = ""
     application: str = ""
-    tenant: str = "default"
+    tenant: str = ""
     revision: str = ""
     digest: str = ""
     priority: int = 6
@@ -347,8 +348,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     `done` and `problem` end it. `path` (of the stored file) is given only over the unix socket, and
     `mark` with it: the file's size, time of last write (ns) and inode, as its store left it.
     `arrivals` only where the request asked for a trace. `ticket` comes with content that was read
-    with header fields of the request's own, over TCP: while the stream is open, whoever shows it
-    (`Hawker-Ticket`) may have the content by its id.
+    with header fields of the request's own, or through a signature, over TCP: while the stream is
+    open, whoever shows it (`Hawker-Ticket`) may have the content by its id.
     """
 
     task: str

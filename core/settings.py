@@ -121,7 +121,8 @@ class FileSourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """The `file` source."""
 
     roots: list[str] = []
-    """Directories whose files any caller may ask for; others only over the unix socket."""
+    """Directories whose files any caller may ask for, and hosts share; others stay on their host,
+    for callers on the unix socket."""
 
 
 class SourcesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+import msgspec
+
 from hawker.apps.cli.local_daemon import find_daemon, open_daemon
 from hawker.core.digests import ALGORITHMS
 from hawker.core.errors import BadRequest, NotFound
-from hawker.core.ids import TASK_ID, TaskSpec, canonical_url
+from hawker.core.ids import SIGNED, TASK_ID, TaskSpec, canonical_url, loses_credentials
 from hawker.core.messages import TaskStat
 from hawker.core.settings import Settings
 
@@ -77,6 +79,10 @@ async def find_task(
         return name
     if not is_task(name):
         spec = TaskSpec(canonical_url(name, filtered), tag=tag, application=application)
+        if spec.url.startswith("file:"):
+            return await _file_task(cache, spec)
+        if loses_credentials(name, filtered):
+            spec = msgspec.structs.replace(spec, variant=SIGNED)
         return spec.task_id
     found = {stat.task for stat in await cache.tasks() if stat.task.startswith(name)}
     if not found:
@@ -84,3 +90,11 @@ async def find_task(
     if len(found) > 1:
         raise BadRequest(f"{len(found)} tasks begin with {name}", hint="write more of it")
     return found.pop()
+
+
+async def _file_task(cache: Cache, wanted: TaskSpec) -> str:
+    """The task of a file, whose variant its host chooses; the plain one where none is stored."""
+    for stat in await cache.tasks():
+        if msgspec.structs.replace(stat.spec, variant="") == wanted:
+            return stat.task
+    return wanted.task_id

@@ -25,7 +25,7 @@ from hawker.apps.cli.options import (
 )
 from hawker.apps.cli.output import STDOUT, Output
 from hawker.core.digests import Digest
-from hawker.core.messages import DownloadRequest
+from hawker.core.messages import DownloadRequest, TaskStat
 from hawker.core.settings import Settings
 
 
@@ -99,6 +99,8 @@ async def _save(settings: Settings, endpoint: str | None, wanted: Wanted, output
 
     async with open_daemon(settings, found) as daemon:
         request = await _request(daemon, wanted)
+        if isinstance(request, TaskStat):
+            return await through_daemon.save_stored(daemon, request, wanted.digest, output)
         return await through_daemon.save(daemon, request, output, lambda step: None)
 
 
@@ -113,7 +115,11 @@ async def _print(settings: Settings, endpoint: str | None, wanted: Wanted) -> No
     from hawker.apps.cli import through_daemon
 
     async with open_daemon(settings, found) as daemon:
-        await through_daemon.print_stored(daemon, await _request(daemon, wanted))
+        request = await _request(daemon, wanted)
+        if isinstance(request, TaskStat):
+            await through_daemon.print_by_id(daemon, request, wanted.digest)
+        else:
+            await through_daemon.print_stored(daemon, request)
 
 
 async def _task(cache: Cache, wanted: Wanted) -> str:
@@ -126,10 +132,16 @@ async def _task(cache: Cache, wanted: Wanted) -> str:
     )
 
 
-async def _request(cache: Cache, wanted: Wanted) -> DownloadRequest:
-    """The download that only caches may answer; a task's own names come from the daemon."""
+async def _request(cache: Cache, wanted: Wanted) -> DownloadRequest | TaskStat:
+    """The download that only caches may answer; a task's own names come from the daemon.
+
+    The task itself where its URL would name another: what was read with credentials, say.
+    """
     if is_task(wanted.name):
-        spec = (await cache.stat(await find_task(cache, wanted.name))).spec
+        stat = await cache.stat(await find_task(cache, wanted.name))
+        spec = stat.spec
+        if spec.variant:
+            return stat
         return DownloadRequest(
             url=spec.url,
             tag=spec.tag,

@@ -11,10 +11,10 @@ import msgspec
 
 from hawker.apps.cli.fetch import Saved, Show, deadline, last_step, saved
 from hawker.apps.cli.output import Output
-from hawker.apps.cli.writing import print_checked, write_file
+from hawker.apps.cli.writing import checked, print_checked, write_file
 from hawker.core.clients.daemon import DaemonClient
 from hawker.core.errors import OutputFailed
-from hawker.core.messages import DownloadRequest, Progress
+from hawker.core.messages import DownloadRequest, Progress, TaskStat
 from hawker.core.storage.delivery import deliver
 from hawker.core.storage.mark import Mark
 
@@ -41,14 +41,38 @@ async def save(daemon: DaemonClient, request: DownloadRequest, output: Output, s
     return saved(step, output, began=began, how=how, through="daemon")
 
 
-async def _transfer(daemon: DaemonClient, step: Progress, output: Output) -> str:
+async def save_stored(daemon: DaemonClient, stat: TaskStat, digest: str, output: Output) -> Saved:
+    """Bring what the daemon has stored to the output, by its id: its URL alone would not do."""
+    began = time.monotonic()
+    step = _stored(stat)
+    how = await _transfer(daemon, step, output, digest)
+    return saved(step, output, began=began, how=how, through="daemon")
+
+
+async def print_by_id(daemon: DaemonClient, stat: TaskStat, digest: str) -> None:
+    """Pass what the daemon has stored on to standard output, by its id."""
+    async with daemon.content(_stored(stat)) as content:
+        await print_checked(content.chunks, digest, stat.spec.url)
+
+
+def _stored(stat: TaskStat) -> Progress:
+    return Progress(
+        task=stat.task,
+        generation=stat.generation,
+        total=stat.total,
+        valid_bytes=stat.valid_bytes,
+        done=True,
+    )
+
+
+async def _transfer(daemon: DaemonClient, step: Progress, output: Output, digest: str = "") -> str:
     if output.hard_link:
         raise OutputFailed(
             f"{output.path} cannot be a hard link: the daemon's files are not within reach",
             hint="leave out --force-hard-link",
         )
     async with daemon.content(step) as content:
-        await write_file(content.chunks, output, step.total)
+        await write_file(checked(content.chunks, digest, step.task), output, step.total)
     return "stream"
 
 

@@ -54,17 +54,24 @@ async def print_checked(chunks: AsyncIterator[bytes], digest: str, url: str) -> 
         DigestMismatch: what was printed is not what it should be.
         OutputFailed: the reader has gone.
     """
+    async for chunk in checked(chunks, digest, url):
+        try:
+            await _in_daemon_thread(functools.partial(_write_all, chunk))
+        except OSError as exc:
+            raise OutputFailed(f"standard output cannot be written: {exc.strerror}") from exc
+
+
+async def checked(chunks: AsyncIterator[bytes], digest: str, what: str) -> AsyncIterator[bytes]:
+    """The same chunks; raises DigestMismatch at their end where they are not what they should be,
+    if a digest is given."""
     wanted = Digest.parse(digest) if digest else None
     hasher = wanted.hasher() if wanted else None
     async for chunk in chunks:
         if hasher is not None:
             hasher.update(chunk)
-        try:
-            await _in_daemon_thread(functools.partial(_write_all, chunk))
-        except OSError as exc:
-            raise OutputFailed(f"standard output cannot be written: {exc.strerror}") from exc
+        yield chunk
     if wanted is not None and hasher is not None:
-        wanted.check(hasher, url)
+        wanted.check(hasher, what)
 
 
 def _write_all(data: bytes) -> None:

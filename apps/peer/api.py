@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -14,15 +15,19 @@ from hawker.apps.peer.content import send_content, send_stored
 from hawker.apps.peer.downloads import progress_lines, receive_import
 from hawker.apps.peer.endpoints import Endpoint
 from hawker.apps.peer.pieces import PieceServer, UploadSlots
-from hawker.apps.peer.policy import Tickets, check_origin, check_private
-from hawker.apps.web.access import LOCAL_USER, Access, is_local
+from hawker.apps.peer.policy import Tickets, check_private, visible
+from hawker.apps.web.access import LOCAL_USER, Access, check_allowed, is_local
 from hawker.apps.web.events import event_stream, ndjson_stream
 from hawker.apps.web.requests import json_response, read_body, task_of
-from hawker.core.errors import BadRequest, NotFound
+from hawker.core.contracts import Caller
+from hawker.core.errors import BadRequest, Forbidden, NotFound
 from hawker.core.ids import GENERATION_ID
 from hawker.core.messages import DownloadRequest, decode_download
 from hawker.core.settings import Settings
+from hawker.core.storage import Entry
+from hawker.core.transfer.access import restricted
 from hawker.core.transfer.conductor import Conductor
+from hawker.core.transfer.naming import Named
 
 MAX_BODY = 1024 * 1024
 
@@ -71,8 +76,8 @@ class Api:
 
     async def _availability(self, request: Request) -> Response:
         task, generation = _ids(request)
-        await self._role.access.require_token(request.scope, "pieces", task=task)
-        return event_stream(self._announcer.frames(task, generation))
+        caller = await self._role.access.require_token(request.scope, "pieces", task=task)
+        return event_stream(self._announcer.frames(task, generation, caller))
 
     # ------------------------------------------------------------------ clients
 
@@ -88,7 +93,7 @@ class Api:
         )
 
     async def _content(self, request: Request, receive: Any, send: Any) -> None:
-        await self._role.access.require(request.scope, "content")
+        caller = await self._role.access.require(request.scope, "content", None)
         query = request.query_params
         wanted = DownloadRequest(
             url=query.get("url", ""),
@@ -96,13 +101,14 @@ class Api:
             application=query.get("application", ""),
             revision=query.get("revision", ""),
         )
-        self._check_origin(request, wanted.url)
-        await send_content(self._role.conductor, request, wanted, receive, send)
+        named = self._named(request, caller, "content", wanted)
+        await send_content(self._role.conductor, request, wanted, named, receive, send)
 
     async def _stored(self, request: Request, receive: Any, send: Any) -> None:
         task, generation = _ids(request)
         caller = await self._role.access.require(request.scope, "content", task)
         entry = self._role.conductor.ground.store.get(task, generation)
+        entry = self._seen(request, caller, entry)
         if entry is None or not entry.complete:
             raise NotFound(f"generation {generation} of task {task} is not stored whole")
         self._tickets.check(entry, request, token=caller is not LOCAL_USER)
@@ -110,45 +116,67 @@ class Api:
         counters.client_bytes += await send_stored(entry, request, receive, send)
 
     async def _download(self, request: Request) -> Response:
-        await self._role.access.require(request.scope, "downloads")
+        caller = await self._role.access.require(request.scope, "downloads", None)
         wanted = decode_download(await read_body(request, MAX_BODY))
-        self._check_origin(request, wanted.url)
-        if wanted.headers:
-            check_private(request)
+        named = self._named(request, caller, "downloads", wanted)
         tickets = None if is_local(request.scope) else self._tickets
-        lines = progress_lines(self._role.conductor, wanted, tickets)
+        lines = progress_lines(self._role.conductor, wanted, named, tickets)
         return ndjson_stream(lines)
 
     async def _list(self, request: Request) -> Response:
-        await self._role.access.require(request.scope, "tasks")
+        caller = await self._role.access.require(request.scope, "tasks")
         entries = self._role.conductor.ground.store.entries()
-        return json_response([entry.stat() for entry in entries])
+        seen = [entry for entry in entries if self._seen(request, caller, entry)]
+        return json_response([entry.stat() for entry in seen])
 
     async def _stat(self, request: Request) -> Response:
         task = task_of(request)
-        await self._role.access.require(request.scope, "tasks", task)
+        caller = await self._role.access.require(request.scope, "tasks", task)
         entry = self._role.conductor.ground.store.newest(task)
+        entry = self._seen(request, caller, entry)
         if entry is None:
             raise NotFound(f"nothing of task {task} is stored here")
         return json_response(entry.stat())
 
     async def _remove(self, request: Request) -> Response:
         task = task_of(request)
-        await self._role.access.require(request.scope, "tasks:delete", task)
-        if not await self._role.conductor.ground.store.remove(task):
+        caller = await self._role.access.require(request.scope, "tasks:delete", task)
+        store = self._role.conductor.ground.store
+        entry = self._seen(request, caller, store.newest(task))
+        if entry is None or not await store.remove(task):
             raise NotFound(f"nothing of task {task} is stored here")
         return Response(status_code=204)
 
     async def _import(self, request: Request) -> Response:
-        await self._role.access.require(request.scope, "tasks:import")
+        caller = await self._role.access.require(request.scope, "tasks:import", None)
         conductor = self._role.conductor
-        entry = await receive_import(conductor.ground, request)
+        query = request.query_params
+        wanted = DownloadRequest(
+            url=query.get("url", ""),
+            tag=query.get("tag", ""),
+            application=query.get("application", ""),
+        )
+        named = self._named(request, caller, "tasks:import", wanted)
+        entry = await receive_import(conductor.ground, request, named.spec)
         conductor.offer(entry)
         return json_response(entry.stat())
 
-    def _check_origin(self, request: Request, url: str) -> None:
-        roots = self._role.settings.sources.file.roots
-        check_origin(url, local=is_local(request.scope), roots=roots)
+    def _named(self, request: Request, caller: Caller, verb: str, wanted: DownloadRequest) -> Named:
+        """What a request names, where its caller may do `verb` with it."""
+        if wanted.tenant not in ("", caller.tenant):
+            raise Forbidden(f"{caller.subject} is not of tenant {wanted.tenant!r}")
+        wanted = msgspec.structs.replace(wanted, tenant=caller.tenant)
+        ground = self._role.conductor.ground
+        named = ground.named(wanted, local=is_local(request.scope))
+        check_allowed(caller, verb, named.spec.task_id)
+        if restricted(named.spec):
+            check_private(request)
+        return named
+
+    def _seen(self, request: Request, caller: Caller, entry: Entry | None) -> Entry | None:
+        """The entry as this caller sees it: None where it may not know of it."""
+        ground, local = self._role.conductor.ground, is_local(request.scope)
+        return entry if entry and visible(ground, entry, caller, local=local) else None
 
 
 def _ids(request: Request) -> tuple[str, str]:

@@ -15,11 +15,12 @@ from hawker.apps.peer.api import Api
 from hawker.apps.peer.availability import Announcer
 from hawker.apps.peer.figures import peer_metrics
 from hawker.apps.peer.pieces import PieceServer, UploadSlots
+from hawker.apps.peer.policy import offered
 from hawker.apps.web.access import Access
 from hawker.apps.web.metrics import Metric
 from hawker.apps.web.role import Role
 from hawker.core.clients.scheduler import SchedulerLink
-from hawker.core.contracts import Codec, RoleContext
+from hawker.core.contracts import Caller, Codec, RoleContext
 from hawker.core.digests import HostKey
 from hawker.core.errors import UnknownPlugin
 from hawker.core.messages import HostAnnouncement, Load
@@ -107,6 +108,7 @@ class PeerRole(Role):
                 transports=settings.peer.transports,
                 tls=tls,
                 codecs=self.codecs if settings.peer.compression else {},
+                roots=settings.sources.file.roots,
             )
             conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)
             self.links = self._make_links(conductor, ground)
@@ -174,8 +176,10 @@ class _StoreView:
     def __init__(self, role: PeerRole) -> None:
         self._role = role
 
-    def get(self, task: str, generation: str) -> Entry | None:
-        return self._role.conductor.ground.store.get(task, generation)
+    def get(self, task: str, generation: str, caller: Caller) -> Entry | None:
+        ground = self._role.conductor.ground
+        entry = ground.store.get(task, generation)
+        return entry if entry and offered(ground, entry, caller) else None
 
 
 def _codecs(context: RoleContext) -> dict[str, Codec]:

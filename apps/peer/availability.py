@@ -14,7 +14,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from hawker.apps.peer.policy import offered
 from hawker.apps.web.events import Frame
+from hawker.core.contracts import Caller
 from hawker.core.errors import GenerationGone
 from hawker.core.messages import Availability, encode
 from hawker.core.pieces import PieceSet, Run
@@ -82,7 +84,9 @@ class Announcer:
             for piece in range(run[0], run[1] + 1):
                 turns.held.pop(piece, None)
 
-    async def frames(self, task: str, generation: str) -> AsyncGenerator[Frame, None]:
+    async def frames(
+        self, task: str, generation: str, caller: Caller
+    ) -> AsyncGenerator[Frame, None]:
         """Events until the generation is gone; a heartbeat at least each 500 ms.
 
         A child may hear of a generation before this host does: the stream waits a while for it.
@@ -94,6 +98,8 @@ class Announcer:
             if waited > APPEAR or self._draining():
                 return
             yield None, encode(Availability(free=self._free_slots(), waiting_upstream=True))
+        if not offered(conductor.ground, entry, caller):
+            return
         try:
             with entry.using():
                 await entry.prepare()

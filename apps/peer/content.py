@@ -25,7 +25,8 @@ from hawker.core.messages import DownloadRequest
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
-from hawker.core.transfer.downloads import Download, download, named_digest
+from hawker.core.transfer.downloads import Download, download
+from hawker.core.transfer.naming import Named, named_digest
 
 DEFAULT_WAIT = 120.0
 STALL = 60.0
@@ -35,7 +36,12 @@ GENERATIONS = 4
 
 
 async def send_content(
-    conductor: Conductor, request: Request, wanted: DownloadRequest, receive: Any, send: Any
+    conductor: Conductor,
+    request: Request,
+    wanted: DownloadRequest,
+    named: Named,
+    receive: Any,
+    send: Any,
 ) -> None:
     """Answer a GET or HEAD for a URL's content.
 
@@ -56,7 +62,7 @@ async def send_content(
 
     for attempt in range(GENERATIONS):
         try:
-            await _send_generation(conductor, request, wanted, receive, sending)
+            await _send_generation(conductor, request, wanted, named, receive, sending)
             return
         except (OriginChanged, GenerationGone):
             if begun or attempt + 1 == GENERATIONS:
@@ -64,15 +70,20 @@ async def send_content(
 
 
 async def _send_generation(
-    conductor: Conductor, request: Request, wanted: DownloadRequest, receive: Any, send: Any
+    conductor: Conductor,
+    request: Request,
+    wanted: DownloadRequest,
+    named: Named,
+    receive: Any,
+    send: Any,
 ) -> None:
     asked = Asked.of(request)
     wanted = msgspec.structs.replace(wanted, range=asked.first_wish)
     wait = _patience(request.headers)
     start = 0 if wanted.range is None else wanted.range.start
-    async with download(conductor, wanted, position=start) as active:
+    async with download(conductor, wanted, named, position=start) as active:
         try:
-            entry = await active.run.opened(wait)
+            entry = await active.opened(wait)
         except TimeoutError as exc:
             raise NotHereYet(f"nothing of {wanted.url} was here after {wait:g} s") from exc
         body = _deliver(active, entry, asked, wait, send)

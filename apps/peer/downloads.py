@@ -11,37 +11,29 @@ from starlette.requests import Request
 
 from hawker.apps.peer.policy import Tickets
 from hawker.core.errors import BadRequest, HawkerError
-from hawker.core.ids import TaskSpec, canonical_url
+from hawker.core.ids import TaskSpec
 from hawker.core.messages import DownloadRequest, Progress, encode
 from hawker.core.pieces import MIB
 from hawker.core.ranges import MAX_DIGITS
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
-from hawker.core.transfer.downloads import download, named_digest, spec_of
+from hawker.core.transfer.downloads import download
 from hawker.core.transfer.ground import Ground
 from hawker.core.transfer.importing import Import
+from hawker.core.transfer.naming import Named, named_digest
 
 MAX_PIN = 3600.0
 
 
-def progress_lines(
-    conductor: Conductor, request: DownloadRequest, tickets: Tickets | None
+async def progress_lines(
+    conductor: Conductor, request: DownloadRequest, named: Named, tickets: Tickets | None
 ) -> AsyncGenerator[bytes, None]:
     """The progress of a download, one JSON object a line; the last says `done` or why not.
 
     `tickets` is None for a caller on the unix socket, who is told the stored file instead.
-
-    Raises:
-        BadRequest: at once, for a URL that names nothing.
     """
-    return _lines(conductor, request, spec_of(request).task_id, tickets)
-
-
-async def _lines(
-    conductor: Conductor, request: DownloadRequest, task: str, tickets: Tickets | None
-) -> AsyncGenerator[bytes, None]:
     try:
-        async with download(conductor, request) as active:
+        async with download(conductor, request, named) as active:
             async for progress in active.progress():
                 if not progress.done:
                     yield encode(progress)
@@ -59,26 +51,20 @@ async def _lines(
                     if request.pin:
                         await asyncio.sleep(MAX_PIN)
     except HawkerError as exc:
-        yield encode(Progress(task=task, problem=exc.problem()))
+        yield encode(Progress(task=named.spec.task_id, problem=exc.problem()))
 
 
-async def receive_import(ground: Ground, request: Request) -> Entry:
+async def receive_import(ground: Ground, request: Request, spec: TaskSpec) -> Entry:
     """Store the body of an import request.
 
     Raises:
-        BadRequest: no length, a wrong one, or a URL that names nothing.
+        BadRequest: no length, or a wrong one.
         DigestMismatch: the bytes are not those that the URL names.
         QuotaExceeded: there is no room.
     """
-    query = request.query_params
     length = request.headers.get("content-length", "")
     if not length.isdecimal() or len(length) > MAX_DIGITS:
         raise BadRequest("an import needs a Content-Length", hint="send the file with its length")
-    spec = TaskSpec(
-        url=canonical_url(query.get("url", "")),
-        tag=query.get("tag", ""),
-        application=query.get("application", ""),
-    ).check()
     known = ground.store.newest(spec.task_id)
     if known is not None and known.complete and named_digest(spec.url) is not None:
         async for _ in request.stream():

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from hawker.apps.peer.reading import read, send_span
 from hawker.apps.web.access import Access
 from hawker.apps.web.disconnect import until_disconnected
-from hawker.core.contracts import Codec
+from hawker.core.contracts import Caller, Codec
 from hawker.core.errors import BadRequest, Busy, NotFound
 from hawker.core.ids import GENERATION_ID, TASK_ID
 from hawker.core.pieces import KIB, MAX_PIECES, MIB, PieceSet, Run
@@ -57,7 +57,9 @@ class UploadSlots:
 class Stored(Protocol):
     """What the piece server needs of a store."""
 
-    def get(self, task: str, generation: str) -> Entry | None: ...
+    def get(self, task: str, generation: str, caller: Caller) -> Entry | None:
+        """The generation, if it is stored and this caller may take it."""
+        ...
 
 
 class PieceServer:
@@ -86,8 +88,8 @@ class PieceServer:
             Busy: no free slot.
         """
         task, generation, run = _parameters(scope)
-        await self._access.require_token(scope, "pieces", task=task)
-        entry = self._store.get(task, generation)
+        caller = await self._access.require_token(scope, "pieces", task=task)
+        entry = self._store.get(task, generation, caller)
         if entry is None:
             raise NotFound(f"generation {generation} of task {task} is not stored here")
         coding = self._acceptable(scope)

@@ -156,7 +156,8 @@ class SchedulerRole(Role):
         announcement = decode_announcement(await read_body(request, MAX_ANNOUNCEMENT))
         if host_id(announcement.key) != host:
             raise Forbidden("the host's id is not that of the key it announces")
-        await self._addresses.check(announcement.url, request)
+        url = await self._addresses.pinned(announcement.url, request)
+        announcement = msgspec.structs.replace(announcement, url=url)
         await self._act(lambda now: self.core.announce(host, announcement, now))
         answer = Announced(self.epoch, ANNOUNCE_AFTER, self.core.report_after_ms(host))
         return json_response(answer)
@@ -249,8 +250,8 @@ class SchedulerRole(Role):
     # ------------------------------------------------------------------ tasks
 
     async def _list_tasks(self, request: Request) -> Response:
-        await self._access.require(request.scope, "tasks")
-        return json_response(self.core.tasks())
+        caller = await self._access.require(request.scope, "tasks")
+        return json_response([t for t in self.core.tasks() if t["tenant"] == caller.tenant])
 
     async def _list_hosts(self, request: Request) -> Response:
         await self._access.require(request.scope, "tasks")
@@ -258,15 +259,18 @@ class SchedulerRole(Role):
 
     async def _inspect(self, request: Request) -> Response:
         task = task_of(request)
-        await self._access.require(request.scope, "tasks", task)
+        caller = await self._access.require(request.scope, "tasks", task)
         description = self.core.describe(task)
-        if description is None:
+        if description is None or description["tenant"] != caller.tenant:
             raise NotFound(f"no host takes part in task {task}")
         return json_response(description)
 
     async def _delete(self, request: Request) -> Response:
         task = task_of(request)
-        await self._access.require(request.scope, "tasks:delete", task)
+        caller = await self._access.require(request.scope, "tasks:delete", task)
+        description = self.core.describe(task)
+        if description is not None and description["tenant"] != caller.tenant:
+            raise Forbidden(f"{caller.subject} is not of the tenant of task {task}")
         await self._act(lambda now: self.core.delete(task, now))
         return Response(status_code=204)
 

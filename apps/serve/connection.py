@@ -23,6 +23,7 @@ from hypercorn.utils import parse_socket_addr
 from hawker.apps.serve.http1 import Aborted, Http1
 from hawker.apps.serve.http2 import Http2
 from hawker.apps.serve.requests import AppTasks
+from hawker.apps.web.access import LOCAL
 
 # A new connection must show its first request by then.
 FIRST_REQUEST = 10.0
@@ -69,7 +70,9 @@ class Connection(TCPServer):
         try:
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
-            extensions = {} if tls is None else {"tls": _described(tls)}
+            extensions: dict[str, Any] = {} if tls is None else {"tls": _described(tls)}
+            if sock.family == socket.AF_UNIX:
+                extensions[LOCAL] = {}
             alpn = None if tls is None else tls.selected_alpn_protocol()
             async with AppTasks(self.loop, extensions) as tasks:
                 self.protocol = _Protocols(

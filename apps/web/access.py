@@ -20,6 +20,8 @@ from hawker.core.settings import Settings
 
 FORWARDING = ("forwarded", "x-real-ip", "via")
 FORWARDING_PREFIX = "x-forwarded-"
+LOCAL = "hawker.local"
+"""The ASGI extension of connections that only this user can make."""
 LOCAL_USER = Caller(subject="local", verbs=frozenset({"*"}))
 
 
@@ -42,8 +44,9 @@ def decide_mode(settings: Settings, *, loopback_only: bool) -> bool:
 
 
 def is_local(scope: Mapping[str, Any]) -> bool:
-    """The request came over the unix socket."""
-    return scope.get("client") is None and scope.get("server") is None
+    """The request came over the unix socket of our own server. Another's is not known to be for this
+    user alone; and it may name no client for other reasons."""
+    return LOCAL in (scope.get("extensions") or {})
 
 
 class Access:
@@ -64,8 +67,9 @@ class Access:
                 return caller
         return None
 
-    async def require(self, scope: Mapping[str, Any], verb: str, task: str = "") -> Caller:
-        """The caller, if it may do this.
+    async def require(self, scope: Mapping[str, Any], verb: str, task: str | None = "") -> Caller:
+        """The caller, if it may do this; where `task` is None only the verb is looked at, and the
+        task is for `check_allowed` as soon as it is known.
 
         Raises:
             Unauthenticated: credentials are needed.
@@ -75,7 +79,9 @@ class Access:
         if caller is None and self._open:
             _check_here(scope)
             caller = LOCAL_USER
-        return _allowed(caller, verb, task)
+        if caller is not None and task is None:
+            task = caller.task
+        return check_allowed(caller, verb, task or "")
 
     async def require_token(
         self, scope: Mapping[str, Any], verb: str, task: str = "", host: str = ""
@@ -85,17 +91,19 @@ class Access:
         Raises:
             Unauthenticated, Forbidden: as for `require`, in open mode too.
         """
-        caller = _allowed(await self.caller(scope), verb, task)
+        caller = check_allowed(await self.caller(scope), verb, task)
         if host and (caller.host != host or not caller.proven):
             raise Forbidden("the token is another host's, or not signed with its key")
         return caller
 
 
-def _allowed(caller: Caller | None, verb: str, task: str) -> Caller:
+def check_allowed(caller: Caller | None, verb: str, task: str) -> Caller:
+    """The caller, if it may do this; raises Unauthenticated, Forbidden."""
     if caller is None:
         raise Unauthenticated("a token is needed", hint="send Authorization: Bearer …")
     if not caller.may(verb, task):
-        raise Forbidden(f"{caller.subject} may not do {verb!r} here")
+        scope = f", being let in for task {caller.task} alone" if caller.task else ""
+        raise Forbidden(f"{caller.subject} may not do {verb!r} here{scope}")
     return caller
 
 

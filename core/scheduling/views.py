@@ -11,6 +11,7 @@ def summarize_task(task: Task) -> dict[str, object]:
     return {
         "task": task.id,
         "url": task.spec.url,
+        "tenant": task.spec.tenant,
         "state": task.machine.state,
         "generation": "" if current is None else current.id,
         "total": None if current is None else current.layout.total,

@@ -36,7 +36,7 @@ class Store:
     """The content of one data directory. Everything but `Entry.write` is called on one loop.
 
     Attributes:
-        on_removed: called with task and generation after an entry was evicted or removed.
+        on_removed: called with an entry after it was evicted or removed.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Store:
         max_age: float,
         clock: Callable[[], float],
     ) -> None:
-        self.on_removed: Callable[[str, str], None] | None = None
+        self.on_removed: Callable[[Entry], None] | None = None
         self.boot = boot
         self.threads = threads
         self.clock = clock
@@ -329,7 +329,7 @@ class Store:
         _unlink(entry.files.sidecar)
         erasing = [] if entry.in_use else self._erase(entry)
         if self.on_removed is not None:
-            self.on_removed(entry.task, entry.generation)
+            self.on_removed(entry)
         return erasing
 
     def _erase(self, entry: Entry) -> list[asyncio.Future[None]]:

@@ -57,7 +57,7 @@ class Conductor:
         self._links: list[asyncio.Task[None]] = []
         self._guards: set[asyncio.Task[None]] = set()
         self._offered: dict[str, Link] = {}
-        self._solo = Solo(ground.key, self.decide)
+        self._solo = Solo(ground.key, self._decide_own)
         ground.store.on_removed = self._removed
 
     @contextlib.asynccontextmanager
@@ -113,14 +113,28 @@ class Conductor:
     # ------------------------------------------------------------------ decisions
 
     def decide(self, decision: AnyDecision) -> None:
-        """Hand a decision to its task; a lease for an unknown task starts one."""
+        """Hand a scheduler's decision to its task; a lease for an unknown task starts one."""
         run = self.runs.get(decision.task)
-        if run is None and isinstance(decision, Read) and self._group is not None:
+        if run is not None and run.own:
+            log.warning("a scheduler decides on task %s, which is this host's own", run.task[:12])
+        elif run is None and isinstance(decision, Read) and self._group is not None:
             if decision.spec.task_id != decision.task:
                 log.warning("a lease names task %s by another's URL", decision.task[:12])
                 return
+            if decision.spec.variant:
+                # Read with what only an asker can show: whoever asked here has gone.
+                log.info("nobody asks for task %s here any more", decision.task[:12])
+                return
             run = self._start(decision.spec, None, None, decision)
         elif run is not None:
+            run.apply(decision)
+        elif isinstance(decision, Withdrawn) and self._group is not None:
+            self._group.create_task(self._withdraw(decision))
+
+    def _decide_own(self, decision: AnyDecision) -> None:
+        """Hand a decision of this host's own to its task."""
+        run = self.runs.get(decision.task)
+        if run is not None:
             run.apply(decision)
         elif isinstance(decision, Withdrawn) and self._group is not None:
             self._group.create_task(self._withdraw(decision))
@@ -133,7 +147,7 @@ class Conductor:
     def introduce(self, link: Link) -> None:
         """Tell a scheduler that does not know them of all tasks this host has."""
         for task, run in self.runs.items():
-            if self._link_for(task) is link:
+            if not run.own and self._link_for(task) is link:
                 self._assign(run, link)
         for task in [task for task, to in self._offered.items() if to is link]:
             del self._offered[task]
@@ -143,7 +157,8 @@ class Conductor:
     def answer(self, link: Link, task: str) -> None:
         """A scheduler asks what this host stores of a task."""
         run = self.runs.get(task)
-        if run is not None and run.port is not self._solo and self._link_for(task) is link:
+        here = run is not None and not run.own and run.port is not self._solo
+        if run is not None and here and self._link_for(task) is link:
             self._assign(run, link)
         elif self._group is not None:
             self._group.create_task(self._answer(link, task))
@@ -172,6 +187,8 @@ class Conductor:
 
     async def _tell(self, link: Link, entry: Entry) -> bool:
         """Offer one entry, verified again first where the machine stopped uncleanly."""
+        if self.ground.own(entry.spec):
+            return False
         try:
             with entry.using():
                 await entry.prepare()
@@ -196,7 +213,7 @@ class Conductor:
             await asyncio.sleep(STEWARD_EVERY)
             for task, run in list(self.runs.items()):
                 link = self._link_for(task)
-                if link is None or run.port in (None, link, self._solo):
+                if link is None or run.own or run.port in (None, link, self._solo):
                     continue
                 if run.port is not None:
                     run.port.report(Left(task=task), urgent=True)
@@ -252,15 +269,16 @@ class Conductor:
         if self.runs.get(run.task) is run:
             del self.runs[run.task]
 
-    def _removed(self, task: str, generation: str) -> None:
+    def _removed(self, entry: Entry) -> None:
+        task = entry.task
         self._offered.pop(task, None)
         link = self._link_for(task)
-        if link is not None and task not in self.runs:
+        if link is not None and task not in self.runs and not self.ground.own(entry.spec):
             link.report(Left(task=task), urgent=True)
 
     def _find_port(self, run: TaskRun) -> SchedulerPort:
         link = self._link_for(run.task)
-        if link is None:
+        if link is None or run.own:
             return self._solo
         run.failover = link is not _best(self.links, run.task)
         if self._group is not None:

@@ -8,21 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from urllib.parse import urlsplit
 
 import msgspec
 
 from hawker.core.contracts import SourceRequest
-from hawker.core.digests import ALGORITHMS, Digest
-from hawker.core.errors import DigestMismatch, HawkerError, NotHereYet
-from hawker.core.ids import TaskSpec, canonical_url
+from hawker.core.digests import Digest
+from hawker.core.errors import DigestMismatch, HawkerError, NotHereYet, OriginFailed
 from hawker.core.messages import DownloadRequest, Progress
 from hawker.core.pieces import MIB, PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
-from hawker.core.transfer.access import VARIANT
+from hawker.core.transfer.access import restricted
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.naming import Named, digest_of, named_digest
 from hawker.core.transfer.task import TaskRun
 from hawker.core.transfer.users import User
 from hawker.core.transfer.whole import WholeDigest
@@ -30,28 +29,6 @@ from hawker.core.transfer.whole import WholeDigest
 PROGRESS_EVERY = 0.1
 SPAN = 4 * MIB
 WAIT = 1.0
-
-
-def spec_of(request: DownloadRequest) -> TaskSpec:
-    """The task a request names; raises BadRequest for a URL that names nothing."""
-    return TaskSpec(
-        url=canonical_url(request.url, request.filtered_query_params),
-        tenant=request.tenant,
-        tag=request.tag,
-        application=request.application,
-        revision=request.revision,
-        variant=VARIANT if request.headers else "",
-    ).check()
-
-
-def named_digest(url: str) -> Digest | None:
-    """The digest that a URL such as `sha256:…` names, None for other URLs."""
-    return Digest.parse(url) if url.partition(":")[0] in ALGORITHMS else None
-
-
-def digest_of(request: DownloadRequest) -> Digest | None:
-    """The digest the content must have: as given, or as the URL names it."""
-    return Digest.parse(request.digest) if request.digest else named_digest(request.url)
 
 
 class Download:
@@ -106,9 +83,20 @@ class Download:
     def _now(self, seen: int) -> Progress:
         return self.run.progress(self._since, seen, trace=self._request.trace)
 
+    async def opened(self, timeout: float) -> Entry:
+        """The entry, as soon as its generation is known, for those who may know that much of it.
+
+        Raises:
+            HawkerError: why there will be none, or that this user may not have it.
+            TimeoutError: not within `timeout` seconds.
+        """
+        entry = await self.run.opened(timeout)
+        await self._authorize()
+        return entry
+
     async def _authorize(self) -> None:
         """Content that the origin does not give to everybody is for those it gives it to."""
-        if self._request.headers:
+        if restricted(self.run.spec):
             source = self._ground.source(self._origin.url)
             await self._ground.access.check(source, self._origin)
 
@@ -153,8 +141,7 @@ class Download:
                 right content of one generation.
         """
         run, user = self.run, self._user
-        entry = await run.opened(self._request.timeout)
-        await self._authorize()
+        entry = await self.opened(self._request.timeout)
         run.admit(user)
         position = span.start if span is not None else 0
         stop = span.stop if span is not None else None
@@ -203,10 +190,11 @@ def _valid_until(entry: Entry, position: int) -> int:
 
 @contextlib.asynccontextmanager
 async def download(
-    conductor: Conductor, request: DownloadRequest, *, position: int | None = None
+    conductor: Conductor, request: DownloadRequest, named: Named, *, position: int | None = None
 ) -> AsyncIterator[Download]:
-    """Take part in the task of a request; `position` is given by one that streams from there on."""
-    spec = spec_of(request)
+    """Take part in the task that a request names; `position` is given by one that streams from
+    there on."""
+    spec, origin = named.spec, named.origin
     digest_of(request)
     user = User(
         ranges=None if request.range is None else [request.range],
@@ -214,26 +202,21 @@ async def download(
         readable=not request.disable_back_to_source and named_digest(spec.url) is None,
         priority=request.priority,
     )
-    # What was dropped from the URL may be what its origin asks for (a signature, say): only this
-    # host can read it then, and the scheduler never learns it.
-    original = request.url.partition("#")[0]
-    private = _parameters(original) != _parameters(spec.url)
-    origin = SourceRequest(original if private else spec.url, request.headers)
-    now = conductor.ground.clock()
+    ground = conductor.ground
+    now = ground.clock()
     outcome = "abandoned"
     active = None
     try:
+        if restricted(spec):
+            # Before it takes part: what one shows must not end the reading of those who may.
+            with contextlib.suppress(OriginFailed):
+                await ground.access.check(ground.source(origin.url), origin)
         async with conductor.join(spec, user, origin=origin) as run:
-            active = Download(conductor.ground, run, user, request, origin, now)
+            active = Download(ground, run, user, request, origin, now)
             yield active
     except HawkerError as exc:
         outcome = exc.code
         raise
     finally:
         done = active is not None and active.finished
-        conductor.ground.counters.downloads["done" if done else outcome] += 1
-
-
-def _parameters(url: str) -> int:
-    query = urlsplit(url).query
-    return query.count("&") + 1 if query else 0
+        ground.counters.downloads["done" if done else outcome] += 1

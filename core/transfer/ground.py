@@ -12,12 +12,14 @@ from typing import Protocol
 from hawker.core.contracts import Codec, Plugins, Source, Transport
 from hawker.core.digests import HostKey
 from hawker.core.errors import Unavailable
-from hawker.core.messages import AnyReport, ParentRef
+from hawker.core.ids import TaskSpec
+from hawker.core.messages import AnyReport, DownloadRequest, ParentRef
 from hawker.core.settings import TlsSettings
 from hawker.core.storage import Store
 from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey
-from hawker.core.transfer.access import AccessChecks
+from hawker.core.transfer.access import AccessChecks, is_own
+from hawker.core.transfer.naming import Named, name
 
 
 @dataclass
@@ -44,7 +46,8 @@ class Counters:
 
 @dataclass
 class Ground:
-    """Shared by all tasks of a host. `tokens` is None where there is no cluster to talk to."""
+    """Shared by all tasks of a host. `tokens` is None where there is no cluster to talk to; `roots`
+    are the directories whose files other hosts may have read."""
 
     store: Store
     plugins: Plugins
@@ -52,6 +55,7 @@ class Ground:
     tokens: ClusterKey | None
     transports: Sequence[str] = ("http1",)
     codecs: Mapping[str, Codec] = field(default_factory=dict)
+    roots: Sequence[str] = ()
     tls: ClientTls = field(default_factory=lambda: ClientTls(TlsSettings()))
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
@@ -78,20 +82,28 @@ class Ground:
             UnknownPlugin: its plugin cannot be used.
         """
         spoken = parent.transports or ["http1"]
-        for name in self.transports:
-            if name in spoken:
-                transport: Transport = self.plugins.get("hawker.transports", name)
+        for ours in self.transports:
+            if ours in spoken:
+                transport: Transport = self.plugins.get("hawker.transports", ours)
                 return transport
         raise Unavailable(
             f"{parent.url} speaks {', '.join(spoken)}, and we {', '.join(self.transports)}",
             hint="add one of them to peer.transports",
         )
 
-    def headers(self, task: str) -> dict[str, str]:
+    def named(self, request: DownloadRequest, *, local: bool) -> Named:
+        """What a request names here; see `naming.name`."""
+        return name(request, host=self.host, roots=self.roots, local=local)
+
+    def own(self, spec: TaskSpec) -> bool:
+        """Whether no other host may hear of this task."""
+        return is_own(spec, self.roots)
+
+    def headers(self, spec: TaskSpec) -> dict[str, str]:
         """Header fields that let this host take a task's pieces from another."""
         if self.tokens is None:
             return {}
-        token = self.tokens.mint(self.host, ["pieces"], task=task)
+        token = self.tokens.mint(self.host, ["pieces"], task=spec.task_id, tenant=spec.tenant)
         return {"authorization": f"Bearer {token}"}
 
 

@@ -10,8 +10,8 @@ from hawker.core.errors import BadRequest
 from hawker.core.ids import TaskSpec, random_generation
 from hawker.core.pieces import Layout, piece_length_for
 from hawker.core.storage import Entry
-from hawker.core.transfer.downloads import named_digest
 from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.naming import named_digest
 from hawker.core.transfer.sink import PieceSink
 
 PIECES_PER_RUN = 1024

@@ -19,8 +19,9 @@ from hawker.core.settings import Settings
 from hawker.core.storage import Store
 from hawker.core.storage.identity import load_host_key
 from hawker.core.transfer.conductor import Conductor
-from hawker.core.transfer.downloads import Download, download, spec_of
+from hawker.core.transfer.downloads import Download, download
 from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.naming import name
 
 
 class LoneDownload:
@@ -64,7 +65,8 @@ async def lone_download(
     Raises:
         StorageFailed: another process is fetching the same content, or the disk refuses.
     """
-    directory = settings.data / "lone" / spec_of(request).task_id
+    named = name(request, local=True)
+    directory = settings.data / "lone" / named.spec.task_id
     store = await asyncio.to_thread(_open_store, directory, request.url)
     lone: LoneDownload | None = None
     try:
@@ -75,11 +77,13 @@ async def lone_download(
             key=await asyncio.to_thread(load_host_key, directory),
             tokens=None,
         )
+        # Nobody else can have it here, so that there is nobody to tell apart.
+        ground.access.granted(named.origin)
         conductor = Conductor(ground)
         position = 0 if stream else None
         async with (
             conductor.running(),
-            download(conductor, request, position=position) as active,
+            download(conductor, request, named, position=position) as active,
         ):
             lone = LoneDownload(active)
             yield lone

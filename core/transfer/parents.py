@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from hawker.core.clients.live import live_events
 from hawker.core.errors import HawkerError, Unavailable
+from hawker.core.ids import TaskSpec
 from hawker.core.messages import Availability, ParentRef, decode_availability
 from hawker.core.transfer.ground import Ground
 
@@ -19,7 +20,7 @@ PAUSE = 0.1
 
 
 async def availability(
-    ground: Ground, parent: ParentRef, task: str, generation: str
+    ground: Ground, parent: ParentRef, spec: TaskSpec, generation: str
 ) -> AsyncGenerator[Availability, None]:
     """What the parent says it has, until it ends.
 
@@ -29,7 +30,7 @@ async def availability(
     attempts = 0
     while True:
         try:
-            async with aclosing(_stream(ground, parent, task, generation)) as events:
+            async with aclosing(_stream(ground, parent, spec, generation)) as events:
                 async for event in events:
                     attempts = 0
                     yield event
@@ -42,12 +43,12 @@ async def availability(
 
 
 async def _stream(
-    ground: Ground, parent: ParentRef, task: str, generation: str
+    ground: Ground, parent: ParentRef, spec: TaskSpec, generation: str
 ) -> AsyncGenerator[Availability, None]:
-    url = f"{parent.url}/v1/tasks/{task}/{generation}/availability"
+    url = f"{parent.url}/v1/tasks/{spec.task_id}/{generation}/availability"
     events = live_events(
         url,
-        ground.headers(task),
+        ground.headers(spec),
         connect=CONNECT,
         silence=SILENCE,
         tls=await ground.tls.towards(url),

@@ -207,10 +207,10 @@ class Swarm:
                 task.cancel()
 
     async def _watch(self, ref: ParentRef) -> None:
-        task, generation = self.entry.task, self.entry.generation
+        spec, generation = self.entry.spec, self.entry.generation
         try:
             async with contextlib.aclosing(
-                availability(self._ground, ref, task, generation)
+                availability(self._ground, ref, spec, generation)
             ) as events:
                 async for event in events:
                     await self._heard(ref.host, event)
@@ -300,7 +300,7 @@ class Swarm:
         return PieceRequest(
             base_url=ref.url,
             path=f"/v1/tasks/{self.entry.task}/{self.entry.generation}/pieces/{pieces}",
-            headers=ground.headers(self.entry.task),
+            headers=ground.headers(self.entry.spec),
             length=length,
             stall=STALL,
             codecs=ground.codecs,

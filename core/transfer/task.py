@@ -178,6 +178,17 @@ class TaskRun:
         self.changed.fire()
 
     @property
+    def own(self) -> bool:
+        """It is about a file of this machine's user: no other host may hear of it."""
+        return self.origin.local
+
+    @property
+    def _only_here(self) -> bool:
+        """Nobody who did not ask can read the origin: it wants to see something, or it is a file,
+        and which hosts have the same one is known to those who ask."""
+        return self.origin != SourceRequest(self.spec.url) or self.spec.url.startswith("file:")
+
+    @property
     def reading(self) -> bool:
         """A lease on the origin is at work here."""
         return self._reading is not None
@@ -371,7 +382,7 @@ class TaskRun:
             task=self.task,
             spec=self.spec,
             want=wants,
-            private=self.origin != SourceRequest(self.spec.url),
+            private=self._only_here,
             readable=any(user.readable for user in self.users),
             priority=min(user.priority for user in self.users),
             failover=self.failover,

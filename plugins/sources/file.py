@@ -1,16 +1,22 @@
-"""The `file` source: files of this machine. Who may ask for which is the peer role's business."""
+"""The `file` source: files of this machine.
+
+Only this machine's own user (`SourceRequest.local`) may have any of them; for all others it reads
+what lies below `sources.file.roots`. That is looked at here, at the opened file: whoever grants a
+lease on a `file:` URL does not know what this machine has at its path.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator
-from urllib.parse import quote, unquote, urlsplit
+from collections.abc import AsyncIterator, Sequence
+from urllib.parse import quote
 
 from hawker.core.contracts import Reading, Source, SourceItem, SourceRequest
 from hawker.core.errors import (
     BadRequest,
+    Forbidden,
     HawkerError,
     NotFound,
     OriginChanged,
@@ -19,6 +25,8 @@ from hawker.core.errors import (
     RangeIgnored,
 )
 from hawker.core.ranges import ByteRange
+from hawker.core.roots import below, file_path
+from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
 
 CHUNK = 1024 * 1024
@@ -30,10 +38,14 @@ class FileReading:
     ranges = True
     digest = ""
 
-    def __init__(self, path: str, span: ByteRange | None) -> None:
+    def __init__(self, path: str, span: ByteRange | None, roots: Sequence[str] | None) -> None:
+        """Open it; `roots` are the directories it must lie in, None for anywhere."""
         self._path = path
+        _check_below(path, path, roots)
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
+            # Again, for a link on its way may have changed in between.
+            _check_below(_opened(self._fd, path), path, roots)
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
                 raise BadRequest(f"{path} is not a regular file")
@@ -70,10 +82,17 @@ class FileReading:
 
 
 class FileSource:
-    """Reads `file:///absolute/path`."""
+    """Reads `file:///absolute/path`; `roots` bind all but `SourceRequest.local`, None nobody."""
+
+    def __init__(self, roots: Sequence[str] | None = None) -> None:
+        self._roots = roots
+
+    def _bounds(self, request: SourceRequest) -> Sequence[str] | None:
+        return None if request.local else self._roots
 
     async def open(self, request: SourceRequest, span: ByteRange | None = None) -> Reading:
-        opening = asyncio.get_running_loop().run_in_executor(None, _open, request.url, span)
+        roots = self._bounds(request)
+        opening = asyncio.get_running_loop().run_in_executor(None, _open, request.url, span, roots)
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -94,9 +113,9 @@ class FileSource:
         return reading
 
     async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
-        path = _path(request.url)
+        path = file_path(request.url)
         try:
-            items = await asyncio.to_thread(_items, path)
+            items = await asyncio.to_thread(_items, path, self._bounds(request))
         except OSError as exc:
             raise _failure(exc, request.url) from exc
         for item in items:
@@ -110,8 +129,9 @@ def _name(entry: os.DirEntry[str]) -> str:
     return entry.name
 
 
-def _items(path: str) -> list[SourceItem]:
+def _items(path: str, roots: Sequence[str] | None) -> list[SourceItem]:
     """The entries of a directory by name; what cannot be looked at has no size."""
+    _check_below(path, path, roots)
     items = []
     for entry in sorted(os.scandir(path), key=_name):
         directory = entry.is_dir()
@@ -129,21 +149,27 @@ def _close_unwanted(opening: asyncio.Future[FileReading]) -> None:
         opening.result().release()
 
 
-def _open(url: str, span: ByteRange | None) -> FileReading:
+def _open(url: str, span: ByteRange | None, roots: Sequence[str] | None) -> FileReading:
     try:
-        return FileReading(_path(url), span)
+        return FileReading(file_path(url), span, roots)
     except OSError as exc:
         raise _failure(exc, url) from exc
 
 
-def _path(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost"):
-        raise BadRequest(f"{url} names another host", hint="write file:///absolute/path")
-    path = unquote(parts.path)
-    if not path.startswith("/") or "\0" in path:
-        raise BadRequest(f"{url} has no absolute path", hint="write file:///absolute/path")
-    return path
+def _opened(fd: int, path: str) -> str:
+    """The path of an open file as the kernel knows it, `path` where it does not say."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return path
+
+
+def _check_below(real: str, path: str, roots: Sequence[str] | None) -> None:
+    if roots is not None and not below(real, roots):
+        raise Forbidden(
+            f"{path} of this host is not for others",
+            hint="list its directory in sources.file.roots, or ask over the unix socket",
+        )
 
 
 def _validator(status: os.stat_result) -> str:
@@ -160,5 +186,5 @@ def _failure(exc: OSError, url: str) -> HawkerError:
 
 
 @hookimpl
-def hawker_source(scheme: str) -> Source:
-    return FileSource()
+def hawker_source(scheme: str, settings: Settings) -> Source:
+    return FileSource(settings.sources.file.roots)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hawker.core import errors, messages, tokens
 from hawker.core.errors import BadRequest, ConfigError, Unauthenticated
-from hawker.core.ids import TaskSpec, canonical_url
+from hawker.core.ids import TaskSpec, canonical_url, loses_credentials
 from hawker.core.pieces import KIB, MIB, Layout, PieceSet, piece_length_for
 from hawker.core.ranges import ByteRange, parse_content_range
 from hawker.core.settings import load
@@ -74,6 +74,25 @@ def test_a_canonical_url_is_its_own_canonical_url(path: str) -> None:
     except BadRequest:
         return
     assert canonical_url(once) == once
+
+
+@pytest.mark.parametrize(
+    ("url", "filtered", "loses"),
+    [
+        ("http://e.com/k?X-Amz-Signature=1&X-Amz-Date=2&a=1", (), True),
+        ("http://e.com/k?x%2Damz%2Dsignature=1", (), True),
+        ("http://e.com/k?sv=1&sig=2", (), True),
+        ("http://e.com/k?sig=2&st=1&a", (), False),
+        ("http://e.com/k?mine=1", ("mine",), True),
+        ("http://e.com/k?other=1", ("mine",), False),
+        ("http://e.com/v2/a/blobs/b?ns=docker.io", (), False),
+        ("http://e.com/v2/a/blobs/b?ns=docker.io&sv=1&sig=2", (), True),
+        ("http://e.com/k", ("",), False),
+        ("http://e.com/k#X-Amz-Signature=1", (), False),
+    ],
+)
+def test_a_url_may_lose_a_credential(url: str, filtered: tuple[str, ...], loses: bool) -> None:
+    assert loses_credentials(url, filtered) == loses
 
 
 def test_fields_do_not_run_into_each_other() -> None:

@@ -12,10 +12,10 @@ Without a fault each version of an object is sent once. A fault justifies more o
 - A scheduler that stays away: all of it, for each peer that still waits, as each decides alone.
 - A scheduler that is killed and started again, a frozen one, a peer's link that is cut, stalls or
   is slow, an origin that is slow, answers 503 or changes: nothing.
-- A read of a single byte, by which a reader of a part learns length and validator, and by which a
-  private object's access is checked: one byte a request. Where the origin has no ranges, what
-  such an answer brings before it is closed, at most `IN_FLIGHT`. The same for an answer that a
-  peer with a small quota has no room for.
+- A read of a single byte, by which a reader of a part learns length and validator, and by which
+  access to a private or signed object is checked: one byte a request. Where the origin has no
+  ranges, what such an answer brings before it is closed, at most `IN_FLIGHT`. The same for an
+  answer that a peer with a small quota, or with a full disk, has no room for.
 """
 
 from __future__ import annotations
@@ -149,10 +149,13 @@ class Bounds:
 
     def closed_early(self, answers: list[Answer]) -> int:
         """Bytes of those answers that were closed for being only a check, or for lack of room."""
-        small = "nobody" if self._plan.small is None else f"peer-{self._plan.small}"
-        whole = self._plan.private and not self._plan.ranges
+        without_room = {fault.host for fault in self._plan.faults if fault.kind == "disk-full"}
+        if self._plan.small is not None:
+            without_room.add(self._plan.small)
+        small = {f"peer-{number}" for number in without_room}
+        whole = (self._plan.private or self._plan.signed) and not self._plan.ranges
         closed = [a for a in answers if a.over and a.sent <= IN_FLIGHT]
-        return sum(a.sent for a in closed if whole or a.reader == small)
+        return sum(a.sent for a in closed if whole or a.reader in small)
 
     def _charge(self, stake: Stake, size: int, why: str) -> None:
         if size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hawker.core.contracts import Candidate, Child, SourceRequest
 from hawker.core.errors import (
     BadRequest,
+    Forbidden,
     HawkerError,
     NotFound,
     OriginChanged,
@@ -134,6 +136,72 @@ def test_directories_are_listed(tmp_path: Path) -> None:
         return [(item.url.rsplit("/", 1)[1], item.size, item.directory) async for item in items]
 
     assert asyncio.run(main()) == [("file", 5, False), ("sub", None, True)]
+
+
+async def _read(source: FileSource, request: SourceRequest) -> bytes:
+    reading = await source.open(request)
+    try:
+        return b"".join([chunk async for chunk in reading.stream()])
+    finally:
+        await reading.close()
+
+
+def test_others_get_only_files_below_the_roots(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "in-and-out"
+    for directory in (inside, outside):
+        directory.mkdir()
+        (directory / "f").write_bytes(directory.name.encode())
+    (inside / "link").symlink_to(outside / "f")
+    (inside / "way").symlink_to(outside)
+    source = FileSource([str(inside)])
+    bad = [f"{outside}/f", f"{inside}/link", f"{inside}/way/f", f"{inside}/%2e%2e/in-and-out/f"]
+
+    async def main() -> None:
+        assert await _read(source, SourceRequest(f"file://{inside}/f")) == b"in"
+        for path in (*bad, f"{outside}/nothing"):
+            for none in (source, FileSource([])):
+                with pytest.raises(Forbidden, match=r"sources\.file\.roots"):
+                    await _read(none, SourceRequest(f"file://{path}"))
+        with pytest.raises(Forbidden):
+            [item async for item in source.list(SourceRequest(f"file://{outside}"))]
+        for path in bad:
+            asked = SourceRequest(f"file://{path}", local=True)
+            assert await _read(source, asked) == b"in-and-out"
+
+    asyncio.run(main())
+
+
+def test_a_link_that_changes_while_it_is_followed_leads_nowhere_else(tmp_path: Path) -> None:
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (inside / "f").write_bytes(b"for all")
+    (tmp_path / "secret").write_bytes(b"for its owner")
+    link, over = inside / "link", threading.Event()
+
+    def flip() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            other = inside / f"link-{number % 2}"
+            other.symlink_to((inside / "f", tmp_path / "secret")[number % 2])
+            other.rename(link)
+
+    async def main() -> set[bytes]:
+        source, seen = FileSource([str(inside)]), set()
+        for _ in range(3000):
+            try:
+                seen.add(await _read(source, SourceRequest(f"file://{link}")))
+            except (Forbidden, NotFound):
+                continue
+        return seen
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        assert asyncio.run(main()) == {b"for all"}
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_cluster_tokens_are_known_and_others_left_to_others(tmp_path: Path) -> None:

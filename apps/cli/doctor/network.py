@@ -134,7 +134,9 @@ async def origin(settings: Settings, url: str) -> Finding:
     try:
         clean = canonical_url(url)
         source: Source = plugins.get("hawker.sources", urlsplit(clean).scheme)
-        reading = await source.open(SourceRequest(url.partition("#")[0]), ByteRange(0, 1))
+        reading = await source.open(
+            SourceRequest(url.partition("#")[0], local=True), ByteRange(0, 1)
+        )
         try:
             total = "an unknown number of" if reading.total is None else f"{reading.total}"
             validator = "a strong validator" if reading.validator else "no strong validator"

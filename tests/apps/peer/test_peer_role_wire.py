@@ -313,6 +313,13 @@ def test_files_are_for_the_unix_socket_and_below_the_roots(tmp_path: Path) -> No
             assert (answer.status_code, answer.content) == (200, DATA)
         for bad in ("file:///a%00b", "http://[", "no url", ""):
             assert _code(await ask(peer.tcp, bad)) == (400, "bad-request"), bad
+        named = {"url": f"file://{outside}/other"}
+        answer = await peer.tcp.post("/v1/tasks/import", params=named, content=DATA)
+        assert _code(answer) == (403, "forbidden")
+        assert (await peer.unix.post("/v1/tasks/import", params=named, content=TEXT)).is_success
+        assert (await ask(peer.unix, named["url"])).content == TEXT
+        seen = [task["spec"]["url"] for task in (await peer.tcp.get("/v1/tasks")).json()]
+        assert seen == [f"file://{inside}/f"]
 
     _run(tmp_path / "data", body, sources__file__roots=[str(inside)])
 

@@ -289,7 +289,7 @@ def test_removing_wakes_waiters_and_frees_files_when_the_last_user_leaves(
 
     async def main() -> None:
         store = Store.open(directory)
-        store.on_removed = lambda task, generation: removed.append((task, generation))
+        store.on_removed = lambda entry: removed.append((entry.task, entry.generation))
         await store.start()
         entry, idle = await content.create(store), await other.create(store)
         await content.put(entry)

@@ -28,7 +28,7 @@ def test_the_least_recently_used_goes_first_and_nothing_in_use(
 
     async def main() -> None:
         store = Store.open(directory, quota=12 * PIECE, clock=itertools.count(1.0).__next__)
-        store.on_removed = lambda task, _: removed.append(task)
+        store.on_removed = lambda entry: removed.append(entry.task)
         await store.start()
         first, second, third = [await content.create(store) for content in (a, b, c)]
         for content, entry in ((a, first), (b, second), (c, third)):
