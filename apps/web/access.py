@@ -44,8 +44,8 @@ def decide_mode(settings: Settings, *, loopback_only: bool) -> bool:
 
 
 def is_local(scope: Mapping[str, Any]) -> bool:
-    """The request came over the unix socket of our own server. Another's is not known to be for this
-    user alone; and it may name no client for other reasons."""
+    """The request came over the unix socket of our own server. Another's is not known to be for
+    this user alone, and may name no client for other reasons."""
     return LOCAL in (scope.get("extensions") or {})
 
 

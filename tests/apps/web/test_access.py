@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hawker.apps.web.access import LOCAL_USER, Access, decide_mode
+from hawker.apps.web.access import LOCAL, LOCAL_USER, Access, decide_mode, is_local
 from hawker.core.digests import HostKey
 from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError, Forbidden, HawkerError, Unauthenticated
@@ -41,6 +41,7 @@ def _scope(headers: dict[str, str], *, unix: bool = False) -> dict[str, Any]:
         "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
         "client": None if unix else ("127.0.0.1", 5),
         "server": None if unix else ("127.0.0.1", 4000),
+        "extensions": {LOCAL: {}} if unix else {},
     }
 
 
@@ -50,6 +51,12 @@ def _access(settings: Settings, *, open_: bool = True) -> Access:
 
 def _bearer(token: str) -> dict[str, str]:
     return HERE | {"authorization": f"Bearer {token}"}
+
+
+def test_a_server_that_names_no_client_is_not_the_unix_socket() -> None:
+    assert is_local(_scope({}, unix=True))
+    assert not is_local({**_scope({}), "client": None, "server": None})
+    assert not is_local({"type": "http", "client": None, "server": None})
 
 
 @pytest.mark.parametrize(
