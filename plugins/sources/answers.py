@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from hawker.core.errors import OriginFailed
 
@@ -10,6 +13,7 @@ from hawker.core.errors import OriginFailed
 # however often a byte comes.
 SLOWEST = 1024
 SLOWEST_OVER = 30.0
+LONGEST_RETRY_AFTER = 86400.0
 
 
 class Pace:
@@ -39,6 +43,28 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     """The length that an answer says, None for none or one that is no length."""
     text = headers.get("content-length", "")
     return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait (RFC 9110 section 10.2.3): as a number, or as a date by
+    the answer's own clock, by ours where it shows none."""
+    text = headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return min(float(text), LONGEST_RETRY_AFTER)
+    later = _seconds(text)
+    if later is None:
+        return None
+    now = _seconds(headers.get("date", ""))
+    return min(max(0.0, later - (time.time() if now is None else now)), LONGEST_RETRY_AFTER)
+
+
+def _seconds(date: str) -> float | None:
+    """Seconds since the epoch, None where it is no date."""
+    try:
+        parsed = parsedate_to_datetime(date)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 def strong_etag(headers: Mapping[str, str]) -> str | None:
