@@ -19,10 +19,15 @@ from hawker.core.settings import Settings
 
 
 class SourceRequest(msgspec.Struct, frozen=True):
-    """What to read: the URL as the user wrote it, header fields for the origin only."""
+    """What to read: the URL as the user wrote it, header fields for the origin only.
+
+    `rate` is how many bytes per second will be taken of the body, 0 for as many as there are: a
+    source should not let the origin send much more ahead of that.
+    """
 
     url: str
     headers: Mapping[str, str] = {}
+    rate: int = 0
 
     def __repr__(self) -> str:
         # The fields may hold credentials, which must not reach a log.

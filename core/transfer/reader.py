@@ -11,7 +11,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from hawker.core.contracts import Reading, Source
+import msgspec
+
+from hawker.core.contracts import Reading, Source, SourceRequest
 from hawker.core.digests import Digest
 from hawker.core.errors import (
     BadRequest,
@@ -139,7 +141,7 @@ class OriginReader:
                 await reading.close()
 
     async def _open(self, source: Source) -> Reading:
-        reading = await source.open(self._request, self._first_wish())
+        reading = await source.open(self._asking(), self._first_wish())
         self._ground.access.granted(self._request)
         total, validator = reading.total, reading.validator
         generation = generation_of(validator, total) if validator else random_generation()
@@ -152,6 +154,10 @@ class OriginReader:
             await reading.close()
             raise
         return reading
+
+    def _asking(self) -> SourceRequest:
+        """What to ask for now, and how fast it will be taken."""
+        return msgspec.structs.replace(self._request, rate=self._rate.limit)
 
     def _expect(self, reading: Reading) -> None:
         """Remember what the origin says its content has; check it where all of it is read here."""
@@ -261,7 +267,7 @@ class OriginReader:
                 f"{self.lease.spec.url} cannot be read in parts, and its one reading ended early"
             )
         self._reread = True
-        reading = await source.open(self._request)
+        reading = await source.open(self._asking())
         try:
             if (reading.validator, reading.total) != (self._validator, self._layout.total):
                 raise OriginChanged(f"{self.lease.spec.url} is not what it was any more")
@@ -272,7 +278,7 @@ class OriginReader:
     async def _read_range(self, source: Source, missing: PieceSet, publisher: Publisher) -> None:
         run = missing.runs()[0]
         span = self._layout.span(run)
-        reading = await source.read(self._request, span, self._validator, self._layout.total)
+        reading = await source.read(self._asking(), span, self._validator, self._layout.total)
         try:
             await self._consume(reading, run[0], publisher)
         finally:

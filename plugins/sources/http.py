@@ -45,6 +45,7 @@ from hawker.plugins.sources.answers import (
     SLOWEST_OVER,
     Pace,
     content_length,
+    hold_back,
     retry_after,
     strong_etag,
 )
@@ -228,6 +229,9 @@ class HttpSource:
             fields |= {**extra, "accept-encoding": "identity"}
             response = await self._send(url, fields, deadline)
             if response.status_code not in (301, 302, 303, 307, 308):
+                hold_back(
+                    response.extensions["network_stream"].get_extra_info("socket"), request.rate
+                )
                 return response
             target = response.headers.get("location")
             await response.aclose()
