@@ -1,4 +1,4 @@
-"""The daemon, but for how long it waits for an origin. `impatient.py SECONDS serve peer …`"""
+"""A daemon that waits less long for an origin. `impatient.py SECONDS serve scheduler|peer …`"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import httpx
 
 from hawker.apps.cli import run
+from hawker.core.scheduling import origin
 from hawker.core.transfer import reader
 from hawker.plugins.sources import http
 
@@ -19,6 +20,8 @@ def main() -> int:
     assert defaults is not None
     defaults["slowest_over"] = seconds
     reader.FRUITLESS = seconds / 2
+    reader.STORE_EVERY = seconds / 4
+    origin.STUCK = seconds + 1.0
     return run(sys.argv[2:])
 
 

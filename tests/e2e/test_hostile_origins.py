@@ -392,6 +392,32 @@ def test_a_bad_certificate_is_an_error_that_says_so(make: Any, peers: list[Daemo
         origin.close()
 
 
+def test_an_origin_is_verified_by_the_configured_authority(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    (tmp_path / "hawker.toml").write_text(f'[egress]\nca = "{tmp_path / "ca.pem"}"\n')
+    origin = HostileOrigin(context=_server(authority.issue_cert("127.0.0.1")))
+    alone = ("--data", str(tmp_path / "data"), "-O", str(tmp_path / "out"))
+    try:
+        url = origin.put("/own", good(DATA))
+        without = hawker("get", url, *alone)
+        assert without.returncode == 6 and b"egress.ca" in without.stderr
+        done = hawker("get", url, *alone, "--config", str(tmp_path / "hawker.toml"))
+        assert done.returncode == 0, done.stderr
+    finally:
+        origin.close()
+    assert (tmp_path / "out").read_bytes() == DATA
+
+
+def test_alone_too_a_short_pause_is_waited_for(tmp_path: Path, origin: HostileOrigin) -> None:
+    pausing = Pausing("seconds", good(DATA))
+    url = origin.put("/alone", first(1, cut_after(SIZE // 2, DATA), pausing))
+    done = hawker("get", url, "--data", str(tmp_path / "data"), "-O", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert not pausing.early and origin.requests("/alone") == 3
+
+
 def test_a_recovered_origin_is_seen_at_once(peers: list[Daemon], origin: HostileOrigin) -> None:
     url = origin.put("/back", fixed("404 No", {"content-length": 0}))
     all_fail(peers, url, "not-found")

@@ -25,6 +25,7 @@ from tests.e2e.hostile_origin import (
 )
 from tests.e2e.test_hostile_origins import all_get, ask, ask_all
 from tests.e2e.test_metrics import one, scrape
+from tests.e2e.test_schedulers import free_port, tasks_at
 
 IMPATIENT = Path(__file__).with_name("impatient.py")
 LIMIT = 1.0
@@ -106,6 +107,29 @@ def test_an_origin_is_read_by_as_many_at_once_as_it_may(
             assert got == ("ok", DATA)
     assert watch.most == 2
     assert len(watch.spans) == 6
+
+
+def test_several_schedulers_together_grant_no_more_than_one_would(
+    cluster: Cluster, hostile: HostileOrigin
+) -> None:
+    cluster.make_key()
+    ports = [free_port(), free_port()]
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+    for number, port in enumerate(ports):
+        file = cluster.root / f"{number}.toml"
+        file.write_text(f'[scheduler]\norigin_reads = 2\nothers = ["{urls[1 - number]}"]\n')
+        cluster.scheduler(f"scheduler-{number}", "--port", port, "--config", str(file))
+    made = [cluster.peer_of(urls, "seed", "--seed"), cluster.peer_of(urls, "peer")]
+    for daemon in made:
+        daemon.wait_ready()
+    watch = Watch(0.2)
+    contents = [hostile.put(f"/{number}", watch(good(DATA))) for number in range(12)]
+    with ThreadPoolExecutor(len(contents)) as pool:
+        for got in pool.map(lambda url: ask(made[-1], url), contents):
+            assert got == ("ok", DATA)
+    assert all(tasks_at(cluster, url) for url in urls), "each of them has tasks"
+    assert watch.most <= 2
+    assert len(watch.spans) == 12
 
 
 def test_an_origin_that_fails_for_several_is_tried_by_one_until_it_works_again(
@@ -195,22 +219,32 @@ SLOW: dict[str, tuple[Behaviour, str]] = {
 }
 
 
+def steady(ask: Ask) -> None:
+    """Slow, and never so slow that it is given up."""
+    ask.answer("200 OK", {"content-length": len(DATA), "etag": '"s"'})
+    part = len(DATA) // 16
+    for at in range(0, len(DATA), part):
+        ask.connection.sendall(DATA[at : at + part])
+        time.sleep(0.25)
+
+
 def test_a_slow_origin_is_an_error_that_says_so_or_is_read_again(cluster: Cluster) -> None:
     cluster.make_key()
-    scheduler = cluster.scheduler()
-    names = ("seed", "one", "two", "three")
+    program, key = [str(IMPATIENT), str(LIMIT)], ["--cluster-key", str(cluster.key)]
+    scheduler = cluster.start("scheduler", "serve", "scheduler", *key, program=program)
     made = [
         cluster.start(
-            name, "serve", "peer", "--scheduler", scheduler.url, "--cluster-key", str(cluster.key),
-            *(("--seed",) if name == "seed" else ()), program=[str(IMPATIENT), str(LIMIT)],
+            name, "serve", "peer", "--scheduler", scheduler.url, *key,
+            *(("--seed",) if name == "seed" else ()), program=program,
         )
-        for name in names
+        for name in ("seed", "one", "two", "three")
     ]  # fmt: skip
     for daemon in made:
         daemon.wait_ready()
     peers = made[1:]
     # One origin each, or they would be left alone for each other's faults.
-    origins = {name: HostileOrigin() for name in (*SLOW, *(f"{name}-once" for name in SLOW))}
+    names = ("steady", *SLOW, *(f"{name}-once" for name in SLOW))
+    origins = {name: HostileOrigin() for name in names}
     try:
         began = time.monotonic()
         with ThreadPoolExecutor(len(origins)) as pool:
@@ -222,6 +256,7 @@ def test_a_slow_origin_is_an_error_that_says_so_or_is_read_again(cluster: Cluste
                 origins[f"{name}-once"].put("/slow", first(1, slow, good(DATA)))
                 for name, (slow, _) in SLOW.items()
             ]
+            urls.append(origins["steady"].put("/slow", steady))
             passing = [pool.submit(all_get, peers, url, DATA) for url in urls]
             for name, asked in failing.items():
                 for kind, problem in asked.result():
@@ -231,6 +266,7 @@ def test_a_slow_origin_is_an_error_that_says_so_or_is_read_again(cluster: Cluste
                 each.result()
         assert time.monotonic() - began < 15
         assert all(origins[name].requests("/slow") == 3 for name in SLOW)
+        assert origins["steady"].requests("/slow") == 1
         # What had begun is another content when it is asked for again.
         assert all(origins[f"{name}-once"].requests("/slow") <= 3 for name in SLOW)
     finally:

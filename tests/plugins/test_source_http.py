@@ -24,8 +24,9 @@ from hawker.core.errors import (
 )
 from hawker.core.ranges import ByteRange
 from hawker.core.registry import PluginHost
+from hawker.core.scheduling.origin import STUCK
 from hawker.core.settings import EgressSettings, Settings
-from hawker.plugins.sources import http
+from hawker.plugins.sources import answers, http, s3_store
 from hawker.plugins.sources.http import HttpSource
 from tests.plugins.scripted import Keys, Scripted, Talk, serving
 
@@ -236,6 +237,11 @@ def test_a_head_that_does_not_come_to_its_end_is_given_up(
         with pytest.raises(OriginFailed, match=r"did not answer in 0\.5 s"):
             take(server.url())
     assert 0.4 < time.monotonic() - began < 1.4
+
+
+def test_a_source_says_what_is_wrong_before_its_lease_is_taken_away() -> None:
+    limits = (http.HEAD_TIMEOUT, http.TIMEOUT.read, answers.SLOWEST_OVER, s3_store.HEAD_TIMEOUT)
+    assert all(limit is not None and limit + 5 < STUCK for limit in limits)
 
 
 def test_ranged_reads_are_conditional_and_checked() -> None:
