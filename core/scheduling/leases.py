@@ -110,7 +110,9 @@ class Leases:
 
     def _grant(self, task: Task, reader: str, ranges: list[ByteRange] | None, now: float) -> None:
         generation = task.current
-        task.attempts += 1
+        if not task.leases:
+            # Several readers at once are one attempt.
+            task.attempts += 1
         lease = Lease(
             id=new_lease_id(self._board.rng),
             host=reader,

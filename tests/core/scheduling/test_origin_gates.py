@@ -108,6 +108,18 @@ def test_a_reader_that_gains_a_piece_each_time_may_go_on() -> None:
         out = world.tick(2.0)
 
 
+def test_one_of_several_readers_may_fail() -> None:
+    world = make(OriginLimits(readers=4), "one")
+    for name in ("second", "third", "fourth"):
+        world.join(name, seed=True)
+    [(holder, read)] = reads(world.ask("one", spec("x")))
+    names = {world.host(name): name for name in ("seed", "second", "third", "fourth")}
+    shares = dict(reads(world.report(names[holder], begun(read))))
+    assert len(shares) == 4
+    other = next(host for host in shares if host != holder)
+    assert not stops(fail(world, names[other], shares[other]))
+
+
 def test_several_readers_of_one_content_keep_to_the_budget_of_leases() -> None:
     world = make(OriginLimits(reads=2, readers=4), "one")
     for name in ("second", "third", "fourth"):
