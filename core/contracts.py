@@ -22,11 +22,14 @@ class SourceRequest(msgspec.Struct, frozen=True):
     """What to read: the URL as the user wrote it, header fields for the origin only.
 
     `local`: this machine's own user asks, who may have what others may not (see the `file` source).
+    `rate` is how many bytes per second will be taken of the body, 0 for as many as there are: a
+    source should not let the origin send much more ahead of that.
     """
 
     url: str
     headers: Mapping[str, str] = {}
     local: bool = False
+    rate: int = 0
 
     def __repr__(self) -> str:
         # The fields may hold credentials, which must not reach a log.

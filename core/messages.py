@@ -210,8 +210,9 @@ class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omi
     """A reader at work; `done` gives the lease back.
 
     Also sent while nothing arrives, for silence means a dead reader. `generation` is empty and
-    `layout` without meaning until the origin has answered. `validator` is a strong one; `ranged`
-    says that the origin gives parts, too. `digest` is what the origin says the whole has; `checks`:
+    `layout` without meaning until the origin has answered. `read_bytes` and `read_pieces`, whole
+    ones, came under this lease. `validator` is a strong one; `ranged` says that the origin gives
+    parts, too. `digest` is what the origin says the whole has; `checks`:
     nobody gets all of it before this reader has seen that it is so.
     """
 
@@ -221,6 +222,7 @@ class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omi
     validator: str = ""
     ranged: bool = False
     read_bytes: int = 0
+    read_pieces: int = 0
     done: bool = False
     digest: str = ""
     checks: bool = False

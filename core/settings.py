@@ -114,7 +114,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     readers: int = 1
     """Most hosts that read disjoint parts of one content at the same time."""
     others: list[str] = []
-    """Base URLs of the cluster's other schedulers, whose leases this one must know."""
+    """Base URLs of the cluster's other schedulers: their leases count, origins are shared with
+    them."""
 
 
 class FileSourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

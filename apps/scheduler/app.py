@@ -88,6 +88,8 @@ class SchedulerRole(Role):
             rate=scheduler.origin_rate,
             readers=scheduler.readers,
         )
+        # Tasks of one origin are spread over all schedulers: so is what it bears.
+        limits = limits.divided(1 + len(set(scheduler.others)))
         self.core = Scheduler(evaluator, random.Random(), limits)
         self._path = settings.data / "scheduler.sqlite"
         self._ledger: Ledger | None = None

@@ -30,7 +30,8 @@ class Http1(H11Protocol):
     async def stream_send(self, event: Any) -> None:
         if isinstance(event, Response):
             has_length = any(name.lower() == b"content-length" for name, _ in event.headers)
-            self._framed = has_length or self.connection.their_http_version != b"1.0"
+            version = getattr(self.connection, "their_http_version", b"1.1")
+            self._framed = has_length or version != b"1.0"
         await super().stream_send(event)
 
     async def _maybe_recycle(self) -> None:

@@ -77,6 +77,7 @@ class Lease:
     heard_at: float = 0.0
     started: bool = False
     read_bytes: int = 0
+    read_pieces: int = 0
     checks: bool = False
 
 

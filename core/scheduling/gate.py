@@ -22,18 +22,28 @@ PATIENCE = 30.0
 
 @dataclass
 class Gate:
-    """`limit` leases at once; `rate` bytes per second shared by them, 0 for no limit."""
+    """`limit` leases at once; `rate` bytes per second shared by them, 0 for no limit.
+
+    `asked_until` is when the pause ends that the origin asked for: nothing but time ends it.
+    """
 
     limit: int
     rate: int
     live: dict[str, str] = field(default_factory=dict)
-    not_before: float = 0.0
+    asked_until: float = 0.0
+    _broken_until: float = 0.0
     _failing: set[str] = field(default_factory=set)
     _openings: int = 0
 
-    def wait(self, now: float) -> float | None:
-        """Seconds until a lease may be granted; None where one must end first."""
-        if len(self.live) >= self._limit_now():
+    @property
+    def not_before(self) -> float:
+        """No lease is granted before this."""
+        return max(self.asked_until, self._broken_until)
+
+    def wait(self, now: float, promised: int = 0) -> float | None:
+        """Seconds until a lease may be granted besides those there are and so many that are
+        promised; None where one must end first."""
+        if len(self.live) + promised >= self._limit_now():
             return None
         return max(0.0, self.not_before - now)
 
@@ -51,17 +61,17 @@ class Gate:
         self._failing.add(task)
         if retry_after is not None:
             # Jitter on top, for the origin named the earliest time.
-            self.not_before = max(self.not_before, now + retry_after + rng.uniform(0, 0.2))
+            self.asked_until = max(self.asked_until, now + retry_after + rng.uniform(0, 0.2))
         elif len(self._failing) >= BREAK_AFTER:
             backoff = min(LAST_BACKOFF, FIRST_BACKOFF * 2**self._openings)
             self._openings = min(self._openings + 1, 16)
-            self.not_before = max(self.not_before, now + backoff * rng.uniform(0.5, 1.0))
+            self._broken_until = max(self._broken_until, now + backoff * rng.uniform(0.5, 1.0))
 
     def answered(self) -> None:
-        """The origin works."""
+        """The origin works: nothing but what it asked for itself stands in the way."""
         self._failing.clear()
         self._openings = 0
-        self.not_before = 0.0
+        self._broken_until = 0.0
 
     def forgettable(self, now: float) -> bool:
         """Nothing is remembered that matters: the gate is like a new one."""

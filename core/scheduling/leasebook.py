@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -24,6 +24,11 @@ class OriginLimits:
     reads: int = 16
     rate: int = 0
     readers: int = 1
+
+    def divided(self, schedulers: int) -> OriginLimits:
+        """The part of one of so many schedulers that together keep to these limits."""
+        rate = max(1, self.rate // schedulers) if self.rate else 0
+        return replace(self, reads=max(1, self.reads // schedulers), rate=rate)
 
 
 class LeaseBook:

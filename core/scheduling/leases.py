@@ -101,9 +101,18 @@ class Leases:
         self._waiting[task.id] = None
         return True
 
+    def _pauses(self, task: Task, now: float) -> bool:
+        """The origin asked for a pause: what is being read goes on, and nothing more is asked."""
+        asked = self.book.gate(task).asked_until > now
+        if asked:
+            self._waiting[task.id] = None
+        return asked
+
     def _grant(self, task: Task, reader: str, ranges: list[ByteRange] | None, now: float) -> None:
         generation = task.current
-        task.attempts += 1
+        if not task.leases:
+            # Several readers at once are one attempt.
+            task.attempts += 1
         lease = Lease(
             id=new_lease_id(self._board.rng),
             host=reader,
@@ -132,6 +141,8 @@ class Leases:
         ranges = None
         if isinstance(missing, list):
             ranges = union_of([*lease.ranges, *missing])
+        if ranges != lease.ranges and self._pauses(task, now):
+            return
         self.book.extend(task, lease, ranges)
 
     def _deal(self, task: Task, now: float) -> None:
@@ -146,15 +157,18 @@ class Leases:
         open_pieces = layout.covering(missing if isinstance(missing, list) else None)
         for lease in task.leases.values():
             open_pieces -= layout.covering(lease.ranges)
-        if not open_pieces:
+        if not open_pieces or self._pauses(task, now):
             return
         size = sum(layout.length(piece) for piece in open_pieces)
+        gate = self.book.gate(task)
         takers: list[Lease | str] = [min(task.leases.values(), key=lambda lease: lease.granted_at)]
         while len(takers) + len(task.leases) - 1 < self._limits.readers:
             used = {t if isinstance(t, str) else t.host for t in takers}
             used |= {lease.host for lease in task.leases.values()}
             reader = choose_reader(task, self._board.hosts, now, used=used)
-            if reader is None or size // (len(takers) + 1) < PART or self._must_wait(task, now):
+            if reader is None or size // (len(takers) + 1) < PART:
+                break
+            if gate.wait(now, len(takers) - 1) != 0.0 or now < task.not_before:
                 break
             takers.append(reader)
         self._waiting.pop(task.id, None)
@@ -202,11 +216,11 @@ class Leases:
         if not lease.started or report.read_bytes > lease.read_bytes:
             lease.progress_at = now
             self.book.gate(task).answered()
-        # Where each try begins at the start again, bytes are no progress.
-        if report.ranged and report.read_bytes > lease.read_bytes:
+        # Where each try begins at the start again, or in the same piece, bytes are no progress.
+        if report.ranged and report.read_pieces > lease.read_pieces:
             task.attempts = 0
         lease.started = True
-        lease.read_bytes = report.read_bytes
+        lease.read_bytes, lease.read_pieces = report.read_bytes, report.read_pieces
         lease.checks = report.checks
         if lease.generation != report.generation:
             lease.generation = report.generation

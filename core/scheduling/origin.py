@@ -16,7 +16,8 @@ from hawker.core.scheduling.entities import Generation, Host, Lease, LeaseRecord
 # A reader says at once that it is at work, and then every 0.4 s.
 FIRST_WORD = 5.0
 # A living reader whose origin gives no byte for so long may have a worse way to it than others.
-STUCK = 30.0
+# Sources give up after 30 s by themselves, and what they have to say should come first.
+STUCK = 40.0
 READER_PENALTY = 30.0
 MAX_ATTEMPTS = 3
 # Of more leases the oldest are forgotten: after a restart what was read under them counts no more,

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hawker.core.contracts import Codec, Plugins, Source, Transport
+from hawker.core.contracts import Codec, Plugins, Source, SourceRequest, Transport
 from hawker.core.digests import HostKey
 from hawker.core.errors import Unavailable
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyReport, DownloadRequest, ParentRef
+from hawker.core.pieces import Layout, PieceSet
 from hawker.core.settings import TlsSettings
-from hawker.core.storage import Store
+from hawker.core.storage import Entry, Store
 from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey
 from hawker.core.transfer.access import AccessChecks, is_own
@@ -114,4 +115,44 @@ class SchedulerPort(Protocol):
 
     async def wait_connected(self, timeout: float) -> bool:
         """Whether somebody will decide, waiting at most `timeout` seconds for it."""
+        ...
+
+
+class ReadingTask(Protocol):
+    """What a reader needs of its task."""
+
+    @property
+    def origin(self) -> SourceRequest:
+        """What to ask the origin for, and what to show it."""
+        ...
+
+    @property
+    def partial(self) -> Entry | None:
+        """What this host stores of the task already."""
+        ...
+
+    async def adopt(self, generation: str, layout: Layout) -> Entry:
+        """Make this the generation of the task on this host."""
+        ...
+
+    def claim(self, pieces: PieceSet) -> PieceSet:
+        """Reserve pieces for the reader; returns those it got (not valid, not on their way)."""
+        ...
+
+    def arrived(self, pieces: PieceSet) -> None:
+        """These pieces from the origin are valid now."""
+        ...
+
+    async def discard(self) -> None:
+        """Drop everything stored of the generation: it is wrong."""
+        ...
+
+    async def may_write(self, piece: int) -> bool:
+        """Wait (briefly) until there is room for the piece; False to ask again."""
+        ...
+
+    def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
+
+    def flush(self) -> None:
+        """Report what became valid and was not reported yet."""
         ...

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Sequence
+
+import msgspec
 
 from hawker.core.contracts import Reading, Source, SourceRequest
 from hawker.core.digests import Digest
@@ -23,65 +25,26 @@ from hawker.core.errors import (
     first_of,
 )
 from hawker.core.ids import generation_of, random_generation
-from hawker.core.messages import AnyReport, Changed, Failed, LeaseProgress, Read
-from hawker.core.pieces import MAX_PIECE_LENGTH, MAX_PIECES, MIB, Layout, PieceSet, piece_length_for
+from hawker.core.messages import Changed, Failed, LeaseProgress, Read
+from hawker.core.pieces import MAX_PIECE_LENGTH, MAX_PIECES, Layout, PieceSet, piece_length_for
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
-from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.ground import Ground, ReadingTask
 from hawker.core.transfer.publisher import Publisher
+from hawker.core.transfer.rate import Rate
 from hawker.core.transfer.sink import PieceSink
 from hawker.core.transfer.whole import WholeDigest
 
 log = logging.getLogger(__name__)
 
-CHUNK = MIB
 PROGRESS_EVERY = 0.4
+# What came slowly is stored, and told as progress, at least so often.
+STORE_EVERY = 1.0
 ATTEMPTS = 5
 FIRST_BACKOFF = 0.2
 LAST_BACKOFF = 5.0
-# A rate holds over a second; within it a reader may catch up on a quarter.
-BURST_SECONDS = 0.25
-LONGEST_PAUSE = 5.0
-
-
-class ReadingTask(Protocol):
-    """What a reader needs of its task."""
-
-    @property
-    def origin(self) -> SourceRequest:
-        """What to ask the origin for, and what to show it."""
-        ...
-
-    @property
-    def partial(self) -> Entry | None:
-        """What this host stores of the task already."""
-        ...
-
-    async def adopt(self, generation: str, layout: Layout) -> Entry:
-        """Make this the generation of the task on this host."""
-        ...
-
-    def claim(self, pieces: PieceSet) -> PieceSet:
-        """Reserve pieces for the reader; returns those it got (not valid, not on their way)."""
-        ...
-
-    def arrived(self, pieces: PieceSet) -> None:
-        """These pieces from the origin are valid now."""
-        ...
-
-    async def discard(self) -> None:
-        """Drop everything stored of the generation: it is wrong."""
-        ...
-
-    async def may_write(self, piece: int) -> bool:
-        """Wait (briefly) until there is room for the piece; False to ask again."""
-        ...
-
-    def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
-
-    def flush(self) -> None:
-        """Report what became valid and was not reported yet."""
-        ...
+# Who got no piece for so long does not try again by himself: others may have a better way.
+FRUITLESS = 10.0
 
 
 class OriginReader:
@@ -97,20 +60,20 @@ class OriginReader:
         self._layout = Layout(None, piece_length_for(None))
         self._validator = lease.validator
         self._ranged = lease.ranged
-        self._read_bytes = 0
+        self._read_bytes = self._read_pieces = 0
         self._claimed = PieceSet()
         self._publisher: Publisher | None = None
         self._digest = ""
         self._whole: WholeDigest | None = None
         self._request = task.origin
         self._reread = False
-        self._rate = lease.rate
-        self._due = 0.0
+        self._rate = Rate(lease.rate, ground.clock())
+        self._piece_at = ground.clock()
 
     def extend(self, lease: Read) -> None:
         """The lease covers these ranges, at this rate, now."""
         self.ranges = lease.ranges
-        self._rate = lease.rate
+        self._rate.limit = lease.rate
 
     async def run(self) -> None:
         """Read until nothing wanted is missing; every end is reported, but for a cancellation."""
@@ -178,7 +141,7 @@ class OriginReader:
                 await reading.close()
 
     async def _open(self, source: Source) -> Reading:
-        reading = await source.open(self._request, self._first_wish())
+        reading = await source.open(self._asking(), self._first_wish())
         self._ground.access.granted(self._request)
         total, validator = reading.total, reading.validator
         generation = generation_of(validator, total) if validator else random_generation()
@@ -191,6 +154,10 @@ class OriginReader:
             await reading.close()
             raise
         return reading
+
+    def _asking(self) -> SourceRequest:
+        """What to ask for now, and how fast it will be taken."""
+        return msgspec.structs.replace(self._request, rate=self._rate.limit)
 
     def _expect(self, reading: Reading) -> None:
         """Remember what the origin says its content has; check it where all of it is read here."""
@@ -257,10 +224,15 @@ class OriginReader:
                 self._ranged = False
             except OriginFailed as exc:
                 failures += 1
-                if not self._ranged or failures >= ATTEMPTS:
+                if failures >= ATTEMPTS or not self._may_retry(exc):
                     raise
-                backoff = min(LAST_BACKOFF, FIRST_BACKOFF * 2**failures)
-                await asyncio.sleep(exc.retry_after or backoff)
+                await asyncio.sleep(min(LAST_BACKOFF, FIRST_BACKOFF * 2**failures))
+
+    def _may_retry(self, exc: OriginFailed) -> bool:
+        """Whether this lease goes on. A pause that the origin asks for is everybody's: whoever
+        grants leases must know of it."""
+        fruitless = self._ground.clock() - self._piece_at > FRUITLESS
+        return self._ranged and not exc.retry_after and not fruitless
 
     def _missing(self, read: PieceSet) -> PieceSet:
         entry = self._held()
@@ -295,7 +267,7 @@ class OriginReader:
                 f"{self.lease.spec.url} cannot be read in parts, and its one reading ended early"
             )
         self._reread = True
-        reading = await source.open(self._request)
+        reading = await source.open(self._asking())
         try:
             if (reading.validator, reading.total) != (self._validator, self._layout.total):
                 raise OriginChanged(f"{self.lease.spec.url} is not what it was any more")
@@ -306,27 +278,27 @@ class OriginReader:
     async def _read_range(self, source: Source, missing: PieceSet, publisher: Publisher) -> None:
         run = missing.runs()[0]
         span = self._layout.span(run)
-        reading = await source.read(self._request, span, self._validator, self._layout.total)
+        reading = await source.read(self._asking(), span, self._validator, self._layout.total)
         try:
             await self._consume(reading, run[0], publisher)
         finally:
             await reading.close()
 
     async def _consume(self, reading: Reading, first: int, publisher: Publisher) -> None:
-        """Store a stream that begins with piece `first`, at most `CHUNK` bytes a thread hop."""
+        """Store a stream that begins with piece `first`, in portions that pay a thread hop."""
         unknown = self._layout.total is None
         count = self._layout.count
         last = first + MAX_PIECES if count is None else count - 1
         sink = PieceSink(self._layout, (first, last), self._store)
         chunks: list[bytes] = []
-        size = 0
+        size, since = 0, self._ground.clock()
         try:
             async for chunk in reading.stream():
                 chunks.append(chunk)
                 size += len(chunk)
-                if size >= CHUNK:
+                if size >= self._rate.portion or self._ground.clock() - since > STORE_EVERY:
                     await self._hand_over(sink, chunks, publisher)
-                    chunks, size = [], 0
+                    chunks, size, since = [], 0, self._ground.clock()
         except OriginFailed:
             # What came before it broke off is good.
             await self._hand_over(sink, chunks, publisher)
@@ -338,26 +310,25 @@ class OriginReader:
             await publisher.end(self._layout, sink.tail())
 
     async def _hand_over(self, sink: PieceSink, chunks: list[bytes], publisher: Publisher) -> None:
-        if not chunks:
-            return
-        while not await self._task.may_write(sink.offset // self._layout.piece_length):
-            pass
-        await asyncio.to_thread(_write_all, sink, chunks)
-        size = sum(map(len, chunks))
-        self._read_bytes += size
-        self._ground.counters.origin_bytes += size
-        publisher.collect({p: d for p, d in sink.digests.items() if self._mine(p)})
-        sink.digests.clear()
-        await self._keep_to_rate(size)
-
-    async def _keep_to_rate(self, size: int) -> None:
-        """Wait as long as the lease's rate asks for after so many bytes."""
-        if not self._rate:
-            return
+        """Store what came, no faster than the lease's rate."""
+        began, pieces = self._ground.clock(), self._read_pieces
+        for part in self._rate.portions(chunks):
+            while not await self._task.may_write(sink.offset // self._layout.piece_length):
+                pass
+            await asyncio.to_thread(_write_all, sink, part)
+            size = sum(map(len, part))
+            self._read_bytes += size
+            self._ground.counters.origin_bytes += size
+            self._read_pieces += len(sink.digests)
+            publisher.collect({p: d for p, d in sink.digests.items() if self._mine(p)})
+            sink.digests.clear()
+            wait = self._rate.took(size, self._ground.clock())
+            if wait:
+                await asyncio.sleep(wait)
+        # What the origin was made to wait for is not its fault.
         now = self._ground.clock()
-        self._due = max(self._due, now - BURST_SECONDS) + size / self._rate
-        if self._due > now:
-            await asyncio.sleep(min(self._due - now, LONGEST_PAUSE))
+        gained = self._read_pieces > pieces
+        self._piece_at = now if gained else self._piece_at + now - began
 
     def _store(self, offset: int, part: memoryview) -> None:
         """Called in a thread; a piece that is valid, or on its way from a peer, is left alone."""
@@ -388,6 +359,7 @@ class OriginReader:
                 validator=self._validator,
                 ranged=self._ranged,
                 read_bytes=self._read_bytes,
+                read_pieces=self._read_pieces,
                 done=done,
                 digest=self._digest,
                 checks=self._whole is not None,
@@ -400,6 +372,6 @@ class OriginReader:
         return self._entry
 
 
-def _write_all(sink: PieceSink, chunks: list[bytes]) -> None:
-    for chunk in chunks:
-        sink.write(memoryview(chunk))
+def _write_all(sink: PieceSink, part: Sequence[memoryview]) -> None:
+    for view in part:
+        sink.write(view)

@@ -8,21 +8,40 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hawker.core.digests import HostKey, Reader
-from hawker.core.errors import NotFound
+from hawker.core.errors import NotFound, OriginFailed, Problem
 from hawker.core.messages import (
     AnyDecision,
     AnyReport,
     Changed,
     Failed,
     LeaseProgress,
+    Left,
     Parents,
     Read,
     Register,
     Stop,
     Withdrawn,
 )
+
+ATTEMPTS = 3
+AGAIN_AFTER = 0.25
+# Longer than this nobody is kept waiting: the failure is told, with the time to come back.
+PATIENCE = 30.0
+
+
+@dataclass
+class _Case:
+    """A task that is wanted here; `attempts` were made since it last gained a piece."""
+
+    register: Register
+    lease: str = ""
+    ranged: bool = False
+    read_pieces: int = 0
+    attempts: int = 0
+    paused: bool = False
 
 
 class Solo:
@@ -31,8 +50,7 @@ class Solo:
     def __init__(self, key: HostKey, deliver: Callable[[AnyDecision], None]) -> None:
         self._key = key
         self._deliver = deliver
-        self._registers: dict[str, Register] = {}
-        self._leases: dict[str, str] = {}
+        self._cases: dict[str, _Case] = {}
 
     async def wait_connected(self, timeout: float) -> bool:
         return True
@@ -42,17 +60,22 @@ class Solo:
             asyncio.get_running_loop().call_soon(self._deliver, decision)
 
     def _decide(self, report: AnyReport) -> list[AnyDecision]:
+        case = self._cases.get(report.task)
         match report:
             case Register() if report.want != []:
-                self._registers[report.task] = report
-                return [self._lease(report)]
-            case Register():
-                self._registers.pop(report.task, None)
+                if case is None:
+                    case = self._cases[report.task] = _Case(report)
+                case.register = report
+                return [] if case.paused else [self._lease(case)]
+            case Register() | Left():
+                self._cases.pop(report.task, None)
             case LeaseProgress(generation=""):
                 pass
             case LeaseProgress():
+                if case is not None:
+                    _note(case, report)
                 if report.done:
-                    self._leases.pop(report.task, None)
+                    self._cases.pop(report.task, None)
                 reader = Reader(self._key.host, self._key.public, report.lease)
                 return [
                     Parents(
@@ -63,27 +86,58 @@ class Solo:
                     )
                 ]
             case Changed():
-                self._leases.pop(report.task, None)
-                again = self._registers.get(report.task)
                 gone = Withdrawn(task=report.task, generation=report.generation)
-                return [gone, self._lease(again)] if again is not None else [gone]
+                if case is None:
+                    return [gone]
+                case.lease = ""
+                return [gone, self._lease(case)]
             case Failed(problem=problem):
-                self._leases.pop(report.task, None)
-                return [Stop(task=report.task, problem=problem)]
+                pause = None if case is None else _pause(case, problem)
+                if case is None or pause is None:
+                    self._cases.pop(report.task, None)
+                    return [Stop(task=report.task, problem=problem)]
+                case.lease, case.paused = "", True
+                asyncio.get_running_loop().call_later(pause, self._again, case)
             case _:
                 pass
         return []
 
-    def _lease(self, register: Register) -> AnyDecision:
+    def _again(self, case: _Case) -> None:
+        """Read on, where somebody still wants it."""
+        case.paused = False
+        if self._cases.get(case.register.task) is case:
+            self._deliver(self._lease(case))
+
+    def _lease(self, case: _Case) -> AnyDecision:
+        register = case.register
         if not register.readable:
             absent = NotFound(
                 f"{register.spec.url} is not stored here, and the origin may not be read"
             )
             return Stop(task=register.task, problem=absent.problem())
-        lease = self._leases.setdefault(register.task, f"solo-{secrets.token_hex(8)}")
+        if not case.lease:
+            case.lease = f"solo-{secrets.token_hex(8)}"
+            case.read_pieces = 0
+            case.attempts += 1
         return Read(
             task=register.task,
-            lease=lease,
+            lease=case.lease,
             spec=register.spec,
             ranges=register.want,
         )
+
+
+def _note(case: _Case, report: LeaseProgress) -> None:
+    """What a report of its reader says of a task."""
+    if report.read_pieces > case.read_pieces:
+        case.attempts = 0
+    case.ranged, case.read_pieces = report.ranged, report.read_pieces
+
+
+def _pause(case: _Case, problem: Problem) -> float | None:
+    """Seconds after which it makes sense to go on reading; None where it does not."""
+    if problem.code != OriginFailed.code or case.attempts >= ATTEMPTS:
+        return None
+    if problem.retry_after is not None:
+        return problem.retry_after if problem.retry_after <= PATIENCE else None
+    return AGAIN_AFTER if case.ranged else None

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 from hawker.core.errors import OriginFailed
 
@@ -10,6 +15,12 @@ from hawker.core.errors import OriginFailed
 # however often a byte comes.
 SLOWEST = 1024
 SLOWEST_OVER = 30.0
+LONGEST_RETRY_AFTER = 86400.0
+# A body that is taken slower than this is not left to the system's buffers, which have room for a
+# megabyte; they get as much as keeps it flowing over an eighth of a second.
+SLOW_RATE = 2_000_000
+FLOWING_SECONDS = 0.125
+LEAST_BUFFER = 16 * 1024
 
 
 class Pace:
@@ -35,10 +46,40 @@ class Pace:
         self._waited, self._lately = 0.0, 0
 
 
+def hold_back(connection: Any, rate: int) -> None:
+    """Let an origin send not much more on this socket (or None) than is taken at so many bytes per
+    second, 0 for no limit."""
+    if connection is not None and 0 < rate < SLOW_RATE:
+        room = max(LEAST_BUFFER, int(rate * FLOWING_SECONDS))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+
+
 def content_length(headers: Mapping[str, str]) -> int | None:
     """The length that an answer says, None for none or one that is no length."""
     text = headers.get("content-length", "")
     return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait (RFC 9110 section 10.2.3): as a number, or as a date by
+    the answer's own clock, by ours where it shows none."""
+    text = headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return min(float(text), LONGEST_RETRY_AFTER)
+    later = _seconds(text)
+    if later is None:
+        return None
+    now = _seconds(headers.get("date", ""))
+    return min(max(0.0, later - (time.time() if now is None else now)), LONGEST_RETRY_AFTER)
+
+
+def _seconds(date: str) -> float | None:
+    """Seconds since the epoch, None where it is no date."""
+    try:
+        parsed = parsedate_to_datetime(date)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 def strong_etag(headers: Mapping[str, str]) -> str | None:

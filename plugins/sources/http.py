@@ -41,7 +41,14 @@ from hawker.core.ids import origin_of
 from hawker.core.ranges import ByteRange, parse_content_range, parse_unsatisfied
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
-from hawker.plugins.sources.answers import SLOWEST_OVER, Pace, content_length, strong_etag
+from hawker.plugins.sources.answers import (
+    SLOWEST_OVER,
+    Pace,
+    content_length,
+    hold_back,
+    retry_after,
+    strong_etag,
+)
 from hawker.plugins.sources.pinned import pinned_client
 
 MAX_REDIRECTS = 10
@@ -214,12 +221,17 @@ class HttpSource:
         _check_fields(request.headers)
         url = request.url
         first = origin_of(url)
+        deadline = asyncio.get_running_loop().time() + HEAD_TIMEOUT
         for _ in range(MAX_REDIRECTS + 1):
             fields = _signing(await self._credentials.find(url))
             if origin_of(url) == first:
                 fields |= {name.lower(): value for name, value in request.headers.items()}
-            response = await self._send(url, {**fields, **extra, "accept-encoding": "identity"})
+            fields |= {**extra, "accept-encoding": "identity"}
+            response = await self._send(url, fields, deadline)
             if response.status_code not in (301, 302, 303, 307, 308):
+                hold_back(
+                    response.extensions["network_stream"].get_extra_info("socket"), request.rate
+                )
                 return response
             target = response.headers.get("location")
             await response.aclose()
@@ -228,10 +240,10 @@ class HttpSource:
             url = _redirected(url, target)
         raise OriginFailed(f"{_shown(request.url)} redirects more than {MAX_REDIRECTS} times")
 
-    async def _send(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
+    async def _send(self, url: str, headers: Mapping[str, str], deadline: float) -> httpx.Response:
         try:
             built = self._client.build_request("GET", url, headers=headers)
-            async with asyncio.timeout(HEAD_TIMEOUT):
+            async with asyncio.timeout_at(deadline):
                 return await self._client.send(built, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             hint = "add its authority with egress.ca" if "certificate" in str(exc).lower() else ""
@@ -304,7 +316,7 @@ async def _check(response: httpx.Response, *expected: int) -> None:
     elif status in (401, 403, 407):
         error = OriginRefused(f"{url} answered {status}: the origin wants other credentials")
     elif status not in expected:
-        error = OriginFailed(f"{url} answered {status}", retry_after=_retry_after(response))
+        error = OriginFailed(f"{url} answered {status}", retry_after=retry_after(response.headers))
     elif coding not in ("", "identity"):
         error = OriginFailed(f"{url} answered in a content coding that was not asked for")
     if error is not None:
@@ -336,19 +348,6 @@ def _digest(response: httpx.Response) -> str:
         return "sha256:" + base64.b64decode(match[1], validate=True).hex()
     except binascii.Error:
         return ""
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, from a number or a date (RFC 9110 section 10.2.3)."""
-    text: str = response.headers.get("retry-after", "").strip()
-    if text.isdecimal():
-        return min(float(text), 86400.0)
-    try:
-        later = parsedate_to_datetime(text)
-        now = parsedate_to_datetime(response.headers["date"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return min(max(0.0, (later - now).total_seconds()), 86400.0)
 
 
 def _reason(exc: Exception) -> str:

@@ -39,6 +39,7 @@ from hawker.core.errors import (
     OriginFailed,
     OriginRefused,
 )
+from hawker.plugins.sources.answers import retry_after
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 30.0
@@ -372,9 +373,7 @@ def _refusal(exc: Any, shown: str) -> HawkerError:
     hint = ""
     if status in (301, 307, 400) and _CODE.fullmatch(region):
         hint = f'the bucket is in another region: set plugins.options.s3.region to "{region}"'
-    after = headers.get("retry-after", "").strip()
-    seconds = min(float(after), 86400.0) if after.isdecimal() and len(after) < 10 else None
-    return OriginFailed(what, hint=hint, retry_after=seconds)
+    return OriginFailed(what, hint=hint, retry_after=retry_after(headers))
 
 
 def _reason(exc: BaseException) -> str:

@@ -51,10 +51,14 @@ class HostileOrigin:
     asked: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     context: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
+    send_buffer: int = 0
 
     def __post_init__(self) -> None:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         self._sock = socket.create_server((self.host, 0), family=family, backlog=64)
+        if self.send_buffer:
+            # So that what was sent has nearly been received.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer)
         self._lock = threading.Lock()
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -186,11 +190,78 @@ def chunked(data: bytes, more: dict[str, object] | None = None) -> Behaviour:
 def trickle(ask: Ask) -> None:
     """A byte now and then, for as long as somebody listens."""
     ask.answer("200 OK", {"content-length": 1_000_000, "etag": '"slow"'})
+    _drip(ask)
+
+
+def trickle_parts(ask: Ask) -> None:
+    """The same, of content that can be asked for in parts."""
+    fields: dict[str, object] = {"etag": '"slow"', "accept-ranges": "bytes"}
+    start = 0 if ask.range is None else ask.range[0]
+    status = "200 OK"
+    if ask.range is not None:
+        status = "206 Partial Content"
+        fields["content-range"] = f"bytes {start}-999999/1000000"
+    ask.answer(status, {**fields, "content-length": 1_000_000 - start})
+    _drip(ask)
+
+
+def trickle_head(ask: Ask) -> None:
+    """A head that never comes to its end."""
+    ask.connection.sendall(b"HTTP/1.1 200 OK\r\nx-slow: ")
+    _drip(ask)
+
+
+def _drip(ask: Ask) -> None:
     while True:
         ask.connection.sendall(b"x")
         time.sleep(0.2)
 
 
+class Pausing:
+    """Asks to be left alone for two seconds, once; remembers who came before they were over.
+
+    `kind` is how it says so: `seconds`, `date`, or `undated` (a date, and no clock of its own).
+    """
+
+    def __init__(self, kind: str, then: Behaviour) -> None:
+        self.until = 0.0
+        self.early: list[float] = []
+        self._kind = kind
+        self._then = then
+        self._lock = threading.Lock()
+
+    def __call__(self, ask: Ask) -> None:
+        with self._lock:
+            now = time.time()
+            first = not self.until
+            if first:
+                self.until = now + 2 if self._kind == "seconds" else float(int(now) + 2)
+            elif now < self.until:
+                self.early.append(self.until - now)
+        if now >= self.until:
+            self._then(ask)
+        elif self._kind == "seconds":
+            ask.answer("503 Later", {"content-length": 0, "retry-after": 2})
+        else:
+            fields = {"content-length": 0, "retry-after": _date(self.until)}
+            clock = {"date": _date(now)} if self._kind == "date" else {}
+            ask.answer("429 Later", {**fields, **clock})
+
+    def in_the_pause(self, then: Behaviour) -> Behaviour:
+        """Another content of the same origin, which is to be left alone as well."""
+
+        def behave(ask: Ask) -> None:
+            if time.time() < self.until:
+                self.early.append(self.until - time.time())
+            then(ask)
+
+        return behave
+
+
 def later(seconds: float) -> str:
     """An HTTP date in so many seconds."""
-    return email.utils.formatdate(time.time() + seconds, usegmt=True)
+    return _date(time.time() + seconds)
+
+
+def _date(seconds: float) -> str:
+    return email.utils.formatdate(seconds, usegmt=True)

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.e2e.conftest import Cluster, Daemon, hawker
+from tests.e2e.conftest import Cluster, Daemon, hawker, wait_for
 from tests.e2e.hostile_origin import (
     Behaviour,
     HostileOrigin,
+    Pausing,
     chunked,
     cut_after,
     first,
@@ -232,6 +233,54 @@ def test_a_passing_fault_costs_time_and_no_right_bytes(
     assert origin.requests(f"/{name}") <= 6
 
 
+@pytest.mark.parametrize(
+    ("kind", "cut"), [("seconds", False), ("date", False), ("undated", False), ("seconds", True)]
+)
+def test_no_request_reaches_the_origin_before_the_pause_it_asked_for_is_over(
+    kind: str, cut: bool, peers: list[Daemon], origin: HostileOrigin
+) -> None:
+    pausing = Pausing(kind, good(DATA))
+    behaviour = first(1, cut_after(SIZE // 2, DATA), pausing) if cut else pausing
+
+    def flowing(ask: Any) -> None:
+        ask.answer("200 OK", {"content-length": SIZE, "etag": '"two"'})
+        for at in range(0, SIZE, SIZE // 20):
+            ask.connection.sendall(NEWER[at : at + SIZE // 20])
+            time.sleep(0.1)
+
+    url, under_way = origin.put("/pausing", behaviour), origin.put("/under-way", flowing)
+    other = origin.put("/other", pausing.in_the_pause(good(NEWER)))
+    with ThreadPoolExecutor(3) as pool:
+        # What is read anyway says nothing against the pause.
+        going_on = pool.submit(all_get, peers, under_way, NEWER)
+        wait_for(lambda: origin.requests("/under-way"), "it is read")
+        paused = pool.submit(all_get, peers, url, DATA)
+        wait_for(lambda: pausing.until, "the origin asks for a pause")
+        time.sleep(0.3)
+        all_get(peers, other, NEWER)
+        for each in (going_on, paused):
+            each.result()
+    assert not pausing.early
+    assert origin.requests("/pausing") == 2 + cut
+
+
+def test_a_pause_that_is_too_long_to_wait_for_is_told_at_once_with_its_end(
+    peers: list[Daemon], origin: HostileOrigin
+) -> None:
+    later = fixed("503 No", {"content-length": 0, "retry-after": 600})
+    url = origin.put("/long-pause", first(1, cut_after(SIZE // 2, DATA), later))
+    began = time.monotonic()
+    for kind, problem in ask_all(peers, url):
+        assert kind == "origin-failed" and isinstance(problem, dict), problem
+        assert 590 < problem["retry_after"] <= 601
+    assert time.monotonic() - began < 10
+    assert origin.requests("/long-pause") == 2
+    with peers[0].client() as client:
+        answer = client.get("/peer/v1/content", params={"url": origin.put("/next", good(DATA))})
+    assert answer.is_error and 580 < int(answer.headers["retry-after"]) <= 601
+    assert not origin.requests("/next")
+
+
 def test_what_has_not_the_stated_digest_is_kept_by_nobody(
     peers: list[Daemon], origin: HostileOrigin
 ) -> None:
@@ -341,6 +390,32 @@ def test_a_bad_certificate_is_an_error_that_says_so(make: Any, peers: list[Daemo
         assert not origin.asked
     finally:
         origin.close()
+
+
+def test_an_origin_is_verified_by_the_configured_authority(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    (tmp_path / "hawker.toml").write_text(f'[egress]\nca = "{tmp_path / "ca.pem"}"\n')
+    origin = HostileOrigin(context=_server(authority.issue_cert("127.0.0.1")))
+    alone = ("--data", str(tmp_path / "data"), "-O", str(tmp_path / "out"))
+    try:
+        url = origin.put("/own", good(DATA))
+        without = hawker("get", url, *alone)
+        assert without.returncode == 6 and b"egress.ca" in without.stderr
+        done = hawker("get", url, *alone, "--config", str(tmp_path / "hawker.toml"))
+        assert done.returncode == 0, done.stderr
+    finally:
+        origin.close()
+    assert (tmp_path / "out").read_bytes() == DATA
+
+
+def test_alone_too_a_short_pause_is_waited_for(tmp_path: Path, origin: HostileOrigin) -> None:
+    pausing = Pausing("seconds", good(DATA))
+    url = origin.put("/alone", first(1, cut_after(SIZE // 2, DATA), pausing))
+    done = hawker("get", url, "--data", str(tmp_path / "data"), "-O", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert not pausing.early and origin.requests("/alone") == 3
 
 
 def test_a_recovered_origin_is_seen_at_once(peers: list[Daemon], origin: HostileOrigin) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from hawker.core.contracts import Credential, Source, SourceRequest, SourceServices
 from hawker.core.egress import EgressPolicy
-from hawker.core.ranges import Unsatisfiable, parse_ranges, satisfy
+from hawker.core.ranges import ByteRange, Unsatisfiable, parse_ranges, satisfy
 from hawker.core.settings import EgressSettings
 from hawker.core.testing.sources import SourceContract
 from hawker.plugins.sources.file import FileSource
@@ -167,6 +167,19 @@ def moto() -> Iterator[str]:
         process.wait()
 
 
+class Names:
+    """A policy that knows one name, of this machine, and what it was asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.asked: set[str] = set()
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        self.asked.add(host)
+        assert host == self._name
+        return ["127.0.0.1"]
+
+
 class TestS3Source(SourceContract):
     bucket = "contract-bucket"
 
@@ -236,3 +249,28 @@ class TestS3Source(SourceContract):
                 await source.close()
 
         assert asyncio.run(main()) == "sha256:" + hashlib.sha256(data).hexdigest()
+
+    def test_the_name_of_a_bucket_in_that_of_the_host(self) -> None:
+        data = os.urandom(5000)
+        url = self.put("a folder/named", data)
+        port = self.endpoint.rpartition(":")[2]
+        names = Names(f"{self.bucket}.s3.store.test")
+        options = S3Options(endpoint=f"http://s3.store.test:{port}", addressing="virtual")
+        keys = Keys(Credential(access_key="key", secret_key="secret"))
+
+        async def main() -> tuple[bytes, bytes, list[str]]:
+            source = S3Source(SourceServices(names, keys), options)
+            try:
+                request = SourceRequest(url)
+                whole = await source.open(request)
+                assert whole.validator is not None
+                all_of_it = b"".join([chunk async for chunk in whole.stream()])
+                part = await source.read(request, ByteRange(9, 99), whole.validator, whole.total)
+                some = b"".join([chunk async for chunk in part.stream()])
+                folder = SourceRequest(f"s3://{self.bucket}/a%20folder/")
+                return all_of_it, some, [item.url async for item in source.list(folder)]
+            finally:
+                await source.close()
+
+        assert asyncio.run(main()) == (data, data[9:99], [url])
+        assert names.asked == {f"{self.bucket}.s3.store.test"}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
+import socket
 import ssl
+import time
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import trustme
 
-from hawker.core.contracts import SourceRequest, SourceServices
+from hawker.core.contracts import Source, SourceRequest, SourceServices
 from hawker.core.errors import (
     BadRequest,
     HawkerError,
@@ -18,8 +23,12 @@ from hawker.core.errors import (
     OriginRefused,
 )
 from hawker.core.ranges import ByteRange
+from hawker.core.registry import PluginHost
+from hawker.core.scheduling.origin import STUCK
+from hawker.core.settings import EgressSettings, Settings
+from hawker.plugins.sources import answers, http, s3_store
 from hawker.plugins.sources.http import HttpSource
-from tests.plugins.scripted import Keys, serving
+from tests.plugins.scripted import Keys, Scripted, Talk, serving
 
 
 class Anywhere:
@@ -156,6 +165,40 @@ def test_retry_after_is_passed_on() -> None:
         assert caught.value.retry_after == 7
 
 
+def http_date(seconds: float) -> str:
+    return email.utils.formatdate(time.time() + seconds, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "least", "most"),
+    [
+        (["retry-after: 7"], 7, 7),
+        # By the origin's own clock, however wrong it is.
+        ([f"retry-after: {http_date(5040)}", f"date: {http_date(5000)}"], 39, 41),
+        # By ours where it shows none, or nonsense.
+        ([f"retry-after: {http_date(40)}"], 30, 40),
+        ([f"retry-after: {http_date(40)}", "date: yesterday"], 30, 40),
+        ([f"retry-after: {http_date(-40)}"], 0, 0),
+        (["retry-after: 999999999999999999999"], 86400, 86400),
+    ],
+)
+def test_when_to_come_back_is_a_number_or_a_date(
+    fields: list[str], least: float, most: float
+) -> None:
+    with serving(response("429 Later", b"", *fields)) as server:
+        with pytest.raises(OriginFailed) as caught:
+            take(server.url())
+    assert least <= (caught.value.retry_after or 0.0) <= most
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "1.5", "Wed, 99 Foo 2026", ""])
+def test_a_retry_after_that_makes_no_sense_is_none(text: str) -> None:
+    with serving(response("503 Later", b"", f"retry-after: {text}")) as server:
+        with pytest.raises(OriginFailed) as caught:
+            take(server.url())
+    assert caught.value.retry_after is None
+
+
 def test_redirects_are_followed_and_credentials_stay_with_their_origin() -> None:
     with serving(response("200 OK", b"there")) as target:
         elsewhere = response("302 Found", b"", f"location: {target.url()}")
@@ -169,6 +212,36 @@ def test_a_loop_of_redirects_ends() -> None:
         with pytest.raises(OriginFailed, match="more than"):
             take(server.url())
         assert len(server.heads) == 11
+
+
+def trickling_head(head: str, connection: socket.socket) -> None:
+    """A byte of the head now and then, and never the end of it."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.02)
+
+
+def slow_redirect(head: str, connection: socket.socket) -> None:
+    time.sleep(0.15)
+    connection.sendall(b"HTTP/1.1 302 On\r\nlocation: /file\r\ncontent-length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize("talk", [trickling_head, slow_redirect])
+def test_a_head_that_does_not_come_to_its_end_is_given_up(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.5)
+    began = time.monotonic()
+    with closing(Scripted(talk)) as server:
+        with pytest.raises(OriginFailed, match=r"did not answer in 0\.5 s"):
+            take(server.url())
+    assert 0.4 < time.monotonic() - began < 1.4
+
+
+def test_a_source_says_what_is_wrong_before_its_lease_is_taken_away() -> None:
+    limits = (http.HEAD_TIMEOUT, http.TIMEOUT.read, answers.SLOWEST_OVER, s3_store.HEAD_TIMEOUT)
+    assert all(limit is not None and limit + 5 < STUCK for limit in limits)
 
 
 def test_ranged_reads_are_conditional_and_checked() -> None:
@@ -222,3 +295,33 @@ def test_tls_is_verified(
             take(server.url())
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
         assert take(server.url())[0] == b"secret"
+
+
+def test_an_origin_with_a_private_authority(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusted = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+
+    async def main(ca: str) -> bytes:
+        # As the daemon makes it.
+        egress = EgressSettings(allow=["127.0.0.0/8"], ca=ca)
+        host = PluginHost(Settings(egress=egress))
+        source: Source = host.get("hawker.sources", "https")
+        try:
+            reading = await source.open(SourceRequest(server.url()))
+            try:
+                return b"".join([chunk async for chunk in reading.stream()])
+            finally:
+                await reading.close()
+        finally:
+            await host.close()
+
+    with serving(response("200 OK", b"secret"), context) as server:
+        with pytest.raises(OriginFailed) as caught:
+            asyncio.run(main(""))
+        assert "egress.ca" in caught.value.hint
+        assert asyncio.run(main(str(trusted))) == b"secret"
+        with pytest.raises(HawkerError, match=r"egress\.ca"):
+            asyncio.run(main(str(tmp_path / "none.pem")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import email.utils
 import hashlib
 import socket
 import ssl
@@ -76,6 +77,7 @@ def reading(
     loopback: bool = True,
     anonymous: bool = False,
     ca: str = "",
+    egress_ca: str = "",
     slowest_over: float = 30.0,
 ) -> Any:
     """What the work returns, with a source that is closed afterwards."""
@@ -84,7 +86,7 @@ def reading(
         policy = EgressPolicy(EgressSettings(), loopback=loopback)
         options = S3Options(endpoint=endpoint, addressing="path", anonymous=anonymous, ca=ca)
         services = SourceServices(policy, Keys(credential))
-        source = S3Source(services, options, slowest_over=slowest_over)
+        source = S3Source(services, options, ca=egress_ca, slowest_over=slowest_over)
         try:
             async with asyncio.timeout(30):
                 return await work(source)
@@ -170,6 +172,7 @@ def test_an_endpoint_with_a_private_authority(tmp_path: Path) -> None:
         with pytest.raises(OriginFailed, match=r"egress\.ca"):
             reading(endpoint, content)
         assert reading(endpoint, content, ca=str(file)) == (b"hello", "")
+        assert reading(endpoint, content, egress_ca=str(file)) == (b"hello", "")
 
 
 SHA256 = hashlib.sha256(b"hello").digest()
@@ -222,6 +225,14 @@ def test_what_the_answers_mean(reply: bytes, expected: type[HawkerError], words:
     assert type(caught.value) is expected
     if words == "SlowDown":
         assert caught.value.retry_after == 7.0 and len(server.heads) == 1
+
+
+def test_a_date_to_come_back_at_counts_too() -> None:
+    date = email.utils.formatdate(time.time() + 40, usegmt=True)
+    with serving(error("503 Slow Down", "SlowDown", retry_after=date)) as server:
+        with pytest.raises(OriginFailed) as caught:
+            reading(f"http://127.0.0.1:{server.port}", content)
+    assert 30 < (caught.value.retry_after or 0.0) <= 40
 
 
 def test_a_body_that_trickles_is_given_up() -> None:

@@ -68,13 +68,13 @@ def test_a_reader_that_never_says_a_word_loses_its_lease() -> None:
     assert second != first
 
 
-def test_a_living_reader_whose_origin_is_stuck_is_replaced_after_thirty_seconds() -> None:
+def test_a_living_reader_whose_origin_is_stuck_is_replaced() -> None:
     world = make()
     world.join("other", seed=True)
     [(first, read)] = reads(world.ask("one", spec("x")))
     name = "seed" if first == world.host("seed") else "other"
     world.progress(name, read, size=1)
-    for _ in range(30):
+    for _ in range(40):
         assert not reads(world.tick(1.0))
         world.progress(name, read, size=1)
     [(second, _)] = reads(world.tick(1.0))

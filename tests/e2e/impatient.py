@@ -1,0 +1,29 @@
+"""A daemon that waits less long for an origin. `impatient.py SECONDS serve scheduler|peer …`"""
+
+from __future__ import annotations
+
+import sys
+
+import httpx
+
+from hawker.apps.cli import run
+from hawker.core.scheduling import origin
+from hawker.core.transfer import reader
+from hawker.plugins.sources import http
+
+
+def main() -> int:
+    seconds = float(sys.argv[1])
+    http.HEAD_TIMEOUT = seconds
+    http.TIMEOUT = httpx.Timeout(seconds)
+    defaults = http.HttpSource.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["slowest_over"] = seconds
+    reader.FRUITLESS = seconds / 2
+    reader.STORE_EVERY = seconds / 4
+    origin.STUCK = seconds + 1.0
+    return run(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
