@@ -73,16 +73,21 @@ class Conductor:
                 yield
             finally:
                 self.drain()
+                self._fail(list(self.runs.values()))
 
     def drain(self) -> None:
         """Leave the schedulers, end what is at work, begin nothing more; what is stored is still
         given."""
         self._group = None
-        for run in list(self.runs.values()):
-            run.fail(Unavailable("this daemon is stopping"))
-            run.stop()
+        self._fail([run for run in self.runs.values() if not run.entry or not run.entry.complete])
         for task in (*self._links, *self._guards):
             task.cancel()
+
+    @staticmethod
+    def _fail(runs: Sequence[TaskRun]) -> None:
+        for run in runs:
+            run.fail(Unavailable("this daemon is stopping"))
+            run.stop()
 
     @contextlib.asynccontextmanager
     async def join(
