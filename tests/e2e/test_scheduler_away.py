@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.conftest import Cluster, Daemon, Origin, fetch, wait_for
 
-SIZE = 12 * 2**20 + 11
+SIZE = 8 * 2**20 + 11
 WAIT = 1.0
 # Hosts that lost their scheduler turn to the origin after a random part of this besides.
 DELAY = 3 * WAIT
