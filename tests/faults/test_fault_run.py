@@ -17,7 +17,7 @@ from tests.faults.plan import KINDS, Ask, Fault, Plan, draw
 from tests.faults.world import Daemon, World
 
 ROOT = Path(__file__).parents[2]
-# Resumable origins and large contents, with right and wrong digests stated. Together they draw every
+# Resumable origins, large contents, right and wrong digests. Together they draw every
 # way to kill, stop and freeze, a full disk, flipped bytes and an origin that changes.
 SEEDS = (551, 5645, 1958, 1999)
 DRAWN = {
