@@ -191,11 +191,13 @@ class Have(Report, frozen=True, kw_only=True, tag="have"):
     pieces: list[Run]
 
 
-class ParentFailed(Report, frozen=True, kw_only=True, tag="parent-failed"):
-    """A parent did not keep its promise; `reason` is a problem suffix or `stalled`."""
+class ParentFailed(Report, frozen=True, kw_only=True, tag="parent-failed", omit_defaults=True):
+    """A parent did not keep its promise; `reason` is a problem suffix or `stalled`, `generation`
+    the one that it was asked for."""
 
     parent: str
     reason: str = ""
+    generation: str = ""
 
 
 class PieceCorrupt(Report, frozen=True, kw_only=True, tag="piece-corrupt"):

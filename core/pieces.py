@@ -6,6 +6,7 @@ start at 0; only the last piece may be shorter.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -24,6 +25,10 @@ MAX_PIECES = 1 << 20
 
 Run = tuple[int, int]
 """First and last piece of a run, both included."""
+# Each of these takes as many steps as there are pieces; of more runs, peers may send very many, all
+# are taken together in that many steps.
+FEW_RUNS = 64
+_ONES = re.compile("1+")
 
 
 def piece_length_for(total: int | None) -> int:
@@ -138,10 +143,14 @@ class PieceSet:
         Raises:
             BadRequest: a run is reversed, negative or beyond the largest piece number.
         """
-        bits = 0
+        runs = list(runs)
         for first, last in runs:
             if not 0 <= first <= last < MAX_PIECES:
                 raise BadRequest(f"{first}-{last} is not a run of pieces")
+        if len(runs) > FEW_RUNS:
+            return cls(_bits_of(runs))
+        bits = 0
+        for first, last in runs:
             bits |= ((1 << (last - first + 1)) - 1) << first
         return cls(bits)
 
@@ -149,7 +158,7 @@ class PieceSet:
         """Maximal runs, in order."""
         found: list[Run] = []
         bits, base = self.bits, 0
-        while bits:
+        while bits and len(found) < FEW_RUNS:
             skip = (bits & -bits).bit_length() - 1
             bits >>= skip
             base += skip
@@ -157,6 +166,9 @@ class PieceSet:
             found.append((base, base + length - 1))
             bits >>= length
             base += length
+        if bits:
+            ones = _ONES.finditer(bin(bits)[:1:-1])
+            found.extend((base + run.start(), base + run.end() - 1) for run in ones)
         return found
 
     def __iter__(self) -> Iterator[int]:
@@ -192,3 +204,14 @@ class PieceSet:
 
     def __repr__(self) -> str:
         return "{" + ",".join(f"{a}-{b}" if a != b else str(a) for a, b in self.runs()) + "}"
+
+
+def _bits_of(runs: Iterable[Run]) -> int:
+    text: list[str] = []
+    end = 0
+    for first, last in sorted(runs):
+        if last >= end:
+            begin = max(first, end)
+            text += ["0" * (begin - end), "1" * (last + 1 - begin)]
+            end = last + 1
+    return int("".join(text)[::-1], 2)

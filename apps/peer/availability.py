@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from hawker.apps.peer.policy import offered
 from hawker.apps.web.events import Frame
 from hawker.core.contracts import Caller
+from hawker.core.digests import DigestRun
 from hawker.core.errors import GenerationGone
 from hawker.core.messages import Availability, encode
-from hawker.core.pieces import PieceSet, Run
+from hawker.core.pieces import KIB, PieceSet, Run
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
 
@@ -33,6 +34,11 @@ EVENT_COST = 0.005
 # A piece that the first child did not take by then is offered to all.
 FIRST_TURN = 1.0
 HELD_BEAT = 0.05
+# What one event says at most, so that it stays below `MAX_PEER_EVENT` however large the content;
+# the rest follows at once. A signed run costs about RUN_COST bytes besides its digests.
+MAX_HAVE = 8192
+MAX_DIGEST_BYTES = 256 * KIB
+RUN_COST = 512
 
 
 @dataclass(eq=False)
@@ -123,21 +129,24 @@ class Announcer:
             told: set[bytes] = set()
             version = -1
             spoke = 0.0
+            full = False
             while not entry.gone and not self._draining():
-                beat = HELD_BEAT if turns.held else BEAT
-                version = await entry.wait_change(version, beat)
+                if not full:
+                    beat = HELD_BEAT if turns.held else BEAT
+                    version = await entry.wait_change(version, beat)
                 now = conductor.ground.clock()
                 turns.deal(entry.valid, now, reading=conductor.reads(entry.task))
                 # Possession only grows; a windowed entry forgets what it delivered: no offer.
                 have = PieceSet() if entry.windowed else turns.visible(child, entry.valid)
                 # Digests alone are no news: they come before their pieces, and go with them.
-                if not have - said and now - spoke < BEAT:
+                if not full and not have - said and now - spoke < BEAT:
                     continue
                 event = self._event(entry, have - said, told)
                 yield event
                 spoke = now
-                said |= have
+                said |= PieceSet.from_runs(event.have)
                 told.update(run.signature for run in event.runs)
+                full = _is_full(event)
                 await asyncio.sleep(EVENT_COST * self._streams)
         finally:
             self._streams -= 1
@@ -150,8 +159,30 @@ class Announcer:
         return Availability(
             total=-1 if total is None else total,
             piece_length=entry.layout.piece_length,
-            runs=[run for run in entry.runs if run.signature not in told],
-            have=new.runs(),
+            runs=_page([run for run in entry.runs if run.signature not in told]),
+            have=new.runs()[:MAX_HAVE],
             free=self._free_slots(),
             waiting_upstream=not entry.complete and not new,
         )
+
+
+def _page(runs: Sequence[DigestRun]) -> list[DigestRun]:
+    """As many of the runs as one event takes, one at least."""
+    page: list[DigestRun] = []
+    size = 0
+    for run in runs:
+        if size >= MAX_DIGEST_BYTES:
+            break
+        page.append(run)
+        size += _cost(run)
+    return page
+
+
+def _is_full(event: Availability) -> bool:
+    """There may be more to say."""
+    digests = sum(_cost(run) for run in event.runs)
+    return digests >= MAX_DIGEST_BYTES or len(event.have) >= MAX_HAVE
+
+
+def _cost(run: DigestRun) -> int:
+    return len(run.digests) + RUN_COST

@@ -9,7 +9,12 @@ import httpx
 
 from hawker.core.errors import BadRequest
 
-MAX_EVENT = 16 * 1024 * 1024
+# Of a scheduler: the largest is a lease on very many separate ranges.
+MAX_EVENT = 4 * 1024 * 1024
+# Of a peer, which cuts what it has to say into events that are smaller than this.
+MAX_PEER_EVENT = 1024 * 1024
+# Hawker's own have two; each costs the receiver about as much as 2 KiB of data.
+MAX_LINES = 1024
 
 
 class Event(NamedTuple):
@@ -20,21 +25,32 @@ class Event(NamedTuple):
 
 
 class Splitter:
-    """Cuts a stream of bytes into events; comments and unknown fields are passed over."""
+    """Cuts a stream of bytes into events; comments and unknown fields are passed over.
 
-    def __init__(self) -> None:
-        self._rest = b""
+    The work is linear in the bytes, however they are cut.
+    """
+
+    def __init__(self, limit: int = MAX_EVENT) -> None:
+        self._rest = bytearray()
+        self._limit = limit
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes; raises BadRequest for one larger than 16 MiB."""
-        *blocks, self._rest = (self._rest + data).split(b"\n\n")
-        if len(self._rest) > MAX_EVENT:
-            raise BadRequest(f"an event is larger than {MAX_EVENT} bytes")
+        """The events that `data` completes; raises BadRequest for one larger than `limit`."""
+        # What was there before holds no end of an event, but perhaps half of one.
+        seen = max(0, len(self._rest) - 1)
+        self._rest += data
+        end = self._rest.rfind(b"\n\n", seen)
+        blocks: list[bytes] = []
+        if end >= 0:
+            blocks = [block for block in bytes(self._rest[:end]).split(b"\n\n") if block]
+            del self._rest[: end + 2]
+        if max([len(self._rest), *map(len, blocks)]) > self._limit:
+            raise BadRequest(f"an event is larger than {self._limit} bytes")
         return [event for block in blocks if (event := _parse(block)) is not None]
 
 
 async def sse(response: httpx.Response) -> AsyncIterator[Event]:
-    """The events of a streaming response; raises BadRequest for one larger than 16 MiB."""
+    """The events of a streaming response; raises BadRequest for one larger than 4 MiB."""
     splitter = Splitter()
     async for chunk in response.aiter_raw():
         for event in splitter.feed(chunk):
@@ -42,6 +58,8 @@ async def sse(response: httpx.Response) -> AsyncIterator[Event]:
 
 
 def _parse(block: bytes) -> Event | None:
+    if block.count(b"\n") >= MAX_LINES:
+        raise BadRequest(f"an event has more than {MAX_LINES} lines")
     name, data = "", []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")

@@ -11,12 +11,12 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping
 from urllib.parse import urlsplit
 
-from hawker.core.clients.events import Event, Splitter
+from hawker.core.clients.events import MAX_PEER_EVENT, Event, Splitter
 from hawker.core.errors import HawkerError, Unavailable, from_problem
 from hawker.core.messages import decode_problem
 
 MAX_HEAD = 64 * 1024
-MAX_CHUNK = 16 * 1024 * 1024
+MAX_CHUNK = MAX_PEER_EVENT
 MAX_PROBLEM = 64 * 1024
 
 
@@ -28,13 +28,14 @@ async def live_events(
     silence: float,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[Event, None]:
-    """The events of a GET until it ends; `connect` and `silence` are seconds.
+    """The events of a peer's stream until it ends; `connect` and `silence` are seconds.
 
     `tls` verifies an `https` URL; without it none is reached.
 
     Raises:
         HawkerError: what a refusing answer's problem says; Unavailable for no connection, a silent
-            or broken one, and an answer that is not understood.
+            or broken one, and an answer that is not understood; BadRequest for an event that is
+            larger than any peer sends.
     """
     parts = urlsplit(url)
     secure = parts.scheme == "https" and tls is not None
@@ -57,7 +58,7 @@ async def live_events(
         writer.write(request.encode("latin-1"))
         async with asyncio.timeout(silence):
             await _begin(reader, parts.netloc)
-        splitter = Splitter()
+        splitter = Splitter(MAX_PEER_EVENT)
         while True:
             async with asyncio.timeout(silence):
                 chunk = await _chunk(reader)

@@ -175,14 +175,16 @@ class Generation:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A task with its peers; `current` is the generation that new peers join, `over` are leases
-    that ended in this scheduler's life, `request` is the last that asked for it."""
+    """A task with its peers; `current` is the generation that new peers join, `older` those that
+    some still finish, `over` are leases that ended in this scheduler's life, `request` is the last
+    that asked for it."""
 
     id: str
     spec: TaskSpec
     machine: Machine = field(default_factory=lambda: Machine("task", TASK, "empty"))
     peers: dict[str, Peer] = field(default_factory=dict)
     current: Generation | None = None
+    older: dict[str, Generation] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     attempts: int = 0
     not_before: float = 0.0

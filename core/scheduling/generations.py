@@ -32,13 +32,17 @@ class Generations:
                 self.enter(task, peer, task.current, now)
 
     def enter(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
-        if peer.generation is not None:
+        former = peer.generation
+        if former is not None:
             self.exit(task, peer, now)
         peer.have = PieceSet()
         self._board.graph.join(task, peer, generation)
         peer.machine.fire("join")
         self._board.graph.supply(task, peer, now)
         self._board.touch(task, peer)
+        if former is not None:
+            # It drops what it had of that one, where it had not all.
+            self.release_stranded(task, now)
 
     def exit(self, task: Task, peer: Peer, now: float) -> None:
         self._board.graph.leave(task, peer, now)
@@ -103,14 +107,42 @@ class Generations:
             return
         generation.machine.fire("supersede")
         self._board.figures.generations_ended["superseded"] += 1
-        keep = {
-            host
-            for host in generation.members
-            if not task.peers[host].wants or self.can_finish(task, task.peers[host])
-        }
         self.lose(task)
-        for host in [host for host in generation.members if host not in keep]:
-            self.withdraw_from(task, task.peers[host], generation, "the origin changed", now)
+        task.older[generation.id] = generation
+        self.release_stranded(task, now)
+
+    def release_stranded(self, task: Task, now: float) -> None:
+        """Who waits in an older generation for what nobody there has any more starts over."""
+        if not task.older:
+            return
+        for generation in list(task.older.values()):
+            # Those who go take with them what they had.
+            while stranded := self._stranded(task, generation):
+                for peer in stranded:
+                    self.withdraw_from(task, peer, generation, "the origin changed", now)
+            if not any(task.peers[host].wants for host in generation.members):
+                del task.older[generation.id]
+        self.gather(task, now)
+
+    def reconsider(self, task: Task, peer: Peer, now: float) -> None:
+        """A peer of an older generation that asks for what nobody there has starts over."""
+        generation = peer.generation
+        if generation is None or generation is task.current or not peer.wants:
+            return
+        if not self.can_finish(task, peer):
+            self.withdraw_from(task, peer, generation, "the origin changed", now)
+
+    def _stranded(self, task: Task, generation: Generation) -> list[Peer]:
+        if len(generation.complete) > 1:
+            return []
+        held = held_by_members(task, generation)
+        found = []
+        for peer in (task.peers[host] for host in generation.members):
+            if peer.wants and not generation.complete - {peer.host}:
+                wanted = peer.wanted(generation.layout)
+                if wanted is None or not wanted <= held:
+                    found.append(peer)
+        return found
 
     def lose(self, task: Task) -> None:
         """No generation is the task's current one."""

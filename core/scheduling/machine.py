@@ -148,6 +148,7 @@ class Scheduler:
         for name in list(host.tasks):
             task = self._board.tasks[name]
             self._leases.remove(task, task.peers[host.id], now)
+            self._generations.release_stranded(task, now)
             if name in self._board.tasks:
                 self._leases.read_what_is_missing(task, now)
 
@@ -207,6 +208,9 @@ class Scheduler:
                 leases.length(task, peer, report)
             case Finished():
                 self._finished(task, peer, report, now)
+            case ParentFailed(generation=asked) if asked and not _is_in(peer, asked):
+                # That the parent gave up an older generation is nothing against it.
+                pass
             case ParentFailed():
                 self._parent_failed(task, peer, report.parent, now, counts=report.reason != "busy")
             case PieceCorrupt():
@@ -219,6 +223,7 @@ class Scheduler:
                 leases.mismatched(task, peer, problem, now)
             case Failed() | Left():
                 leases.remove(task, peer, now)
+                self._generations.release_stranded(task, now)
                 leases.read_what_is_missing(task, now)
             case _:
                 raise BadRequest(f"a {type(report).__name__} is not for a task that is known")
@@ -253,6 +258,7 @@ class Scheduler:
             peer.machine.fire("join")
             same = report.generation == peer.generation.id
             self._generations.restate(peer, PieceSet.from_runs(report.have if same else []))
+            self._generations.reconsider(task, peer, now)
         if task.machine.state == "failed":
             task.machine.fire("ask")
         before = task.current
@@ -510,3 +516,7 @@ def _agreed(layout: Layout, records: list[LeaseRecord]) -> Layout:
         if known.piece_length != layout.piece_length or known.total not in (None, layout.total):
             raise BadRequest("a host has stored other content than was read")
     return layout
+
+
+def _is_in(peer: Peer, generation: str) -> bool:
+    return peer.generation is not None and peer.generation.id == generation

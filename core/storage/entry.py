@@ -84,6 +84,8 @@ class Entry:
         self.used = row.used
         self.files = files
         self.gone = False
+        # The origin was seen not to have it any more; forgotten by a restart.
+        self.outdated = False
         self.windowed = windowed
         self.reserved = reserved
         self.unsynced = row.unsynced

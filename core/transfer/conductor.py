@@ -304,8 +304,11 @@ class Conductor:
             if run.tally.total != moved or await self._any_connected(delay):
                 continue
             if self.runs.get(run.task) is run:
-                log.warning("no scheduler is there: reading %s without one", run.spec.url)
-                self.ground.counters.unscheduled_reads += 1
+                if any(user.readable for user in run.users):
+                    log.warning("no scheduler is there: reading %s without one", run.spec.url)
+                    self.ground.counters.unscheduled_reads += 1
+                else:
+                    log.warning("no scheduler is there, and %s may not be read", run.spec.url)
                 run.use_port(self._solo)
 
     async def _any_connected(self, timeout: float) -> bool:

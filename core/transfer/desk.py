@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from hawker.core.contracts import SourceRequest
-from hawker.core.messages import AnyReport
+from hawker.core.messages import AnyReport, Changed
 from hawker.core.pieces import Layout, PieceSet
 from hawker.core.storage import Entry
 from hawker.core.transfer.holding import Holder, Holding
@@ -37,7 +37,8 @@ class Desk:
 
     @property
     def partial(self) -> Entry | None:
-        return self._holding.entry
+        entry = self._holding.entry
+        return None if entry is None or entry.outdated else entry
 
     async def adopt(self, generation: str, layout: Layout) -> Entry:
         return await self._holding.adopt(generation, layout, self._group)
@@ -66,6 +67,10 @@ class Desk:
         return False
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None:
+        entry = self._holding.entry
+        if isinstance(report, Changed) and entry is not None:
+            # What it has of it tells nothing of what is missing of other content.
+            entry.outdated = entry.generation == report.generation
         self._holder.report(report, urgent=urgent)
 
     def flush(self) -> None:

@@ -155,7 +155,7 @@ class Download:
             ready = _valid_until(entry, position)
             if end is not None:
                 ready = min(ready, end)
-            if ready > position:
+            if ready > position and run.may_deliver(entry, user):
                 if ready == entry.layout.total:
                     await self._verify_stated(entry)
                 yield ByteRange(position, ready)

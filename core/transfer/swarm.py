@@ -259,7 +259,12 @@ class Swarm:
         self._ground.counters.parents_left[reason] += 1
         self._refs.pop(parent, None)
         self._forget(parent)
-        failed = ParentFailed(task=self.entry.task, parent=parent, reason=reason)
+        failed = ParentFailed(
+            task=self.entry.task,
+            parent=parent,
+            reason=reason,
+            generation=self.entry.generation,
+        )
         self._host.report(failed, urgent=True)
         self.wake.fire()
 

@@ -83,6 +83,7 @@ class TaskRun:
         self._holding = Holding(ground, spec, self, self._held_another)
         self._revisions: dict[type, int] = {}
         self._record: Parents | None = None
+        self._named = ""
         self._lease: Read | None = None
         self._reader: OriginReader | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -193,6 +194,11 @@ class TaskRun:
         """A lease on the origin is at work here."""
         return self._reading is not None
 
+    def may_deliver(self, entry: Entry, user: User) -> bool:
+        """Bytes may go to a user who cannot take them back: the rest is not of another generation,
+        as far as anybody knows, or is here."""
+        return self.reading or self._named == entry.generation or self.satisfied(user)
+
     def satisfied(self, user: User) -> bool:
         """Everything the user wants is valid in the store."""
         entry, swarm = self.entry, self._holding.swarm
@@ -213,7 +219,9 @@ class TaskRun:
         match decision:
             case Parents():
                 self._record = decision
+                self._named = decision.generation or self._named
                 self.digest = decision.digest
+                self.changed.fire()
             case Read():
                 self._take_lease(decision)
             case Stop():

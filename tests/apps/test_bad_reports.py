@@ -33,7 +33,7 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "request": "r-1",
     },
     "have": {"generation": "0" * 16, "pieces": [[0, 1]]},
-    "parent-failed": {"parent": "ab" * 16, "reason": "stalled"},
+    "parent-failed": {"parent": "ab" * 16, "reason": "stalled", "generation": "0" * 16},
     "piece-corrupt": {"generation": "0" * 16, "piece": 0, "parent": "ab" * 16},
     "lease-progress": {
         "lease": "0" * 16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hawker.core import errors, messages, tokens
 from hawker.core.errors import BadRequest, ConfigError, Unauthenticated
 from hawker.core.ids import TaskSpec, canonical_url, loses_credentials
-from hawker.core.pieces import KIB, MIB, Layout, PieceSet, piece_length_for
+from hawker.core.pieces import KIB, MAX_PIECES, MIB, Layout, PieceSet, piece_length_for
 from hawker.core.ranges import ByteRange, parse_content_range
 from hawker.core.settings import load
 
@@ -130,10 +131,25 @@ def test_a_piece_set_behaves_as_a_set(one: set[int], other: set[int]) -> None:
     assert all(later[0] > run[1] + 1 for run, later in zip(a.runs(), a.runs()[1:], strict=False))
 
 
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 40)), max_size=150))
+def test_runs_may_overlap_and_come_in_any_order(spans: list[tuple[int, int]]) -> None:
+    runs = [(first, first + more) for first, more in spans]
+    pieces = {piece for first, last in runs for piece in range(first, last + 1)}
+    assert PieceSet.from_runs(runs) == PieceSet.of(pieces)
+
+
+def test_very_many_runs_are_taken_in_linear_time() -> None:
+    scattered = PieceSet(int("01" * (MAX_PIECES // 2), 2))
+    began = time.process_time()
+    assert PieceSet.from_runs(scattered.runs()) == scattered
+    assert time.process_time() - began < 10, "one after the other they take minutes"
+
+
 @pytest.mark.parametrize("run", [(-1, 2), (3, 2), (0, 1 << 20)])
-def test_what_is_no_run_is_refused(run: tuple[int, int]) -> None:
+@pytest.mark.parametrize("others", [0, 100])
+def test_what_is_no_run_is_refused(run: tuple[int, int], others: int) -> None:
     with pytest.raises(BadRequest):
-        PieceSet.from_runs([run])
+        PieceSet.from_runs([*([(0, 1)] * others), run])
 
 
 @given(st.integers(0, 5 * MIB), st.integers(0, 5 * MIB), st.integers(1, 5 * MIB))

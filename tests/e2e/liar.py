@@ -1,11 +1,19 @@
-"""A peer that lies: the real daemon, but for what it gives away. `liar.py MODE serve peer …`"""
+"""A peer that lies: the real daemon, but for what it gives away.
+
+`liar.py MODE JOURNAL serve peer …`. It lies once JOURNAL.lies is there. Each line of
+the journal is a time (CLOCK_MONOTONIC, that all processes share), then `asked FIRST LAST` for a
+request for pieces, or `told` for an announcement in which it lied.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,6 +57,13 @@ async def stops(size: int, send: Send) -> None:
     await asyncio.sleep(60)
 
 
+async def freezes(size: int, send: Send) -> None:
+    """Sends a little, then the whole process stands still until somebody wakes it."""
+    await part(send, b"x" * min(1000, size - 1))
+    os.kill(os.getpid(), signal.SIGSTOP)
+    await asyncio.sleep(60)
+
+
 async def slow(size: int, send: Send) -> None:
     """1 KiB a second."""
     for _ in range(size // 1024):
@@ -56,7 +71,7 @@ async def slow(size: int, send: Send) -> None:
         await asyncio.sleep(1)
 
 
-BODIES: dict[str, Body] = {f.__name__: f for f in (wrong, stale, short, stops, slow)}
+BODIES: dict[str, Body] = {f.__name__: f for f in (wrong, stale, short, stops, freezes, slow)}
 flaps = 0
 
 
@@ -108,23 +123,52 @@ def strange(run: DigestRun, number: int) -> DigestRun:
     return msgspec.structs.replace(run, lease=f"none-{number}", signature=b"")
 
 
+class Journal:
+    """What it was asked, and when."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._sign = Path(f"{path}.lies")
+
+    @property
+    def lies(self) -> bool:
+        return self._sign.exists()
+
+    def write(self, *words: object) -> None:
+        with self._path.open("a") as file:
+            print(f"{time.monotonic():.4f}", *words, file=file)
+
+
 def main() -> int:
-    mode = sys.argv[1]
-    if mode in BODIES or mode in ("flapping", "long", "bomb", "redirects"):
+    mode, journal = sys.argv[1], Journal(sys.argv[2])
+    honest_call, honest_send = PieceServer.__call__, PieceServer._send
+    honest_event = Announcer._event
 
-        async def send(
-            self: PieceServer, entry: Entry, span: ByteRange, coding: str, out: Send
-        ) -> None:
+    async def call(self: PieceServer, scope: Any, receive: Any, send: Any) -> None:
+        parameters = scope["path_params"]
+        journal.write("asked", parameters["first"], parameters["last"])
+        await honest_call(self, scope, receive, send)
+
+    async def send(
+        self: PieceServer, entry: Entry, span: ByteRange, coding: str, out: Send
+    ) -> None:
+        if journal.lies:
             await lie(self, entry, span, coding, out, mode)
-
-        setattr(PieceServer, "_send", send)  # noqa: B010
-    honest = Announcer._event
+        else:
+            await honest_send(self, entry, span, coding, out)
 
     def event(self: Announcer, entry: Entry, new: PieceSet, told: set[bytes]) -> Availability:
-        return boast(entry, honest(self, entry, new, told), mode)
+        truth = honest_event(self, entry, new, told)
+        said = boast(entry, truth, mode) if journal.lies else truth
+        if said != truth:
+            journal.write("told")
+        return said
 
+    setattr(PieceServer, "__call__", call)  # noqa: B010
+    if mode in BODIES or mode in ("flapping", "long", "bomb", "redirects"):
+        setattr(PieceServer, "_send", send)  # noqa: B010
     setattr(Announcer, "_event", event)  # noqa: B010
-    return run(sys.argv[2:])
+    return run(sys.argv[3:])
 
 
 if __name__ == "__main__":

@@ -7,27 +7,25 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.conftest import Cluster, Daemon, Origin, fetch
+from tests.e2e.lying import host_at, start_liar
 
 SIZE = 6 * 2**20 + 99
-LIAR = Path(__file__).with_name("liar.py")
-MODES = [
-    "wrong", "stale", "short", "long", "stops", "slow", "flapping", "boasts", "floods", "forges",
-    "bomb", "redirects",
-]  # fmt: skip
+# Those that lie in the bytes they send, and those that lie in what they say they have.
+SENDERS = ["wrong", "stale", "short", "long", "stops", "slow", "flapping", "bomb", "redirects"]
+TELLERS = ["boasts", "floods", "forges"]
 # These do no harm that a victim could always accuse them of: who knows a digest already does not
-# look at a forged one.
-# A stall may be outrun by the same request repeated elsewhere.
+# look at a forged one, few ask a boaster often enough, and a slow one is outrun by others.
 HARMLESS = ("boasts", "forges", "slow", "stops")
 PATIENCE = ("--timeout", "60")
 MOST_MEMORY = 250 * 2**20
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*SENDERS, *TELLERS])
 def test_victims_of_a_liar_have_the_right_bytes(
     mode: str, cluster: Cluster, origin: Origin, tmp_path: Path
 ) -> None:
@@ -39,25 +37,53 @@ def test_victims_of_a_liar_have_the_right_bytes(
     config = tmp_path / "narrow.toml"
     config.write_text("[peer]\nupload_slots = 1\n")
     seed = cluster.peer("seed", scheduler, "--seed", "--config", str(config))
-    liar = cluster.start(
-        "liar", "serve", "peer", "--scheduler", scheduler.url, "--cluster-key", str(cluster.key),
-        program=[str(LIAR), mode],
-    )  # fmt: skip
-    victims = [cluster.peer(f"victim-{number}", scheduler) for number in range(2)]
-    for daemon in (seed, liar, *victims):
+    liar = start_liar(cluster, scheduler, mode)
+    getter, streamer = (cluster.peer(f"victim-{number}", scheduler) for number in range(2))
+    for daemon in (seed, liar.daemon, getter, streamer):
         daemon.wait_ready()
-    assert fetch(liar, url, tmp_path / "liar.out", *PATIENCE) == (0, "")
+    if mode == "boasts":
+        # It has the first piece, and says that it has all.
+        assert fetch(seed, url, tmp_path / "seed.out", *PATIENCE) == (0, "")
+        assert stream(liar.daemon, url, {"range": "bytes=0-0"}) == (data[:1], True)
+    else:
+        assert fetch(liar.daemon, url, tmp_path / "liar.out", *PATIENCE) == (0, "")
+    liar.lie()
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda v: fetch(v, url, tmp_path / v.port, *PATIENCE), victims))
-    assert results == [(0, "")] * len(victims)
+        streamed = pool.submit(stream, streamer, url)
+        assert fetch(getter, url, tmp_path / "out", *PATIENCE) == (0, "")
+        body, whole = streamed.result()
     assert time.monotonic() - began < 60
-    for victim in victims:
-        assert (tmp_path / victim.port).read_bytes() == data
+    assert (tmp_path / "out").read_bytes() == data
+    # What was delivered before it broke off, if it did, must be right as well.
+    assert data.startswith(body)
+    assert whole and len(body) == SIZE
+    for victim in (getter, streamer):
         assert peak_memory(victim) < MOST_MEMORY
     assert (origin.requests, origin.sent_bytes) == (1, SIZE)
+    assert liar.told if mode in TELLERS else liar.asked, "it had no chance to lie"
+    if mode == "boasts":
+        assert any(asked.last > 0 for asked in liar.asked), "nobody believed it"
     if mode not in HARMLESS:
-        assert host_at(cluster, scheduler, liar)["failures"] > 0
+        assert host_at(cluster, scheduler, liar.daemon)["failures"] > 0
+
+
+def stream(daemon: Daemon, url: str, headers: dict[str, str] | None = None) -> tuple[bytes, bool]:
+    """What a plain client of a daemon gets, and whether it is told that this is all."""
+    body = bytearray()
+    with (
+        httpx.Client(trust_env=False, timeout=60) as client,
+        client.stream(
+            "GET", f"{daemon.url}/peer/v1/content", params={"url": url}, headers=headers
+        ) as answer,
+    ):
+        assert answer.is_success, answer.read()
+        try:
+            for part in answer.iter_raw():
+                body += part
+        except httpx.RemoteProtocolError:
+            return bytes(body), False
+    return bytes(body), True
 
 
 def peak_memory(daemon: Daemon) -> int:
@@ -65,9 +91,3 @@ def peak_memory(daemon: Daemon) -> int:
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) * 1024
-
-
-def host_at(cluster: Cluster, scheduler: Daemon, daemon: Daemon) -> dict[str, Any]:
-    """A host as the scheduler sees it."""
-    [view] = [h for h in cluster.view(scheduler.url, "hosts") if h["url"].startswith(daemon.url)]
-    return view

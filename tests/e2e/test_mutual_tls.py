@@ -12,7 +12,7 @@ import pytest
 
 from hawker.core.settings import TlsSettings
 from hawker.core.tls import client_context
-from tests.e2e.conftest import Cluster, Origin, fetch, hawker
+from tests.e2e.conftest import Cluster, Origin, fetch, hawker, wait_for
 
 
 def authority(directory: Path) -> Path:
@@ -82,6 +82,38 @@ def test_a_swarm_over_mutual_tls_and_nobody_else(
         code, message = fetch(outsider, url, target, "--disable-back-to-source", "--timeout", "5")
         assert code != 0, message
         assert not target.exists()
+
+
+def test_schedulers_and_the_command_line_talk_over_mutual_tls(
+    cluster: Cluster, origin: Origin, pki: Path, tmp_path: Path
+) -> None:
+    data = os.urandom(2**20 + 7)
+    url = origin.put("/file", data)
+    flags = [*issue(pki, tmp_path / "own", "127.0.0.1", "localhost"), "--mutual-tls"]
+    cluster.make_key()
+    first = cluster.scheduler("first", *flags)
+    config = tmp_path / "second.toml"
+    config.write_text(f'[scheduler]\nothers = ["{first.url}"]\n')
+    second = cluster.scheduler("second", "--config", str(config), *flags)
+    peer = cluster.peer("peer", first, *flags)
+    peer.wait_ready()
+    member = flags[:6]
+    shown = ["--cluster-key", str(cluster.key)]
+    remote = ("-e", peer.url, "--timeout", "30")
+    done = hawker("get", url, "-O", str(tmp_path / "out"), *remote, *member, *shown)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "out").read_bytes() == data
+    done = hawker("ls", "-e", peer.url, *member, *shown)
+    assert done.returncode == 0 and url.encode() in done.stdout
+    # Without a certificate of its own the command is not even answered.
+    done = hawker("get", url, "-O", str(tmp_path / "none"), *remote, *member[:2], *shown)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert not (tmp_path / "none").exists()
+    # What the first scheduler granted is known at the second.
+    settings = TlsSettings(ca=str(pki / "ca.crt"), certificate=flags[3], key=flags[5])
+    with httpx.Client(verify=client_context(settings), trust_env=False) as client:
+        name = "hawker_scheduler_lease_records 1.0"
+        wait_for(lambda: name in client.get(f"{second.url}/metrics").text, "it follows the first")
 
 
 def test_a_certificate_for_other_names_is_not_believed(

@@ -31,6 +31,11 @@ from tests.faults.world import Daemon, World
 # Socket buffers of both sides, and what a reader gathers before it stores it.
 IN_FLIGHT = 2 << 20
 REVOCATION_SECONDS = 1.0
+# In which a limit is checked, and by how much it may be missed.
+WINDOW = 1.0
+HASTE = 1.25
+# After these the cluster may count two readers as one.
+UNHEARD = ("freeze-peer", "freeze-seed", "freeze-scheduler", "restart-scheduler")
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Bounds:
         with ThreadPoolExecutor(len(self._world.hosts)) as pool:
             held = list(pool.map(self.held, live))
             own = list(pool.map(self.held, hit))
-        names = {daemon.name for daemon in hit}
+        # A reader without a name was gone before it could be found.
+        names = {daemon.name for daemon in hit} | {""}
         found = []
         for number, thing in enumerate(self._origin.things):
             answers = [a for a in self._origin.answers if a.thing == number]
@@ -141,6 +147,30 @@ class Bounds:
                         f" which has {size}; {allowed} are justified ({told}); readers {readers}"
                     )
         return ""
+
+    def haste(self) -> str:
+        """A second in which more was sent than the cluster may read; empty where there is none."""
+        if not self._plan.limit or self._plan.has("stop-scheduler"):
+            # Who decides alone knows of nobody to share a limit with.
+            return ""
+        # A reader that was taken for dead may still read, beside the one in its place.
+        share = 2 if self._plan.has(*UNHEARD) else 1
+        trace, first, sent = self._origin.trace, 0, 0
+        for now, size in trace:
+            sent += size
+            while trace[first][0] < now - WINDOW:
+                sent -= trace[first][1]
+                first += 1
+            allowed = HASTE * share * WINDOW * self._plan.limit + IN_FLIGHT * self._open(now)
+            if sent > allowed:
+                told = f"{sent} bytes within {WINDOW:g} s, {allowed:.0f} are justified"
+                return f"the origin may be read at {self._plan.limit} bytes/s, and sent {told}"
+        return ""
+
+    def _open(self, now: float) -> int:
+        """Connections whose buffers were filled within the window."""
+        answers = self._origin.answers
+        return sum(a.began <= now and (not a.over or a.ended >= now - WINDOW) for a in answers)
 
     def _checks(self, number: int, version: int) -> int:
         """Bytes of answers that were asked for one byte, or that nobody had room for."""

@@ -25,6 +25,8 @@ class Answer:
     reader: str
     sent: int = 0
     over: bool = False
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
 
 
 @dataclass
@@ -71,6 +73,8 @@ class FaultyOrigin:
     ) -> None:
         self.things = [Thing([data], [0]) for data in things]
         self.answers: list[Answer] = []
+        # (time.monotonic, bytes) of all that was sent.
+        self.trace: list[tuple[float, int]] = []
         self.requests = 0
         self.ill_until = 0.0
         self.rate = rate
@@ -150,6 +154,7 @@ class FaultyOrigin:
         try:
             self._send(request, answer, start, stop)
         finally:
+            answer.ended = time.monotonic()
             answer.over = True
 
     def _say(self, request: BaseHTTPRequestHandler, status: int, fields: dict[str, str]) -> None:
@@ -190,6 +195,7 @@ class FaultyOrigin:
             with self._lock:
                 answer.sent += len(part)
                 thing.sent[answer.version] += len(part)
+                self.trace.append((time.monotonic(), len(part)))
             request.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
             if self.rate or self.slower > 1.0:
                 time.sleep(self.slower * len(part) / (self.rate or 50e6))

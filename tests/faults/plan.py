@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MIB = 1 << 20
 SECRET = "SECRET7d9f"
@@ -40,7 +40,9 @@ class Fault:
 class Ask:
     """A request at a peer's daemon: `get` is the command, `plain` and `range` are plain HTTP.
 
-    `span` is the part of the content, as shares, that a `range` asks for.
+    `span` is the part of the content, as shares, that a `range` asks for. `digest` is what a `get`
+    says the content has: "" nothing, "right" what it had in the beginning, "wrong" what it never
+    has.
     """
 
     at: float
@@ -49,6 +51,7 @@ class Ask:
     how: str
     patience: float
     span: tuple[float, float]
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class Plan:
     """One run.
 
     `sizes` are the lengths of the contents, `rate` is the origin's in bytes per second (0: as fast
-    as it can), `quota` is the small peer's. `signed`: URLs carry a signature; `private`: requests
-    carry credentials.
+    as it can), `quota` is the small peer's, `limit` what the cluster may read of the origin in
+    bytes per second (0: no limit). `signed`: URLs carry a signature; `private`: requests carry
+    credentials.
     """
 
     seed: int
@@ -73,6 +77,7 @@ class Plan:
     private: bool
     asks: list[Ask] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    limit: int = 0
 
     @property
     def resumable(self) -> bool:
@@ -99,11 +104,17 @@ class Plan:
         gone = any(host in self.gone(f) for f in self.faults if f.kind == "peers-gone")
         return mine or gone or host == self.small
 
+    def frozen_seconds(self, host: int) -> float:
+        """How long a peer stands still."""
+        frozen = [f for f in self.faults if f.kind == "freeze-peer" and f.host == host]
+        return sum(fault.seconds for fault in frozen)
+
     def lines(self) -> str:
         """The plan, to be read by a person."""
         told = f"{self.peers} peers, {self.seeds} seeds, sizes {self.sizes}"
         told += f", validators {self.validators}, ranges {self.ranges}, rate {self.rate}"
         told += f", small {self.small} (quota {self.quota})" * (self.small is not None)
+        told += f", limit {self.limit}" * (self.limit > 0)
         told += ", signed" * self.signed + ", private" * self.private
         return "\n    ".join([told, *map(str, self.asks), *map(str, self.faults)])
 
@@ -137,7 +148,19 @@ def draw(seed: int) -> Plan:
     for _ in range(rng.choice([0, 1, 1, 2, 2, 3])):
         plan.faults.append(_fault(rng, plan))
     plan.faults.sort(key=lambda fault: fault.at)
-    return plan
+    return _with_claims(plan)
+
+
+def _with_claims(plan: Plan) -> Plan:
+    """Digests that clients state, and a limit for the origin, drawn apart from all that."""
+    rng = random.Random(f"claims {plan.seed}")
+    asks = []
+    for ask in plan.asks:
+        digest = rng.choice(["", "", "", "", "", "right", "right", "wrong"])
+        asks.append(replace(ask, digest=digest if ask.how == "get" else ""))
+    large = max(plan.sizes) >= 4 * MIB
+    limit = int(max(plan.sizes) / rng.choice([3.0, 5.0])) if large and rng.random() < 0.12 else 0
+    return replace(plan, asks=asks, limit=limit)
 
 
 def _size(rng: random.Random) -> int:

@@ -59,6 +59,7 @@ class Run:
             for outcome in outcomes:
                 self._check_outcome(outcome)
             self._check("I3", self.bounds.excess())
+            self._check("I7", self.bounds.haste())
             self._check_disk()
             self._come_back()
             self._check("I8: a credential is seen in", ", ".join(self.world.leaks()))
@@ -216,7 +217,8 @@ class Run:
         ask = outcome.ask
         name = f"{ask.how} at peer-{ask.host} of thing {ask.thing} ({ask.at} s)"
         limit = ask.patience + MARGIN + (0 if ask.how == "get" else STALL)
-        if outcome.seconds > limit and not self.plan.struck(ask.host):
+        # Also at a host that was hit: a dead one ends it at once, a frozen one when it thaws.
+        if outcome.seconds > limit + self.plan.frozen_seconds(ask.host):
             raise Violation(f"I4: {name} took {outcome.seconds:.1f} s")
         if outcome.problem and not self._excused(outcome):
             raise Violation(f"{name} failed without need: {outcome.problem}")

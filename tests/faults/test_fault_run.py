@@ -12,14 +12,18 @@ import pytest
 
 from tests.faults.bounds import Bounds
 from tests.faults.clients import Violation, request
-from tests.faults.origin import FaultyOrigin
+from tests.faults.origin import FaultyOrigin, Thing
 from tests.faults.plan import KINDS, Ask, Fault, Plan, draw
 from tests.faults.world import Daemon, World
 
 ROOT = Path(__file__).parents[2]
-# Resumable origins and large contents; the scheduler is restarted; the seed is frozen and the
-# origin refuses; links are cut, peers go and freeze.
-SEEDS = (4, 18, 79)
+# Resumable origins, large contents, right and wrong digests. Together they draw every
+# way to kill, stop and freeze, a full disk, flipped bytes and an origin that changes.
+SEEDS = (551, 5645, 1958, 1999)
+DRAWN = {
+    "kill-peer", "kill-seed", "freeze-peer", "freeze-seed", "freeze-scheduler", "restart-scheduler",
+    "stop-scheduler", "disk-full", "flip-byte", "origin-changes",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -39,6 +43,14 @@ def test_a_seed_is_always_the_same_plan_and_every_fault_is_drawn() -> None:
     plans = [draw(seed) for seed in range(1, 200)]
     assert plans == [draw(seed) for seed in range(1, 200)]
     assert {fault.kind for plan in plans for fault in plan.faults} == set(KINDS)
+    assert {ask.digest for plan in plans for ask in plan.asks} == {"", "right", "wrong"}
+    assert any(plan.limit for plan in plans)
+
+
+def test_the_seeds_that_are_played_here_draw_what_they_are_there_for() -> None:
+    plans = [draw(seed) for seed in SEEDS]
+    assert {fault.kind for plan in plans for fault in plan.faults} == DRAWN
+    assert {ask.digest for plan in plans for ask in plan.asks} == {"", "right", "wrong"}
 
 
 def test_bytes_of_two_versions_are_seen_where_they_are_mixed(tmp_path: Path) -> None:
@@ -70,6 +82,39 @@ def test_a_second_read_without_a_fault_is_seen(tmp_path: Path) -> None:
     finally:
         origin.close()
         world.stop()
+
+
+def test_reading_faster_than_the_limit_is_seen(tmp_path: Path) -> None:
+    plan = Plan(1, 3, 1, (9_000_000,), True, True, 0, None, 0, False, False, limit=1_000_000)
+    origin, world = _origin([os.urandom(9_000_000)]), World(tmp_path, plan)
+    bounds = Bounds(plan, origin, world)
+    try:
+        assert httpx.get(origin.url(0), headers={"range": "bytes=0-999999"}).is_success
+        assert bounds.haste() == ""
+        assert httpx.get(origin.url(0)).is_success
+        assert "at 1000000 bytes/s, and sent" in bounds.haste()
+    finally:
+        origin.close()
+        world.stop()
+
+
+@pytest.mark.parametrize("claim", ["right", "wrong"])
+def test_output_that_has_not_the_stated_digest_is_seen(
+    claim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that ignores what it is told gives the second version, whatever was stated."""
+    thing = Thing([b"first", b"second"], [5, 6])
+    target = tmp_path / "out"
+
+    def careless(command: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+        assert "--digest" in command
+        target.write_bytes(b"second")
+        return subprocess.CompletedProcess(command, 0, b"", b"")
+
+    monkeypatch.setattr(subprocess, "run", careless)
+    ask = Ask(0.0, 0, 0, "get", 5.0, (0.0, 1.0), claim)
+    with pytest.raises(Violation, match="I2"):
+        request(ask, Daemon(tmp_path, "peer", [], {}), "http://unused", thing, target, False)
 
 
 def test_only_what_no_live_daemon_holds_may_be_read_again(tmp_path: Path) -> None:

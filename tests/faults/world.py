@@ -207,7 +207,8 @@ class World:
         self._links = Links()
         env = {"HAWKER_PEER__SCHEDULER_WAIT": f"{plan.scheduler_wait:g}"}
         common = ["--cluster-key", str(self.key)]
-        self.scheduler = Daemon(root, "scheduler", ["scheduler", *common], env)
+        limit = {"HAWKER_SCHEDULER__ORIGIN_RATE": str(plan.limit)}
+        self.scheduler = Daemon(root, "scheduler", ["scheduler", *common], env | limit)
         common += ["--scheduler", self.scheduler.url]
         self.seeds = [
             Daemon(root, f"seed-{number}", ["peer", "--seed", *common], env)

@@ -31,6 +31,8 @@ async def examine(settings: Settings, origin: str = "") -> list[Finding]:
         _made(name, _in_thread(check, settings)) for name, check in LOCAL
     ]
     checks.append(_made("port", _one(network.port(settings))))
+    if settings.peer.advertise:
+        checks.append(_made("advertised URL", _one(network.advertised(settings))))
     for url in settings.peer.schedulers:
         checks.append(_made(f"scheduler {url}", network.scheduler(settings, url)))
     if origin:

@@ -66,6 +66,54 @@ def _bind(name: str, host: str, number: int) -> Finding:
     return Finding(name, OK, f"{host}:{number} is free")
 
 
+async def advertised(settings: Settings) -> Finding:
+    """The URL that others are told to reach this process by, as far as that shows from here."""
+    name, base = "advertised URL", settings.peer.advertise.rstrip("/")
+    runs = await _runs(settings)
+    try:
+        answer = await _ask(settings, base)
+    except httpx.HTTPError as exc:
+        if not runs:
+            return Finding(name, SKIPPED, f"nobody answers at {base}: no daemon runs here yet")
+        told = f"{base} cannot be reached: {exc or type(exc).__name__}"
+        hint = "see peer.advertise, names and forwarded ports, and listen.host"
+        return Finding(name, FAILED, told, hint)
+    if answer is None:
+        told = f"something that is not Hawker answers at {base}"
+        return Finding(name, FAILED, told, "see peer.advertise")
+    if not runs or await _is_another(settings, base):
+        told = f"the Hawker that answers at {base} is another host's"
+        return Finding(name, FAILED, told, "give each host a peer.advertise of its own")
+    return Finding(name, OK, f"Hawker {answer['version']} answers at {base}")
+
+
+async def _runs(settings: Settings) -> bool:
+    """A daemon of this data directory listens on its unix socket."""
+    async with control_client(uds=str(settings.unix_socket)) as client:
+        try:
+            await client.get("http://localhost/healthy", timeout=PATIENCE)
+        except httpx.HTTPError:
+            return False
+    return True
+
+
+async def _is_another(settings: Settings, base: str) -> bool:
+    """The peer at this URL is not the one on our socket; who does not say is taken for it.
+
+    No token is shown: it would be worth something to whoever has our address.
+    """
+    ids = []
+    for uds, url in ((None, base), (str(settings.unix_socket), "http://localhost")):
+        tls = await ClientTls(settings.tls).towards(url)
+        async with control_client(uds=uds, tls=tls) as client:
+            try:
+                answer = await client.get(f"{url}/peer/v1/host", timeout=PATIENCE)
+                ids.append(str(answer.json()["host"]))
+            except (httpx.HTTPError, ValueError, KeyError, TypeError):
+                return False
+    return ids[0] != ids[1]
+
+
 async def scheduler(settings: Settings, url: str) -> list[Finding]:
     """One that this host is to talk to: reachable, of our cluster, our version, our time."""
     name = f"scheduler {url}"

@@ -22,7 +22,9 @@ import pytest
 import trustme
 
 from hawker.core.version import version
+from tests.e2e import small_disk
 from tests.e2e.conftest import Cluster, Origin, cluster, hawker, origin
+from tests.faults.world import free_port
 
 __all__ = ["cluster", "origin"]
 
@@ -67,14 +69,15 @@ def data(tmp_path: Path) -> Path:
 
 
 class Pretender(http.server.BaseHTTPRequestHandler):
-    """Says that it is Hawker, an hour late."""
+    """Says that it is Hawker, and is late."""
 
     said: ClassVar[Any] = {"ready": True, "version": "0.0.1"}
+    late: ClassVar[float] = 3600.0
 
     def do_GET(self) -> None:
         body = json.dumps(self.said).encode()
         self.send_response_only(200)
-        self.send_header("date", email.utils.formatdate(time.time() - 3600, usegmt=True))
+        self.send_header("date", email.utils.formatdate(time.time() - self.late, usegmt=True))
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -188,6 +191,34 @@ def test_a_quota_above_the_disk(data: Path) -> None:
     assert "on a filesystem of" in doctor(data, expect=1, environ=environ)["quota"]["found"]
 
 
+def test_a_quota_above_what_is_free(data: Path) -> None:
+    room = os.statvfs(data.parent)
+    free, total = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
+    if total - free < 2**30:
+        pytest.skip("the disk is empty")
+    # Others write to this disk, too.
+    environ = {"HAWKER_STORAGE__QUOTA": str((free + total) // 2)}
+    found = doctor(data, expect=0, environ=environ)["quota"]
+    assert found["state"] == "warning" and "are free or ours" in found["found"]
+
+
+@pytest.mark.skipif(
+    small_disk.namespace() is None, reason="the kernel lets this user make no mount namespace"
+)
+def test_a_disk_with_little_room(data: Path) -> None:
+    data.mkdir(mode=0o700)
+    fill = 'head -c 62M /dev/zero >"$1/ballast"; shift; exec "$@"'
+    command = small_disk.inside(
+        64 << 20, data, "sh", "-c", fill, "sh", str(data),
+        sys.executable, "-m", "hawker", "doctor", "--json", "--data", str(data), "--port", "0",
+    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, timeout=90, check=False)
+    found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert (done.returncode, found["disk"]["state"]) == (0, "warning")
+    assert re.match(r"2\.\d MB of 67\.1 MB free", found["disk"]["found"])
+    assert "make room" in found["disk"]["hint"]
+
+
 def test_few_descriptors(data: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
@@ -210,6 +241,34 @@ def test_a_scheduler_of_another_time_and_version(data: Path, pretender: str) -> 
     told = found[f"clock of {pretender}"]["found"]
     assert re.fullmatch(r"(3599|3600) s apart; tokens break at 30 s", told)
     assert "Hawker 0.0.1 there" in found[f"version of {pretender}"]["found"]
+
+
+@pytest.mark.parametrize(("late", "state"), [(0, "ok"), (12, "warning"), (40, "failed")])
+def test_clocks_that_are_apart(
+    late: float, state: str, data: Path, pretender: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pretender, "late", late)
+    found = doctor(data, "--scheduler", pretender)[f"clock of {pretender}"]
+    assert found["state"] == state
+    assert re.fullmatch(rf"({late}|{late - 1}) s apart; tokens break at 30 s", found["found"])
+
+
+def test_the_advertised_url_is_asked_as_others_would(cluster: Cluster, data: Path) -> None:
+    number = str(free_port())
+    url = f"http://127.0.0.1:{number}"
+    words = ("--port", number, "--advertise", url)
+    told = doctor(data, *words, expect=0)["advertised URL"]
+    assert (told["state"], "no daemon runs here" in told["found"]) == ("skipped", True)
+    peer = cluster.start("peer", "serve", "peer", *words)
+    told = doctor(peer.data, *words, expect=0)["advertised URL"]
+    assert (told["state"], told["found"]) == ("ok", f"Hawker {version()} answers at {url}")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    told = doctor(peer.data, "--advertise", nobody, expect=1)["advertised URL"]
+    assert told["found"].startswith(f"{nobody} cannot be reached")
+    # Two hosts with one address.
+    other = cluster.start("other", "serve", "peer")
+    told = doctor(other.data, "--advertise", url, expect=1)["advertised URL"]
+    assert "is another host's" in told["found"]
 
 
 def test_a_scheduler_that_is_none(

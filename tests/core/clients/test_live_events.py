@@ -14,7 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hawker.core.clients.events import MAX_EVENT, Event, Splitter
+from hawker.core.clients.events import (
+    MAX_EVENT,
+    MAX_LINES,
+    MAX_PEER_EVENT,
+    Event,
+    Splitter,
+)
 from hawker.core.clients.live import live_events
 from hawker.core.errors import BadRequest, Busy, Forbidden, HawkerError, Unavailable
 
@@ -189,8 +195,31 @@ def test_broken_chunk_is_unavailable(body: bytes) -> None:
 def test_event_without_end_is_refused() -> None:
     splitter = Splitter()
     with pytest.raises(BadRequest, match="larger than"):
-        for _ in range(MAX_EVENT // (1 << 22) + 1):
-            splitter.feed(b"x" * (1 << 22))
+        for _ in range(MAX_EVENT // (1 << 20) + 1):
+            splitter.feed(b"x" * (1 << 20))
+    with pytest.raises(BadRequest, match="larger than"):
+        Splitter(100).feed(b"data: " + b"x" * 100 + b"\n\n")
+
+
+def test_a_peer_whose_event_does_not_end_is_left() -> None:
+    chunks = [_chunk(b"x" * 1024)] * (MAX_PEER_EVENT // 1024 + 1)
+    with pytest.raises(BadRequest, match="larger than"):
+        asyncio.run(_listen([HEAD, *chunks], stay=True))
+
+
+def test_event_of_very_many_lines_is_refused() -> None:
+    with pytest.raises(BadRequest, match="lines"):
+        Splitter().feed(b"a\n" * MAX_LINES + b"a\n\n")
+
+
+@pytest.mark.parametrize("part", [b"x" * 1024, b"data: x\n\n" * 100, b"\n" * 1024, b": ping\n\n"])
+def test_work_is_linear_in_the_bytes(part: bytes) -> None:
+    splitter = Splitter(16 << 20)
+    began = time.process_time()
+    for _ in range((8 << 20) // len(part)):
+        splitter.feed(part)
+    # Where all that came before is looked at again, the first of these takes a minute.
+    assert time.process_time() - began < 8
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1/", "http:///x", "http://127.0.0.1:1/x"])

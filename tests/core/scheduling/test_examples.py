@@ -209,6 +209,36 @@ def test_two_accusers_make_a_host_suspect_for_a_while(world: World) -> None:
     assert world.host("two") not in [ref.host for ref in record.parents]
 
 
+def test_that_a_parent_gave_up_an_older_generation_is_nothing_against_it(world: World) -> None:
+    live(world, "one", "two")
+    parent = world.host("two")
+    for generation, failures in (("e" * 16, 0), (GENERATION, 1)):
+        report = ParentFailed(
+            task=SPEC.task_id, parent=parent, reason="not-found", generation=generation
+        )
+        world.report("one", report)
+        assert world.scheduler._board.hosts[parent].failed == failures
+
+
+def test_who_has_a_part_of_an_older_generation_and_asks_for_the_rest_starts_over(
+    world: World,
+) -> None:
+    read = read_of(world, world.ask("one", SPEC, want=[ByteRange(0, MIB)]), "seed")
+    world.progress("seed", read)
+    part = Have(task=SPEC.task_id, generation=GENERATION, pieces=[(0, 0)])
+    for name in ("seed", "one"):
+        world.report(name, part)
+    world.ask("one", SPEC, want=[])
+    world.ask("two", SPEC)
+    out = world.report("seed", Changed(task=SPEC.task_id, generation=GENERATION, lease=read.lease))
+    again = read_of(world, [*out, *world.ask("two", SPEC)], "seed")
+    world.progress("seed", again, generation="h" * 16)
+    out = world.ask("one", SPEC)
+    assert any(isinstance(decision, Withdrawn) for decision in world.of(out, "one"))
+    record = [d for d in world.of(out, "one") if isinstance(d, Parents)][-1]
+    assert record.generation == "h" * 16
+
+
 def test_when_the_origin_changes_only_those_who_can_finish_keep_their_generation(
     world: World,
 ) -> None:
@@ -222,6 +252,30 @@ def test_when_the_origin_changes_only_those_who_can_finish_keep_their_generation
     world.join("four")
     out = world.ask("four", SPEC)
     assert any(isinstance(d, Read) and d.generation == "" for _, d in out)
+
+
+@pytest.mark.parametrize("how", ["reads the new one", "leaves"])
+def test_who_waits_for_the_last_holder_of_an_old_generation_starts_over_when_that_goes(
+    world: World, how: str
+) -> None:
+    part = [ByteRange(0, MIB)]
+    read = read_of(world, world.ask("one", SPEC, want=part), "seed")
+    world.progress("seed", read)
+    world.report("seed", Have(task=SPEC.task_id, generation=GENERATION, pieces=[(0, 0)]))
+    world.ask("two", SPEC)
+    out = world.report("seed", Changed(task=SPEC.task_id, generation=GENERATION, lease=read.lease))
+    assert any(isinstance(decision, Withdrawn) for decision in world.of(out, "two"))
+    assert not any(isinstance(decision, Withdrawn) for decision in world.of(out, "one"))
+    again = read_of(world, [*out, *world.ask("two", SPEC)], "seed")
+    if how == "leaves":
+        out = world.scheduler.leave(world.host("seed"), world.now)
+    else:
+        out = world.progress("seed", again, generation="h" * 16)
+        # What it wants of the new one is under a lease, or will be.
+        record = only(world.of(out, "one"), Parents)
+        assert isinstance(record, Parents) and record.generation == "h" * 16
+    assert any(isinstance(decision, Withdrawn) for decision in world.of(out, "one"))
+    check(world.scheduler, world.now)
 
 
 def test_a_holder_that_asks_again_and_finishes_is_complete(world: World) -> None:

@@ -1,0 +1,87 @@
+"""However much a peer has, each event of its availability stream is small, and all is said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hawker.apps.peer.availability import BEAT, Announcer
+from hawker.core.clients.events import MAX_PEER_EVENT
+from hawker.core.digests import MAX_RUN_PIECES, DigestRun
+from hawker.core.messages import Availability, encode
+from hawker.core.pieces import MAX_PIECES, MIB, Layout, PieceSet
+
+# As many separate parts as there can be of so much.
+FRAGMENTED = PieceSet(int("01" * (MAX_PIECES // 16), 2))
+
+
+class Stored:
+    """An entry that does not change."""
+
+    task, generation = "0" * 64, "1" * 16
+    gone = windowed = complete = False
+    version = 1
+
+    def __init__(self, valid: PieceSet, run_length: int, runs: int) -> None:
+        self.layout = Layout(MAX_PIECES * MIB, MIB)
+        self.valid = valid
+        self.runs = [
+            DigestRun(
+                self.task,
+                self.generation,
+                first=number * run_length,
+                digests=os.urandom(32 * run_length),
+                piece_length=MIB,
+                total=MAX_PIECES * MIB,
+                host="a" * 32,
+                lease="b" * 16,
+                signature=number.to_bytes(64, "big"),
+            )
+            for number in range(runs)
+        ]
+
+    async def wait_change(self, seen: int, timeout: float) -> int:
+        if seen == self.version:
+            await asyncio.sleep(timeout)
+        return self.version
+
+
+@pytest.mark.parametrize(
+    ("valid", "run_length", "runs"),
+    [(FRAGMENTED, 1, 3000), (PieceSet.first(MAX_PIECES), MAX_RUN_PIECES, 40), (PieceSet(), 1, 1)],
+    ids=["fragments", "long runs", "little"],
+)
+def test_events_are_small_and_all_is_said_at_once(
+    valid: PieceSet, run_length: int, runs: int
+) -> None:
+    entry: Any = Stored(valid, run_length, runs)
+    conductor: Any = SimpleNamespace(
+        ground=SimpleNamespace(clock=lambda: asyncio.get_running_loop().time()),
+        reads=lambda task: False,
+    )
+    announcer = Announcer(lambda: conductor, lambda: 4)
+
+    async def main() -> tuple[list[Availability], float]:
+        events: list[Availability] = []
+        began = asyncio.get_running_loop().time()
+        async with aclosing(announcer._events(conductor, entry)) as stream:
+            async for event in stream:
+                if events and not event.runs and not event.have:
+                    break
+                events.append(event)
+        return events, asyncio.get_running_loop().time() - began
+
+    events, seconds = asyncio.run(main())
+    assert max(len(encode(event)) for event in events) < 0.75 * MAX_PEER_EVENT
+    said = [run for event in events for run in event.have]
+    assert PieceSet.from_runs(said) == valid
+    assert said == valid.runs(), "each is said once"
+    told = [run.signature for event in events for run in event.runs]
+    assert told == [run.signature for run in entry.runs]
+    # None of them waits for a heartbeat.
+    assert seconds < 2 * BEAT + 0.2 * len(events)

@@ -1,0 +1,86 @@
+"""A scheduler that goes away for good: what runs goes on, what is new waits, then decides alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Cluster, Daemon, Origin, fetch, wait_for
+
+SIZE = 8 * 2**20 + 11
+WAIT = 1.0
+# Hosts that lost their scheduler turn to the origin after a random part of this besides.
+DELAY = 3 * WAIT
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> tuple[str, str]:
+    config = tmp_path / "impatient.toml"
+    config.write_text(f"[peer]\nscheduler_wait = {WAIT}\n")
+    return "--config", str(config)
+
+
+def unscheduled(daemon: Daemon) -> float:
+    lines = httpx.get(f"{daemon.url}/metrics", trust_env=False).text.splitlines()
+    name = "hawker_peer_unscheduled_reads_total "
+    return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
+def test_downloads_that_run_go_on_with_the_parents_they_know(
+    cluster: Cluster, origin: Origin, tmp_path: Path, impatient: tuple[str, str]
+) -> None:
+    data = os.urandom(SIZE)
+    url = origin.put("/running", data)
+    # Longer than anybody waits for a scheduler: nobody may lose patience while bytes still come.
+    origin.delay = 0.035
+    scheduler, seed, peers = cluster.swarm(2, *impatient)
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(fetch, peer, url, tmp_path / peer.port) for peer in peers]
+        wait_for(lambda: origin.sent_bytes > SIZE // 5, "the seed reads")
+        wait_for(lambda: all(valid_bytes(peer) for peer in peers), "both have some")
+        scheduler.kill()
+        assert [job.result() for job in jobs] == [(0, "")] * len(peers)
+    for peer in peers:
+        assert (tmp_path / peer.port).read_bytes() == data
+    assert (origin.requests, origin.sent_bytes) == (1, SIZE)
+    assert [unscheduled(daemon) for daemon in (seed, *peers)] == [0, 0, 0]
+
+
+def valid_bytes(daemon: Daemon) -> int:
+    with daemon.client() as client:
+        return sum(int(stat["valid_bytes"]) for stat in client.get("/peer/v1/tasks").json())
+
+
+def test_a_new_download_waits_then_reads_the_origin_and_is_counted(
+    cluster: Cluster, origin: Origin, tmp_path: Path, impatient: tuple[str, str]
+) -> None:
+    data = os.urandom(2**20)
+    url = origin.put("/new", data)
+    scheduler, _, [peer, forbidden] = cluster.swarm(2, *impatient)
+    scheduler.kill()
+
+    def timed(daemon: Daemon, *flags: str) -> tuple[int, str, float]:
+        began = time.monotonic()
+        code, told = fetch(daemon, url, tmp_path / daemon.port, *flags)
+        return code, told, time.monotonic() - began
+
+    with ThreadPoolExecutor() as pool:
+        allowed = pool.submit(timed, peer)
+        refused = pool.submit(timed, forbidden, "--disable-back-to-source")
+        code, told, seconds = allowed.result()
+        assert (code, told) == (0, "")
+        # A command takes a moment to start, and a busy machine has many.
+        assert WAIT <= seconds < WAIT + DELAY + 4
+        code, told, seconds = refused.result()
+    assert (tmp_path / peer.port).read_bytes() == data
+    assert (unscheduled(peer), origin.requests, origin.sent_bytes) == (1, 1, len(data))
+    assert code == 3
+    assert "the origin may not be read" in told and "Traceback" not in told
+    assert WAIT <= seconds < WAIT + DELAY + 4
+    assert not (tmp_path / forbidden.port).exists()
+    assert unscheduled(forbidden) == 0
