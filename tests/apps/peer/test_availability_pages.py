@@ -64,7 +64,7 @@ def test_events_are_small_and_all_is_said_at_once(
         ground=SimpleNamespace(clock=lambda: asyncio.get_running_loop().time()),
         reads=lambda task: False,
     )
-    announcer = Announcer(lambda: conductor, lambda: 4)
+    announcer = Announcer(lambda: conductor, lambda: 4, lambda: False)
 
     async def main() -> tuple[list[Availability], float]:
         events: list[Availability] = []

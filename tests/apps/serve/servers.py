@@ -24,7 +24,7 @@ from hawker.apps.web.disconnect import until_disconnected
 from hawker.core.settings import TlsSettings
 from hawker.core.tls import server_context
 
-PATIENCE = 5.0
+PATIENCE = 3.0
 FAULT = pytest.mark.xfail(strict=True, reason="a fault of hypercorn 0.18")
 BOTH = pytest.mark.parametrize("kind", [pytest.param("stock", marks=FAULT), "ours"])
 """A test that shows a fault of hypercorn's own, and that ours has not got it."""
