@@ -1,4 +1,5 @@
-"""What tests of sources stand on: a server that says just what the test wants, and credentials."""
+"""What tests of sources and transports stand on: a server that says just what the test wants,
+credentials, and a sink."""
 
 from __future__ import annotations
 
@@ -84,3 +85,13 @@ class Keys:
 
     async def close(self) -> None:
         return
+
+
+class Sink:
+    """Keeps what a transport gives it."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        self.data += data

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 
 import msgspec
 import pytest
@@ -19,22 +18,13 @@ from hawker.core.errors import Busy, HawkerError, NotFound, Unavailable
 from hawker.core.settings import TlsSettings
 from hawker.plugins.compression.zstd import ZstdCodec
 from hawker.plugins.transports.http1 import THREADS, Http1Transport
+from tests.plugins.scripted import Sink
 
 DATA = random.Random(3).randbytes(3_000_000)
 ZSTD = {"zstd": ZstdCodec()}
 
 Script = Callable[[socket.socket, int], None]
 """What a server does with a connection, given its number; the connection is closed after it."""
-
-
-@dataclass
-class Sink:
-    """Keeps what it is given."""
-
-    data: bytearray = field(default_factory=bytearray)
-
-    def write(self, data: memoryview) -> None:
-        self.data += data
 
 
 def _read_request(conn: socket.socket) -> bytes:

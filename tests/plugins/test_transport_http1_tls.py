@@ -17,22 +17,13 @@ import trustme
 from hawker.core.contracts import PieceRequest
 from hawker.core.settings import TlsSettings
 from hawker.plugins.transports.http1 import Http1Transport
+from tests.plugins.scripted import Sink
 
 BODY = b"right" * 20
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n" + BODY
 STALE = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n" + b"wrong" * 20
 
 Talk = Callable[[ssl.SSLSocket, int], None]
-
-
-class Sink:
-    """Keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: memoryview) -> None:
-        self.data += data
 
 
 @pytest.fixture(scope="module")

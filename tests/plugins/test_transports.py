@@ -26,6 +26,7 @@ from hawker.plugins.transports.answers import address_of
 from hawker.plugins.transports.http1 import Http1Transport
 from hawker.plugins.transports.http2 import Http2Transport
 from hawker.plugins.transports.http3 import Http3Transport
+from tests.plugins.scripted import Sink
 
 DATA = random.Random(3).randbytes(3_000_000)
 KINDS: dict[str, Callable[[TlsSettings], Transport]] = {
@@ -38,16 +39,6 @@ EACH = pytest.mark.parametrize(
     [("http1", False), ("http1", True), ("http2", False), ("http2", True), ("http3", True)],
 )
 Do = Callable[[Any, Any], Awaitable[None]]
-
-
-class Sink:
-    """Keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: memoryview) -> None:
-        self.data += data
 
 
 class Parent:
