@@ -184,7 +184,7 @@ class Task:
     machine: Machine = field(default_factory=lambda: Machine("task", TASK, "empty"))
     peers: dict[str, Peer] = field(default_factory=dict)
     current: Generation | None = None
-    older: dict[str, Generation] = field(default_factory=dict)
+    older: list[Generation] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
     attempts: int = 0
     not_before: float = 0.0

@@ -108,29 +108,29 @@ class Generations:
         generation.machine.fire("supersede")
         self._board.figures.generations_ended["superseded"] += 1
         self.lose(task)
-        task.older[generation.id] = generation
+        task.older.append(generation)
         self.release_stranded(task, now)
 
     def release_stranded(self, task: Task, now: float) -> None:
         """Who waits in an older generation for what nobody there has any more starts over."""
         if not task.older:
             return
-        for generation in list(task.older.values()):
+        for generation in list(task.older):
             # Those who go take with them what they had.
             while stranded := self._stranded(task, generation):
                 for peer in stranded:
                     self.withdraw_from(task, peer, generation, "the origin changed", now)
             if not any(task.peers[host].wants for host in generation.members):
-                del task.older[generation.id]
+                task.older.remove(generation)
         self.gather(task, now)
 
     def reconsider(self, task: Task, peer: Peer, now: float) -> None:
-        """A peer of an older generation that asks for what nobody there has starts over."""
+        """A peer of an older generation asks for more, or has less of it than it had."""
         generation = peer.generation
-        if generation is None or generation is task.current or not peer.wants:
-            return
-        if not self.can_finish(task, peer):
-            self.withdraw_from(task, peer, generation, "the origin changed", now)
+        if generation is not None and generation is not task.current:
+            if generation not in task.older:
+                task.older.append(generation)
+            self.release_stranded(task, now)
 
     def _stranded(self, task: Task, generation: Generation) -> list[Peer]:
         if len(generation.complete) > 1:

@@ -172,6 +172,9 @@ def check_task(scheduler: Scheduler, task: Task, now: float) -> None:
             assert not peer.have and not peer.parents and not peer.neighbours
             continue
         assert name in set(generation.members)
+        if peer.wants and generation is not task.current:
+            finishes = scheduler._generations.can_finish(task, peer)
+            assert finishes, "nobody waits in an older generation for what nobody there has"
         layout = generation.layout
         assert layout.total is None or peer.have <= layout.everything()
         if name in set(generation.roots):
