@@ -176,7 +176,8 @@ class Generation:
 @dataclass(slots=True, eq=False)
 class Task:
     """A task with its peers; `current` is the generation that new peers join, `over` are leases
-    that ended in this scheduler's life, `request` is the last that asked for it."""
+    that ended in this scheduler's life, `request` is the last that asked for it, after
+    `avoided_until` no peer avoids another."""
 
     id: str
     spec: TaskSpec
@@ -189,3 +190,4 @@ class Task:
     failed_readers: dict[str, float] = field(default_factory=dict)
     over: set[str] = field(default_factory=set)
     request: str = ""
+    avoided_until: float = 0.0
