@@ -42,9 +42,9 @@ class Cluster:
 
     def __init__(self, fleet: Fleet, directory: Path, *common: str) -> None:
         self._fleet, self._directory, self._common = fleet, directory, common
-        self._key = directory / "cluster.key"
+        self.key = directory / "cluster.key"
         directory.mkdir(parents=True, exist_ok=True)
-        create_key_file(self._key)
+        create_key_file(self.key)
 
     async def serve(self, name: str, role: str, *flags: str) -> Running:
         """`hawker serve`, ready to be used."""
@@ -52,7 +52,7 @@ class Cluster:
             f"{self._directory.name}-{name}",
             "hawker",
             *("serve", role, "--port", "0", "--data", str(self._directory / name)),
-            *("--cluster-key", str(self._key), "--json", *self._common, *flags),
+            *("--cluster-key", str(self.key), "--json", *self._common, *flags),
             timeout=START_SECONDS,
         )
 

@@ -18,19 +18,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.control.hosts import GENERATION, LAYOUT, PIECES, spec_of
 from benchmarks.processes import resident_bytes
-from hawker.core.ids import TaskSpec, host_id
+from hawker.core.ids import host_id
 from hawker.core.messages import AnyReport, Have, HostAnnouncement, LeaseProgress, Read, Register
-from hawker.core.pieces import MIB, Layout
 from hawker.core.scheduling import Outgoing, Scheduler
 from hawker.plugins.evaluators.default import DefaultEvaluator
 
 MORE = 5_000
 REPORTS = 20_000
-PIECES = 1024
 RUN = 10
-LAYOUT = Layout(PIECES * 4 * MIB, 4 * MIB)
-GENERATION = "g" * 16
 ALL = [(0, PIECES - 1)]
 
 
@@ -40,7 +37,7 @@ class Crowd:
     def __init__(self, tasks: int) -> None:
         self.scheduler = Scheduler(DefaultEvaluator(), random.Random(1))
         self.now = 1.0
-        self.specs = [TaskSpec(f"https://origin.test/{number}") for number in range(tasks)]
+        self.specs = [spec_of(number) for number in range(tasks)]
         self.tasks = [spec.task_id for spec in self.specs]
         seed = self.host(-1, seed=True)
         for spec in self.specs:
