@@ -54,12 +54,13 @@ async def play(
 ) -> None:
     """All clients at once, dealt to these peers; each with the path of its content."""
     trust = () if certificate is None else ("--cacert", str(certificate.ca))
-    command = ("curl", "-sSf", "--noproxy", "*", "-o", "/dev/null", "-w", "%{size_download}")
+    command = ("curl", "-sSf", "--http1.1", "--noproxy", "*", *trust)
+    told = ("-o", "/dev/null", "-w", "%{size_download}")
     pids = [peer.pid for peer, _ in peers]
     cpu, own = cpu_of_all(pids), cpu_of_ended()
     began = time.perf_counter()
     urls = [f"{peer.ready.url}{path}" for peer, path in peers]
-    clients = (output_of(*command, *trust, urls[number % len(urls)]) for number in range(CLIENTS))
+    clients = (output_of(*command, *told, urls[number % len(urls)]) for number in range(CLIENTS))
     received = await asyncio.gather(*clients)
     seconds = time.perf_counter() - began
     if any(int(told) != size for told in received):
