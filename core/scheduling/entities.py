@@ -177,7 +177,7 @@ class Generation:
 class Task:
     """A task with its peers; `current` is the generation that new peers join, `older` those that
     some still finish, `over` are leases that ended in this scheduler's life, `request` is the last
-    that asked for it."""
+    that asked for it, after `avoided_until` no peer avoids another."""
 
     id: str
     spec: TaskSpec
@@ -191,3 +191,4 @@ class Task:
     failed_readers: dict[str, float] = field(default_factory=dict)
     over: set[str] = field(default_factory=set)
     request: str = ""
+    avoided_until: float = 0.0

@@ -135,8 +135,10 @@ class Leases:
             self._deal(task, now)
             return
         lease = next(iter(task.leases.values()))
+        if lease.ranges is None:
+            return
         missing = missing_of(task, now)
-        if lease.ranges is None or missing is False:
+        if missing is False:
             return
         ranges = None
         if isinstance(missing, list):

@@ -247,6 +247,7 @@ class Scheduler:
             return
         task = self._board.tasks.get(report.task) or self._meet(host, report, now)
         peer = task.peers.get(host.id)
+        new = peer is None
         if peer is None:
             peer = task.peers[host.id] = Peer(host.id)
             host.tasks.add(task.id)
@@ -270,7 +271,8 @@ class Scheduler:
         if task.current is not before:
             self._generations.gather(task, now)
         self._board.graph.supply(task, peer, now)
-        self._board.graph.review(task, peer, now)
+        if not new:
+            self._board.graph.review(task, peer, now)
         self._board.touch(task, peer)
         self._recall.answered(task.id, host.id)
         self._leases.read_what_is_missing(task, now)
@@ -367,7 +369,7 @@ class Scheduler:
         host = self._board.hosts[parent]
         # Whoever was not told to ask that host has no evidence against it.
         linked = parent in peer.parents or parent in peer.neighbours
-        peer.avoid[parent] = now + SUSPECT_SECONDS
+        peer.avoid[parent] = task.avoided_until = now + SUSPECT_SECONDS
         self._board.graph.separate(task, peer, other)
         if counts and linked:
             host.failed += 1

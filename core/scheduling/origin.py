@@ -98,10 +98,13 @@ class Ledger:
 def missing_of(task: Task, now: float) -> list[ByteRange] | bool | None:
     """What of the origin is wanted and held by nobody who could give it: False for nothing, None
     for all."""
+    generation = task.current
+    if generation is not None and generation.complete and task.avoided_until <= now:
+        # What is asked with every registration: not one look at each peer.
+        return False
     wanting = [peer for peer in task.peers.values() if peer.wants]
     if not wanting:
         return False
-    generation = task.current
     if generation is None:
         # Those who still finish an older generation need nothing of the origin.
         waiting = [peer for peer in wanting if peer.generation is None]

@@ -42,6 +42,7 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "validator": '"v"',
         "ranged": True,
         "read_bytes": 1,
+        "read_pieces": 1,
         "done": False,
         "digest": "sha256:" + "5" * 64,
         "checks": True,
