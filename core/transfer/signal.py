@@ -6,8 +6,8 @@ import asyncio
 
 
 class Signal:
-    """Wakes everybody who waits now; whoever looks first and then waits misses nothing, as long
-    as there is no `await` in between."""
+    """Wakes everybody who waits now. Whoever looks first and then waits misses nothing, as long as
+    there is no `await` in between; where there is, `seen` is taken before and handed to `wait`."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -16,9 +16,15 @@ class Signal:
         event, self._event = self._event, asyncio.Event()
         event.set()
 
-    async def wait(self, timeout: float) -> None:
-        """Return at the next `fire`, or after `timeout` seconds."""
-        event = self._event
+    @property
+    def seen(self) -> asyncio.Event:
+        """What the next `fire` sets."""
+        return self._event
+
+    async def wait(self, timeout: float, since: asyncio.Event | None = None) -> None:
+        """Return at the next `fire`, the first one after `since` was seen, or after `timeout`
+        seconds."""
+        event = since or self._event
         try:
             async with asyncio.timeout(timeout):
                 await event.wait()

@@ -127,12 +127,13 @@ class Swarm:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
+                seen = self.wake.seen
                 if self._renamed:
                     self._renamed = False
                     self._listen(group)
                     await self._settle((), "")
                 self._plan(group)
-                await self.wake.wait(self._pause())
+                await self.wake.wait(self._pause(), seen)
 
     def flush(self) -> None:
         """Report what became valid since the last report."""

@@ -288,8 +288,9 @@ class TaskRun:
                     await self._holding.find_stored(group)
                     while True:
                         while self.users or self._lease or self._reading:
+                            seen = self._wake.seen
                             await self._advance(group)
-                            await self._wake.wait(IDLE_WAIT)
+                            await self._wake.wait(IDLE_WAIT, seen)
                         await self._holding.stop_swarm()
                         if self._gone is not None:
                             await self._give_up_generation()
