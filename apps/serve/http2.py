@@ -24,6 +24,7 @@ from typing import Any
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RequestReceived, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
 from hypercorn.events import Closed
 from hypercorn.protocol.events import Body, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BufferCompleteError, H2Protocol, StreamBuffer
@@ -82,6 +83,8 @@ class Http2(H2Protocol):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        # WebSocket is not offered: hypercorn never forgets a stream that it was refused on.
+        del self.connection.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
         self._tasks: AppTasks = self.task_group
         self._late: dict[int, int] = {}
 
@@ -123,7 +126,9 @@ class Http2(H2Protocol):
         """The connection's room is given back at once, the stream's when its app has read."""
         whole, size = event.flow_controlled_length, len(event.data)
         if whole:
-            self.connection.increment_flow_control_window(whole)
+            # What came behind it may have ended the connection already.
+            with contextlib.suppress(ProtocolError):
+                self.connection.increment_flow_control_window(whole)
         stream = self.streams.get(event.stream_id)
         if stream is None:
             self._throw_away(event.stream_id, whole)
@@ -142,7 +147,8 @@ class Http2(H2Protocol):
 
     def _give_room(self, stream: int, size: int) -> None:
         if size:
-            with contextlib.suppress(ProtocolError):
+            # h2 knows a stream no more once it was reset.
+            with contextlib.suppress(ProtocolError, KeyError):
                 self.connection.increment_flow_control_window(size, stream)
 
     async def _read(self, stream: int, size: int) -> None:
@@ -209,5 +215,6 @@ class Http2(H2Protocol):
         """GOAWAY on a connection without streams. Earlier it would end those that run: clients made
         with h2, as httpx, take no more frames after it. What they ask meanwhile is refused."""
         if not self.streams:
-            self.connection.close_connection()
+            with contextlib.suppress(ProtocolError):
+                self.connection.close_connection()
             await self._flush()
