@@ -34,6 +34,7 @@ from hawker.apps.serve.requests import AppTasks, Inbox, StreamTasks, is_proper
 # Of a body that comes after its answer so much is thrown away, before its stream is reset: clients
 # that send everything before they look at the answer would never see it.
 LATE = 1024 * 1024
+PART = 64 * 1024
 # Apps of streams that were reset and have not ended yet; more are a flood (CVE-2023-44487).
 MAX_RUNNING = 1024
 # A client that gives no room for more of an answer for so long is not there any more.
@@ -184,10 +185,20 @@ class Http2(H2Protocol):
             if isinstance(buffer, SendBuffer) and not buffer.finished:
                 await self._break_off(event.stream_id)
         try:
-            await super().stream_send(event)
+            if isinstance(event, Body):
+                await self._send_body(event)
+            else:
+                await super().stream_send(event)
         except TimeoutError:
             await self._close_stream(event.stream_id)
             await self._break_off(event.stream_id)
+
+    async def _send_body(self, event: Body) -> None:
+        """In parts, each once there is room: the buffer copies what it is given."""
+        data = memoryview(event.data)
+        for start in range(0, len(data), PART):
+            part: Any = data[start : start + PART]
+            await super().stream_send(Body(stream_id=event.stream_id, data=part))
 
     async def _send_data(self, stream_id: int) -> None:
         # The stream may be forgotten while a part of it is written.
