@@ -3,6 +3,8 @@ servers in a row may read in two ways."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -10,6 +12,7 @@ from hypercorn.events import Closed
 from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
 
@@ -81,6 +84,13 @@ class Http1(H11Protocol):
             version = getattr(self.connection, "their_http_version", b"1.1")
             self._framed = has_length or version != b"1.0"
         await super().stream_send(event)
+
+    async def _send_h11_event(self, event: Any) -> None:
+        if isinstance(event, h11.Response | h11.InformationalResponse) and not event.reason:
+            # Some clients see no status where no reason follows it.
+            reason = REASONS.get(event.status_code, b"")
+            event = replace(event, reason=reason)
+        await super()._send_h11_event(event)
 
     async def _maybe_recycle(self) -> None:
         # Without a length and chunks the end of the connection is the end of the body.

@@ -106,7 +106,7 @@ def test_an_upgrade_to_cleartext_http2_is_ignored(kind: str, tmp_path: Path) -> 
             fields = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMA"
             request = b"GET /hello HTTP/1.1\r\nhost: x\r\n" + fields + b"\r\n\r\n"
             async with _asking(place.port, request) as (reader, _):
-                assert (await reader.readline()) == b"HTTP/1.1 200 \r\n"
+                assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
     asyncio.run(main())
 
@@ -193,7 +193,7 @@ def test_an_upgrade_to_websocket_is_ignored(kind: str, tmp_path: Path) -> None:
             fields = b"connection: upgrade\r\nupgrade: websocket"
             request = b"GET /hello HTTP/1.1\r\nhost: x\r\n" + fields + b"\r\n\r\n"
             async with _asking(place.port, request) as (reader, _):
-                assert (await reader.readline()) == b"HTTP/1.1 200 \r\n"
+                assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
     asyncio.run(main())
 
