@@ -33,7 +33,6 @@ STALL = 60.0
 # the connection is closed, for closing it at once may destroy the answer on its way.
 LINGER_BYTES = 8 * 1024 * 1024
 LINGER_SECONDS = 2.0
-PART = 64 * 1024
 TLS_VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
@@ -149,11 +148,8 @@ class Connection(TCPServer):
             if self.writer.is_closing():
                 return
             try:
-                # In parts: what the kernel does not take at once is copied.
-                view = memoryview(data)
-                for start in range(0, len(view), PART):
-                    self.writer.write(view[start : start + PART])
-                    await self._drain()
+                self.writer.write(data)
+                await self._drain()
             except (OSError, RuntimeError):
                 await self.protocol.handle(Closed())
 

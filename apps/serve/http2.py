@@ -34,7 +34,7 @@ from hawker.apps.serve.requests import AppTasks, Inbox, StreamTasks, is_proper
 # Of a body that comes after its answer so much is thrown away, before its stream is reset: clients
 # that send everything before they look at the answer would never see it.
 LATE = 1024 * 1024
-PART = 64 * 1024
+PART = 128 * 1024
 # Apps of streams that were reset and have not ended yet; more are a flood (CVE-2023-44487).
 MAX_RUNNING = 1024
 # A client that gives no room for more of an answer for so long is not there any more.
