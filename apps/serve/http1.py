@@ -3,6 +3,7 @@ servers in a row may read in two ways."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +14,9 @@ from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+# So much may come of later requests before the connection is read no further, and nobody sees
+# whether the client is still there.
+AHEAD = 64 * 1024
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
 
@@ -23,6 +27,9 @@ class Aborted(Closed):
 class Requests(h11.Connection):
     """What a client sends. h11 takes some requests whose end its client may see elsewhere, and
     bytes that follow the last request for an error in that one."""
+
+    gone = False
+    """The client has left: what it asked before is not begun any more."""
 
     _first = True
     _refused: h11.RemoteProtocolError | None = None
@@ -35,10 +42,12 @@ class Requests(h11.Connection):
     def next_event(self) -> Any:
         if self._refused is not None:
             raise self._refused
-        if self.their_state is h11.MUST_CLOSE:
+        if self.gone or self.their_state is h11.MUST_CLOSE:
             # The client said that it asks no more; whatever comes is not looked at.
             return h11.NEED_DATA
         event = super().next_event()
+        if event is h11.PAUSED and len(self.trailing_data[0]) <= AHEAD:
+            return h11.NEED_DATA
         if isinstance(event, h11.Request):
             first, self._first = self._first, False
             if not (first and is_preface(event)):
@@ -70,6 +79,7 @@ class Http1(H11Protocol):
         super().__init__(*arguments)
         limit = self.config.h11_max_incomplete_size
         self.connection: Requests = Requests(h11.SERVER, max_incomplete_event_size=limit)
+        self._taking = asyncio.Lock()
 
     @property
     def unread(self) -> bool:
@@ -77,6 +87,19 @@ class Http1(H11Protocol):
         sending = self.connection.their_state is h11.SEND_BODY
         more = sending or self.connection.broken or bool(self.connection.trailing_data[0])
         return self.stream is None and more
+
+    async def handle(self, event: Any) -> None:
+        if isinstance(event, Closed):
+            self.connection.gone = True
+            await super().handle(event)
+        else:
+            async with self._taking:
+                await super().handle(event)
+
+    async def _go_on(self) -> None:
+        """With what came before its turn."""
+        async with self._taking:
+            await self._handle_events()
 
     async def stream_send(self, event: Any) -> None:
         if isinstance(event, Response):
@@ -98,6 +121,9 @@ class Http1(H11Protocol):
         if broken and not self._framed:
             await self.send(Aborted())
         await super()._maybe_recycle()
+        waits = self.connection.our_state is h11.IDLE and self.connection.trailing_data[0]
+        if waits and not self._taking.locked():
+            self.task_group.spawn(self._go_on)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """HTTP/2 by prior knowledge only: RFC 9113 took the upgrade away, and proxies are fooled

@@ -186,6 +186,40 @@ def test_a_connection_does_not_become_http2_later(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("fields", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"])
+@pytest.mark.parametrize("more", [b"", b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_an_app_hears_that_its_client_has_gone(fields: bytes, more: bytes, tmp_path: Path) -> None:
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path) as place:
+            request = b"GET /wait HTTP/1.1\r\nhost: x\r\n" + fields + b"\r\n" + more
+            async with _asking(place.port, request) as (reader, _):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                assert app.running == 1
+            assert await eventually(lambda: app.running == 0)
+            assert app.disconnects == 1
+
+    asyncio.run(main())
+
+
+def test_many_requests_at_once_wait_for_their_turn(tmp_path: Path) -> None:
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path) as place:
+            # Far more than may be read ahead.
+            request = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n" + bytes(
+                1000
+            )
+            last = b"GET /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            async with _asking(place.port) as (reader, writer):
+                writer.write(request * 1000 + last)
+                answer = await _all(reader)
+            assert answer.count(b"HTTP/1.1 200 OK") == 1001
+            assert answer.count(b"1000HTTP/1.1") == 1000 and answer.endswith(b"hello")
+
+    asyncio.run(main())
+
+
 @BOTH
 def test_an_upgrade_to_websocket_is_ignored(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
