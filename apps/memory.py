@@ -1,4 +1,5 @@
-"""Keeping freed memory: a server that moves mebibytes must not fetch fresh pages for each.
+"""Keeping freed memory: a server that moves mebibytes must not fetch fresh pages for each. What
+hundreds of clients at once have cost is given back.
 
 glibc gives large blocks back to the kernel as soon as they are freed. Touching new pages again for
 every message cost three quarters of a sender's system time (measured with `benchmarks/hop`).
@@ -6,13 +7,20 @@ every message cost three quarters of a sender's system time (measured with `benc
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
+from collections.abc import AsyncIterator, Callable
 
 # Parameters of mallopt(3) in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGE_BLOCK = 32 * 1024 * 1024
 KEPT = 32 * 1024 * 1024
 PAD = 4 * 1024 * 1024
+# Where so much more is free than when the most was in use, at two looks in a row, it is given back.
+# glibc itself gives back what lies above the last block in use only.
+FREED = 64 * 1024 * 1024
+LOOK = 5.0
 
 
 def keep_freed_memory() -> None:
@@ -23,3 +31,43 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_TOP_PAD, PAD)
+
+
+@contextlib.asynccontextmanager
+async def giving_back() -> AsyncIterator[None]:
+    """While inside, freed memory goes back to the kernel where it is much; only with glibc."""
+    libc = ctypes.CDLL(None)
+    trim, figures = getattr(libc, "malloc_trim", None), getattr(libc, "mallinfo2", None)
+    if trim is None or figures is None:
+        yield
+        return
+    figures.restype = _Figures
+    trim.argtypes = [ctypes.c_size_t]
+    task = asyncio.create_task(_watch(lambda: figures().free, lambda: trim(KEPT)))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class _Figures(ctypes.Structure):
+    """`struct mallinfo2` of glibc."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "free", "top")),
+    )
+
+
+async def _watch(free: Callable[[], int], trim: Callable[[], object]) -> None:
+    least, much = free(), False
+    while True:
+        await asyncio.sleep(LOOK)
+        now = free()
+        least = min(least, now)
+        before, much = much, now > least + FREED
+        if before and much:
+            await asyncio.to_thread(trim)
+            # Free as before, and no page of it is in memory.
+            least, much = free(), False

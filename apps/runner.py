@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hawker.apps.compose import compose
 from hawker.apps.logs import set_up_logs
-from hawker.apps.memory import keep_freed_memory
+from hawker.apps.memory import giving_back, keep_freed_memory
 from hawker.apps.serve import Bound, Files, Listen, serving
 from hawker.apps.web.access import decide_mode
 from hawker.core.contracts import RoleApp, RoleContext
@@ -60,6 +60,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
     try:
         async with (
             _stop_signals() as stopped,
+            giving_back(),
             app.router.lifespan_context(app),
             serving(app, listen) as where,
         ):

@@ -24,6 +24,7 @@ from typing import Any
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, Event, RequestReceived, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
 from hypercorn.events import Closed
 from hypercorn.protocol.events import Body, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BufferCompleteError, H2Protocol, StreamBuffer
@@ -33,6 +34,7 @@ from hawker.apps.serve.requests import AppTasks, Inbox, StreamTasks, is_proper
 # Of a body that comes after its answer so much is thrown away, before its stream is reset: clients
 # that send everything before they look at the answer would never see it.
 LATE = 1024 * 1024
+PART = 128 * 1024
 # Apps of streams that were reset and have not ended yet; more are a flood (CVE-2023-44487).
 MAX_RUNNING = 1024
 # A client that gives no room for more of an answer for so long is not there any more.
@@ -82,6 +84,8 @@ class Http2(H2Protocol):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        # WebSocket is not offered: hypercorn never forgets a stream that it was refused on.
+        del self.connection.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
         self._tasks: AppTasks = self.task_group
         self._late: dict[int, int] = {}
 
@@ -123,7 +127,9 @@ class Http2(H2Protocol):
         """The connection's room is given back at once, the stream's when its app has read."""
         whole, size = event.flow_controlled_length, len(event.data)
         if whole:
-            self.connection.increment_flow_control_window(whole)
+            # What came behind it may have ended the connection already.
+            with contextlib.suppress(ProtocolError):
+                self.connection.increment_flow_control_window(whole)
         stream = self.streams.get(event.stream_id)
         if stream is None:
             self._throw_away(event.stream_id, whole)
@@ -142,7 +148,8 @@ class Http2(H2Protocol):
 
     def _give_room(self, stream: int, size: int) -> None:
         if size:
-            with contextlib.suppress(ProtocolError):
+            # h2 knows a stream no more once it was reset.
+            with contextlib.suppress(ProtocolError, KeyError):
                 self.connection.increment_flow_control_window(size, stream)
 
     async def _read(self, stream: int, size: int) -> None:
@@ -178,10 +185,20 @@ class Http2(H2Protocol):
             if isinstance(buffer, SendBuffer) and not buffer.finished:
                 await self._break_off(event.stream_id)
         try:
-            await super().stream_send(event)
+            if isinstance(event, Body):
+                await self._send_body(event)
+            else:
+                await super().stream_send(event)
         except TimeoutError:
             await self._close_stream(event.stream_id)
             await self._break_off(event.stream_id)
+
+    async def _send_body(self, event: Body) -> None:
+        """In parts, each once there is room: the buffer copies what it is given."""
+        data = memoryview(event.data)
+        for start in range(0, len(data), PART):
+            part: Any = data[start : start + PART]
+            await super().stream_send(Body(stream_id=event.stream_id, data=part))
 
     async def _send_data(self, stream_id: int) -> None:
         # The stream may be forgotten while a part of it is written.
@@ -209,5 +226,6 @@ class Http2(H2Protocol):
         """GOAWAY on a connection without streams. Earlier it would end those that run: clients made
         with h2, as httpx, take no more frames after it. What they ask meanwhile is refused."""
         if not self.streams:
-            self.connection.close_connection()
+            with contextlib.suppress(ProtocolError):
+                self.connection.close_connection()
             await self._flush()

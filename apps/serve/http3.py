@@ -193,8 +193,9 @@ class Http3Connection(QuicConnectionProtocol):
             self.close(ErrorCode.H3_EXCESSIVE_LOAD)
             return
         fields = dict(event.headers)
-        if not is_proper(event.headers) or fields.get(b":method") == b"CONNECT":
-            self._refuse(event.stream_id, b"501" if b":protocol" in fields else b"400")
+        if not is_proper(event.headers):
+            connect = fields.get(b":method") == b"CONNECT"
+            self._refuse(event.stream_id, b"501" if connect else b"400")
             return
         inbox = self._inboxes[event.stream_id] = Inbox(None, None)
         client = self._quic.get_peer_address()

@@ -154,10 +154,10 @@ def is_proper(headers: Any) -> bool:
     """Whether the pseudo-header fields of a request could stand in a request line of HTTP/1.1.
 
     HTTP/2 and HTTP/3 carry any bytes there; what is no path would break the app's server, or become
-    another request behind it. CONNECT is known for WebSocket only (RFC 8441).
+    another request behind it. CONNECT is known for tunnels and WebSocket, and we have neither.
     """
     fields = {name: value for name, value in headers if name.startswith(b":")}
     method = fields.get(b":method", b"")
-    if method == b"CONNECT" and fields.get(b":protocol") != b"websocket":
+    if method == b"CONNECT":
         return False
     return bool(_METHOD.match(method) and _PATH.match(fields.get(b":path", b"")))

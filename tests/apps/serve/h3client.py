@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -41,12 +41,20 @@ class H3Client(QuicConnectionProtocol):
         if not self.deaf:
             super().datagram_received(data, addr)
 
-    def request(self, path: str, *, method: str = "GET", end: bool = True) -> int:
+    def request(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        end: bool = True,
+        fields: Mapping[str, str] | None = None,
+    ) -> int:
         """Begin a stream; returns its number."""
         stream = self._quic.get_next_available_stream_id()
         headers = [
             *((b":method", method.encode()), (b":scheme", b"https")),
             *((b":authority", b"localhost"), (b":path", path.encode("latin-1"))),
+            *((name.encode(), value.encode()) for name, value in (fields or {}).items()),
         ]
         self.http.send_headers(stream, headers, end_stream=end)
         self.transmit()

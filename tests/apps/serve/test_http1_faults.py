@@ -106,7 +106,7 @@ def test_an_upgrade_to_cleartext_http2_is_ignored(kind: str, tmp_path: Path) -> 
             fields = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMA"
             request = b"GET /hello HTTP/1.1\r\nhost: x\r\n" + fields + b"\r\n\r\n"
             async with _asking(place.port, request) as (reader, _):
-                assert (await reader.readline()) == b"HTTP/1.1 200 \r\n"
+                assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
     asyncio.run(main())
 
@@ -127,6 +127,17 @@ def test_an_upgrade_to_cleartext_http2_is_ignored(kind: str, tmp_path: Path) -> 
         (b"GET /hello HTTP/1.1\r\nhost : x\r\n\r\n", b"400"),
         (b"GET /hello\r\n\r\n", b"400"),
         (b"GET /hello HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /hello HTTP/2.0\r\nhost: x\r\n\r\n", b"505"),
+        (b"GET /hello HTTP/0.9\r\nhost: x\r\n\r\n", b"505"),
+        (b"PRI * HTTP/2.0\r\nhost: x\r\n\r\nSM\r\n\r\n", b"505"),
+        (b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n", b"501"),
+        # Two lengths: whoever stands before us may believe the other one.
+        (
+            b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n"
+            b"transfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /hello HTTP/1.1\r\nhost: x\r\n\r\n",
+            b"400",
+        ),
+        (b"POST /echo HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40) + b"\r\n\r\n", b"400"),
     ],
 )
@@ -142,6 +153,81 @@ def test_requests_that_are_none_are_refused(
             # And nobody else is harmed.
             async with _asking(place.port, b"GET /hello HTTP/1.0\r\n\r\n") as (reader, _):
                 assert (await _all(reader)).endswith(b"hello")
+
+    asyncio.run(main())
+
+
+def test_what_follows_the_last_request_does_not_spoil_its_answer(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place:
+            for request in (
+                b"POST /echo HTTP/1.0\r\ncontent-length: 3\r\n\r\nabc",
+                b"POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+                b"content-length: 3\r\n\r\nabc",
+            ):
+                async with _asking(place.port, request + b"\r\n" + request) as (reader, _):
+                    answer = await _all(reader)
+                    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\n3")
+
+    asyncio.run(main())
+
+
+def test_a_connection_does_not_become_http2_later(tmp_path: Path) -> None:
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path) as place:
+            preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+            request = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
+            async with _asking(place.port, request + preface) as (reader, _):
+                answer = await _all(reader)
+                statuses = [part[:4] for part in answer.split(b"HTTP/1.1")[1:]]
+                assert statuses == [b" 200", b" 505"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fields", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"])
+@pytest.mark.parametrize("more", [b"", b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_an_app_hears_that_its_client_has_gone(fields: bytes, more: bytes, tmp_path: Path) -> None:
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path) as place:
+            request = b"GET /wait HTTP/1.1\r\nhost: x\r\n" + fields + b"\r\n" + more
+            async with _asking(place.port, request) as (reader, _):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                assert app.running == 1
+            assert await eventually(lambda: app.running == 0)
+            assert app.disconnects == 1
+
+    asyncio.run(main())
+
+
+def test_many_requests_at_once_wait_for_their_turn(tmp_path: Path) -> None:
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path) as place:
+            # Far more than may be read ahead.
+            request = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n" + bytes(
+                1000
+            )
+            last = b"GET /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            async with _asking(place.port) as (reader, writer):
+                writer.write(request * 1000 + last)
+                answer = await _all(reader)
+            assert answer.count(b"HTTP/1.1 200 OK") == 1001
+            assert answer.count(b"1000HTTP/1.1") == 1000 and answer.endswith(b"hello")
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_an_upgrade_to_websocket_is_ignored(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(kind, App(), tmp_path) as place:
+            fields = b"connection: upgrade\r\nupgrade: websocket"
+            request = b"GET /hello HTTP/1.1\r\nhost: x\r\n" + fields + b"\r\n\r\n"
+            async with _asking(place.port, request) as (reader, _):
+                assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
     asyncio.run(main())
 

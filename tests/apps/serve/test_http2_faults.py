@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import h2.events
 import httpx
 import pytest
 from h2.errors import ErrorCodes
 
-from tests.apps.serve.servers import BOTH, App, eventually, h2_client, served
+from tests.apps.serve.servers import BOTH, PATIENCE, App, eventually, h2_client, served
 
 
 @BOTH
@@ -160,6 +161,41 @@ def test_an_answer_that_breaks_off_is_no_endless_wait(kind: str, tmp_path: Path)
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("how", ["connection", "stream"])
+def test_a_body_whose_sender_ends_at_once_is_still_read(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            assert (await receive())["body"] == b"some"
+            assert (await receive())["type"] == "http.disconnect"
+        except BaseException as exc:
+            failures.append(exc)
+            raise
+        finally:
+            ended.set()
+
+    ended = asyncio.Event()
+
+    async def main() -> None:
+        async with served("ours", app, tmp_path) as place, h2_client(place) as client:
+            stream = client.request("/", method="POST", end=False)
+            client.connection.send_data(stream, b"some")
+            # All of it comes to the server in one read.
+            if how == "stream":
+                client.connection.reset_stream(stream)
+            else:
+                client.connection.close_connection()
+            await client.flush()
+            async with asyncio.timeout(PATIENCE):
+                await ended.wait()
+
+    asyncio.run(main())
+    assert not failures and not caplog.records
+
+
 @BOTH
 @pytest.mark.parametrize("headers", [{"method": "CONNECT"}, {"path": "/\xe9"}])
 def test_a_request_that_is_none_harms_no_other_stream(
@@ -183,6 +219,23 @@ def test_a_request_that_is_none_harms_no_other_stream(
             assert await client.status(client.request("/hello")) == "200"
 
     asyncio.run(main())
+
+
+def test_websocket_is_refused_and_leaves_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place:
+            async with h2_client(place) as client:
+                headers = [(":protocol", "websocket")]
+                stream = client.request(method="CONNECT", headers=headers, end=False)
+                assert await client.status(stream) == "501"
+                assert await client.status(client.request("/hello")) == "200"
+                settings = client.connection.remote_settings
+                assert not settings.enable_connect_protocol
+
+    asyncio.run(main())
+    assert not caplog.records
 
 
 def test_a_thousand_aborted_downloads_leave_nothing(tmp_path: Path) -> None:
