@@ -12,6 +12,8 @@ import contextlib
 import ctypes
 from collections.abc import AsyncIterator, Callable
 
+from hawker.apps.web.beside import beside
+
 # Parameters of mallopt(3) in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGE_BLOCK = 32 * 1024 * 1024
@@ -43,12 +45,8 @@ async def giving_back() -> AsyncIterator[None]:
         return
     figures.restype = _Figures
     trim.argtypes = [ctypes.c_size_t]
-    task = asyncio.create_task(_watch(lambda: figures().free, lambda: trim(KEPT)))
-    try:
+    async with beside(_watch(lambda: figures().free, lambda: trim(KEPT))):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 class _Figures(ctypes.Structure):

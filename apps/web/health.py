@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from hawker.apps.web.beside import beside
 from hawker.apps.web.metrics import Metric, Timings, families
 from hawker.core.version import version
 
@@ -42,18 +43,8 @@ class Health:
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Measure how late the event loop is, while inside."""
-        failure: Exception | None = None
-        async with asyncio.TaskGroup() as group:
-            measuring = group.create_task(_measure(self._lag.observe))
-            try:
-                yield
-            except Exception as exc:
-                # The group would wrap it, and nobody would know it by its class any more.
-                failure = exc
-            finally:
-                measuring.cancel()
-        if failure is not None:
-            raise failure
+        async with beside(_measure(self._lag.observe)):
+            yield
 
     async def _healthy(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")

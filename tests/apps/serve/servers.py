@@ -26,8 +26,10 @@ from hawker.core.tls import server_context
 
 PATIENCE = 3.0
 FAULT = pytest.mark.xfail(strict=True, reason="a fault of hypercorn 0.18")
+RACE = pytest.mark.xfail(strict=False, reason="a fault of hypercorn 0.18 that not each run meets")
 BOTH = pytest.mark.parametrize("kind", [pytest.param("stock", marks=FAULT), "ours"])
 """A test that shows a fault of hypercorn's own, and that ours has not got it."""
+MAYBE_BOTH = pytest.mark.parametrize("kind", [pytest.param("stock", marks=RACE), "ours"])
 
 
 class Place:
