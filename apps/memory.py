@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import resource
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 from hawker.apps.web.beside import beside
 
@@ -19,8 +21,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGE_BLOCK = 32 * 1024 * 1024
 KEPT = 32 * 1024 * 1024
 PAD = 4 * 1024 * 1024
-# Where so much more is free than when the most was in use, at two looks in a row, it is given back.
-# glibc itself gives back what lies above the last block in use only.
+# Where so much more is free, or in memory, than was since the last time, at two looks in a row,
+# what is free is given back. glibc itself gives back what lies above the last block in use only.
 FREED = 64 * 1024 * 1024
 LOOK = 5.0
 
@@ -59,13 +61,19 @@ class _Figures(ctypes.Structure):
 
 
 async def _watch(free: Callable[[], int], trim: Callable[[], object]) -> None:
-    least, much = free(), False
+    least, much = (free(), resident()), False
     while True:
         await asyncio.sleep(LOOK)
-        now = free()
-        least = min(least, now)
-        before, much = much, now > least + FREED
+        now = (free(), resident())
+        least = (min(least[0], now[0]), min(least[1], now[1]))
+        before, much = much, any(is_ > was + FREED for is_, was in zip(now, least, strict=True))
         if before and much:
             await asyncio.to_thread(trim)
-            # Free as before, and no page of it is in memory.
-            least, much = free(), False
+            # What was free is so still, and not in memory; what was freed meanwhile may be.
+            least, much = (now[0], resident()), False
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    statm = Path("/proc/self/statm").read_bytes()
+    return int(statm.split()[1]) * resource.getpagesize()

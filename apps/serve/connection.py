@@ -10,7 +10,7 @@ import ssl
 import struct
 import sys
 import termios
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cryptography import x509
@@ -33,6 +33,7 @@ STALL = 60.0
 # the connection is closed, for closing it at once may destroy the answer on its way.
 LINGER_BYTES = 8 * 1024 * 1024
 LINGER_SECONDS = 2.0
+PART = 64 * 1024
 TLS_VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
@@ -148,10 +149,20 @@ class Connection(TCPServer):
             if self.writer.is_closing():
                 return
             try:
-                self.writer.write(data)
-                await self._drain()
+                for part in self._parts(data):
+                    self.writer.write(part)
+                    await self._drain()
             except (OSError, RuntimeError):
                 await self.protocol.handle(Closed())
+
+    def _parts(self, data: bytes) -> Iterator[bytes | memoryview]:
+        """TLS encrypts at once what it is given, and keeps all of it for a client that is slow."""
+        if self.writer.get_extra_info("ssl_object") is None:
+            yield data
+            return
+        view = memoryview(data)
+        for start in range(0, len(view), PART):
+            yield view[start : start + PART]
 
     async def _drain(self) -> None:
         """Raises ConnectionResetError where the client takes nothing for `STALL` seconds."""

@@ -7,27 +7,26 @@ import sys
 
 SCRIPT = """
 import asyncio
-from pathlib import Path
 from hawker.apps import memory
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 async def main():
     memory.LOOK = 0.1
     memory.keep_freed_memory()
     async with memory.giving_back():
-        before = resident()
-        for _ in range(2):
+        before = memory.resident()
+        # The second time it is taken and freed between two looks.
+        for pause in (0.5, 0.0):
             taken = [b"x" * 2**20 for _ in range(300)]
             # What lies above the others keeps the heap from shrinking by itself.
             last = taken[-1]
-            await asyncio.sleep(0.5)
-            assert resident() > before + 250 * 2**20
+            await asyncio.sleep(pause)
+            assert memory.resident() > before + 250 * 2**20
             taken.clear()
             async with asyncio.timeout(10):
-                while resident() > before + memory.FREED:
+                while memory.resident() > before + memory.FREED:
                     await asyncio.sleep(0.05)
+            # All of it, before more is taken.
+            await asyncio.sleep(0.3)
 
 asyncio.run(main())
 """

@@ -48,9 +48,12 @@ def test_an_app_that_answers_early_ends_though_nobody_reads_the_body(
     async def main() -> None:
         app = App()
         async with served(kind, app, tmp_path) as place:
-            head = b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 4000000\r\n\r\n"
+            head = b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n"
             async with _asking(place.port) as (reader, writer):
-                writer.write(head + bytes(4_000_000))
+                # More than the kernel takes where nobody reads.
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+                writer.write(head + bytes(8_000_000))
                 # All of it is sent before anything is read, as simple clients do.
                 async with asyncio.timeout(PATIENCE):
                     await writer.drain()
