@@ -123,6 +123,9 @@ class Conductor:
         if run is not None and run.own:
             log.warning("a scheduler decides on task %s, which is this host's own", run.task[:12])
         elif run is None and isinstance(decision, Read) and self._group is not None:
+            if decision.ranges == []:
+                # A lease that is over, of a reading that is over, too.
+                return
             if decision.spec.task_id != decision.task:
                 log.warning("a lease names task %s by another's URL", decision.task[:12])
                 return
@@ -161,12 +164,17 @@ class Conductor:
 
     def answer(self, link: Link, task: str) -> None:
         """A scheduler asks what this host stores of a task."""
-        run = self.runs.get(task)
+        run = self._asking(task)
         here = run is not None and not run.own and run.port is not self._solo
         if run is not None and here and self._link_for(task) is link:
             self._assign(run, link)
         elif self._group is not None:
             self._group.create_task(self._answer(link, task))
+
+    def _asking(self, task: str) -> TaskRun | None:
+        """The run of a task that somebody here wants, which registers by itself what it has."""
+        run = self.runs.get(task)
+        return run if run is not None and run.users else None
 
     async def _answer(self, link: Link, task: str) -> None:
         entry = self.ground.store.newest(task)
@@ -179,7 +187,7 @@ class Conductor:
         for entry in self.ground.store.entries():
             link = self._link_for(entry.task)
             former = self._offered.get(entry.task)
-            if entry.task in self.runs or link is None or link is former:
+            if self._asking(entry.task) or link is None or link is former:
                 continue
             if former is not None:
                 former.report(Left(task=entry.task), urgent=True)
