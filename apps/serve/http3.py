@@ -49,7 +49,7 @@ from hawker.apps.serve.requests import AppTasks, Inbox, StreamTasks, is_proper
 log = logging.getLogger(__name__)
 
 # Bytes of an answer that are sent and not acknowledged, or wait to be sent.
-UNSENT = 1024 * 1024
+UNSENT = 512 * 1024
 PART = 64 * 1024
 # aioquic widens a stream's room as bytes come, whether or not anybody reads them: where so many
 # wait the stream is refused.
@@ -57,7 +57,8 @@ UNREAD = 16 * 1024 * 1024
 MAX_CONNECTIONS = 4096
 MAX_RUNNING = 1024
 STALL = 60.0
-IDLE = 60.0
+# What was sent to a client that vanished is kept until then: QUIC hears nothing of its end.
+IDLE = 30.0
 RECEIVE_BUFFER = 4 * 1024 * 1024
 
 
