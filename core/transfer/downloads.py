@@ -28,6 +28,11 @@ from hawker.core.transfer.whole import WholeDigest
 
 PROGRESS_EVERY = 0.1
 SPAN = 4 * MIB
+# How often an origin is asked whether it gives content, how long after it failed, and the longest
+# pause it may ask for meanwhile.
+CHECKS = 3
+CHECK_PAUSE = 0.5
+CHECK_PATIENCE = 30.0
 WAIT = 1.0
 
 
@@ -90,15 +95,26 @@ class Download:
             HawkerError: why there will be none, or that this user may not have it.
             TimeoutError: not within `timeout` seconds.
         """
-        entry = await self.run.opened(timeout)
-        await self._authorize()
+        async with asyncio.timeout(timeout):
+            entry = await self.run.opened(timeout)
+            await self._authorize()
         return entry
 
     async def _authorize(self) -> None:
-        """Content that the origin does not give to everybody is for those it gives it to."""
-        if restricted(self.run.spec):
-            source = self._ground.source(self._origin.url)
-            await self._ground.access.check(source, self._origin)
+        """Content that the origin does not give to everybody is for those it gives it to. An origin
+        that cannot say so just now is asked again."""
+        if not restricted(self.run.spec):
+            return
+        source = self._ground.source(self._origin.url)
+        for attempt in range(CHECKS):
+            try:
+                await self._ground.access.check(source, self._origin)
+                return
+            except OriginFailed as exc:
+                pause = CHECK_PAUSE * 2**attempt if exc.retry_after is None else exc.retry_after
+                if attempt + 1 == CHECKS or pause > CHECK_PATIENCE:
+                    raise
+            await asyncio.sleep(pause)
 
     async def _verify(self) -> None:
         entry = self.run.entry

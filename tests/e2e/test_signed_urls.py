@@ -30,6 +30,8 @@ class SigningOrigin:
         self.refusals = 0
         # Seconds that a refusal takes.
         self.hesitation = 0.0
+        # So many requests are told to come back in a second.
+        self.ill = 0
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,7 +41,10 @@ class SigningOrigin:
                 parts = urlsplit(self.path)
                 signature = parse_qs(parts.query).get("X-Amz-Signature", [""])[0]
                 asked = self.headers.get("range", "")
-                if not parts.path.startswith("/v2/") and signature not in GOOD:
+                if origin.ill:
+                    origin.ill -= 1
+                    self._answer(503, b"", more={"retry-after": "1"})
+                elif not parts.path.startswith("/v2/") and signature not in GOOD:
                     origin.refusals += 1
                     time.sleep(origin.hesitation)
                     self._answer(403, b"")
@@ -56,8 +61,12 @@ class SigningOrigin:
                     origin.contents += 1
                     self._answer(200, DATA)
 
-            def _answer(self, status: int, body: bytes, span: str = "") -> None:
+            def _answer(
+                self, status: int, body: bytes, span: str = "", more: dict[str, str] | None = None
+            ) -> None:
                 self.send_response(status)
+                for name, value in (more or {}).items():
+                    self.send_header(name, value)
                 self.send_header("etag", '"one"')
                 self.send_header("accept-ranges", "bytes")
                 if span:
@@ -99,6 +108,20 @@ def ask(daemon: Daemon, url: str, method: str = "GET") -> httpx.Response:
 
 def refused(answer: httpx.Response) -> bool:
     return answer.status_code == 403 and answer.json()["type"].endswith(":origin-refused")
+
+
+def test_an_origin_that_cannot_say_so_just_now_is_asked_again(
+    cluster: Cluster, signing: SigningOrigin
+) -> None:
+    daemon = cluster.start("up", "up")
+    daemon.wait_ready()
+    assert ask(daemon, signing.url("of-alice")).content == DATA
+    # Both looks at what another signature may have fall into it.
+    signing.ill = 2
+    assert ask(daemon, signing.url("of-bob")).content == DATA
+    assert (signing.contents, signing.ill) == (1, 0)
+    signing.ill = 100
+    assert ask(daemon, signing.url("forged")).status_code == 502
 
 
 def test_who_has_no_good_signature_gets_nothing_of_what_others_read(
