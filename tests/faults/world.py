@@ -317,14 +317,22 @@ def inode_of(port: int) -> str:
     return ""
 
 
+_given: set[int] = set()
+_giving = threading.Lock()
+
+
 def free_port() -> int:
     """A port that stays free while its daemon is away.
 
-    It lies below the range from which the system takes ports for outgoing connections.
+    It lies below the range from which the system takes ports for outgoing connections, and no other
+    run of this process has it.
     """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(lowest // 3, lowest)
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
-            return port
+            with _giving:
+                if port not in _given:
+                    _given.add(port)
+                    return port
