@@ -287,9 +287,12 @@ class Leases:
             lease.host == peer.host and lease.generation == report.generation
             for lease in task.leases.values()
         )
-        if generation is None or generation.id != report.generation or not reads:
-            return
-        generation.layout = Layout(report.total, generation.layout.piece_length).check()
+        if generation is not None and generation.id == report.generation and reads:
+            self.measured(task, generation, report.total)
+
+    def measured(self, task: Task, generation: Generation, total: int) -> None:
+        """A reader of the generation has seen where it ends."""
+        generation.layout = Layout(total, generation.layout.piece_length).check()
         for record in list(self._board.ledger.of(task.id, generation.id)):
             self._board.ledger.put(msgspec.structs.replace(record, layout=generation.layout))
         self._board.touch_members(task)

@@ -310,6 +310,7 @@ class Scheduler:
             raise BadRequest("a host has pieces beyond the end of its content")
         ledger = self._board.ledger
         known = ledger.knows(task.id, report.generation, report.readers)
+        known = known or self._read_here(host, task, report, layout)
         if not known and task.current is None and not task.leases:
             known = self._imported(host, task, report, layout)
         if not known:
@@ -325,7 +326,26 @@ class Scheduler:
         if task.current is not None and task.current.id == report.generation:
             if peer.generation is not task.current:
                 self._generations.enter(task, peer, task.current, now)
+            own = [reader for reader in report.readers if reader.host == host.id]
+            if task.current.layout.total is None and layout.total is not None:
+                # The end of content of unknown length is its reader's to say.
+                if ledger.knows(task.id, report.generation, own):
+                    self._leases.measured(task, task.current, layout.total)
             self._generations.gained(task, peer, report.generation, have, now)
+
+    def _read_here(self, host: Host, task: Task, report: Register, layout: Layout) -> bool:
+        """Content that its own host read under a lease of an earlier life of this scheduler, which
+        ended before it heard which generation that was."""
+        ledger = self._board.ledger
+        for reader in report.readers:
+            record = ledger.get(reader.lease)
+            if record is None or record.generation or record.void or reader.host != host.id:
+                continue
+            if (record.task, record.host, record.key) == (task.id, host.id, reader.key):
+                found = msgspec.structs.replace(record, generation=report.generation, layout=layout)
+                ledger.put(found)
+                return True
+        return False
 
     def _imported(self, host: Host, task: Task, report: Register, layout: Layout) -> bool:
         """Content that its own host brought: it holds the lease it gave itself."""

@@ -353,6 +353,66 @@ def test_after_a_restart_remembered_hosts_are_waited_for_and_asked() -> None:
     assert not reads(again.tick(10.0))
 
 
+def test_what_was_read_while_the_scheduler_was_away_counts() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    # Its reader said nothing yet: the record names no generation.
+    again = restarted(world, "seed", "one")
+    again.join("seed", seed=True)
+    seed = again.key("seed")
+    again.offer("seed", spec("x"), GENERATION, [Reader(seed.host, seed.public, read.lease)])
+    again.join("one")
+    out = again.ask("one", spec("x"))
+    assert not reads(out)
+    [record] = [d for d in again.of(out, "one") if isinstance(d, Parents)]
+    assert record.generation == GENERATION
+    assert [reader.lease for reader in record.readers] == [read.lease]
+
+
+def test_nobody_else_says_what_was_read_under_such_a_lease() -> None:
+    world = make(None, "one", "two")
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    again = restarted(world)
+    for name in ("one", "two"):
+        again.join(name)
+    seed, two = again.key("seed"), again.key("two")
+    for claimed in (
+        Reader(seed.host, seed.public, read.lease),
+        Reader(two.host, two.public, read.lease),
+    ):
+        again.offer("two", spec("x"), GENERATION, [claimed])
+        assert len(reads(again.ask("one", spec("x")))) <= 1
+        view = again.scheduler.describe(read.task)
+        assert view is not None and view["generation"] in (None, "")
+
+
+def test_the_end_of_content_of_unknown_length_is_learnt_from_its_reader_after_a_restart() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    open_end = Layout(None, MIB)
+    world.report(
+        "seed",
+        LeaseProgress(
+            task=read.task, lease=read.lease, generation=GENERATION, layout=open_end, validator=""
+        ),
+    )
+    again = restarted(world, "seed", "one")
+    for name in ("seed", "one"):
+        again.join(name, seed=name == "seed")
+    seed = again.key("seed")
+    readers = [Reader(seed.host, seed.public, read.lease)]
+    # A child has the beginning and knows no end; the reader saw it while nobody listened.
+    part = Register(
+        task=read.task, spec=spec("x"), generation=GENERATION, layout=open_end, have=[(0, 3)],
+        readers=readers,
+    )  # fmt: skip
+    assert not reads(again.report("one", part))
+    out = again.offer("seed", spec("x"), GENERATION, readers)
+    assert not reads(out) and not reads(again.tick(10.0))
+    [record] = [d for d in again.of(out, "one") if isinstance(d, Parents)]
+    assert record.layout is not None and record.layout.total == LAYOUT.total
+
+
 def test_after_five_seconds_nobody_is_waited_for_any_more() -> None:
     world = make()
     world.ask("one", spec("x"))
