@@ -28,8 +28,9 @@ from tests.faults.origin import Answer, FaultyOrigin
 from tests.faults.plan import Plan
 from tests.faults.world import Daemon, World
 
-# Socket buffers of both sides, and what a reader gathers before it stores it.
-IN_FLIGHT = 2 << 20
+# Socket buffers of both sides, which the kernel widens as bytes come faster, and what a reader
+# gathers before it stores it.
+IN_FLIGHT = 3 << 20
 REVOCATION_SECONDS = 1.0
 # In which a limit is checked, and by how much it may be missed.
 WINDOW = 1.0
