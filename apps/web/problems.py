@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from hawker.core.errors import PROBLEM_TYPE_PREFIX, HawkerError, Problem
+from hawker.core.errors import PROBLEM_TYPE_PREFIX, BadRequest, HawkerError, Problem
 from hawker.core.messages import encode
 from hawker.core.telemetry import REQUEST
 
@@ -66,6 +66,12 @@ def _methods(request: Request) -> set[str]:
     return methods
 
 
+async def _left(request: Request, exc: Exception) -> Response:
+    """The client went away before its request was whole: nobody reads this answer."""
+    log.debug("%s %s: its client left", request.method, request.url.path)
+    return problem_response(BadRequest("the request was not sent to its end"))
+
+
 async def _unexpected(request: Request, exc: Exception) -> Response:
     # Once the answer has begun a failure can only cut it; Starlette says so by this pair.
     cut = exc.__cause__ if isinstance(exc, RuntimeError) else None
@@ -79,5 +85,6 @@ async def _unexpected(request: Request, exc: Exception) -> Response:
 EXCEPTION_HANDLERS: dict[Any, Any] = {
     HawkerError: _named,
     HTTPException: _http,
+    ClientDisconnect: _left,
     Exception: _unexpected,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from hawker.apps.serve import Listen, serving
 from hawker.apps.web.problems import EXCEPTION_HANDLERS, problem_response
+from hawker.apps.web.requests import read_body
 from hawker.core.clients.http import raise_for_problem
 from hawker.core.errors import BY_CODE, Busy, HawkerError, NotFound, Unauthenticated, Unavailable
 
@@ -107,3 +110,34 @@ def test_answer_that_is_no_problem_is_unavailable() -> None:
         response = httpx.Response(502, content=body, request=request)
         with pytest.raises(Unavailable, match="answered 502"):
             asyncio.run(raise_for_problem(response))
+
+
+def test_a_client_that_leaves_in_its_request_is_no_fault_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+
+    async def take(request: Request) -> Response:
+        try:
+            return Response(await read_body(request, 1000))
+        finally:
+            ended.append("taken")
+
+    app = Starlette(
+        routes=[Route("/take", take, methods=["POST"])], exception_handlers=EXCEPTION_HANDLERS
+    )
+
+    async def main() -> None:
+        async with serving(app, Listen("127.0.0.1", 0, tmp_path / "s.sock")) as bound:
+            _, writer = await asyncio.open_connection("127.0.0.1", bound.port)
+            writer.write(b"POST /take HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nonly this")
+            await writer.drain()
+            await asyncio.sleep(0.1)
+            writer.close()
+            async with asyncio.timeout(5):
+                while not ended:  # noqa: ASYNC110 (a list fires no event)
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
