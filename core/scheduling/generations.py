@@ -138,6 +138,9 @@ class Generations:
         held = held_by_members(task, generation)
         found = []
         for peer in (task.peers[host] for host in generation.members):
+            if peer.host in generation.complete:
+                # It has all of it, and delivers that to its users.
+                continue
             if peer.wants and not generation.complete - {peer.host}:
                 wanted = peer.wanted(generation.layout)
                 if wanted is None or not wanted <= held:

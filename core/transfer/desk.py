@@ -12,6 +12,7 @@ from hawker.core.transfer.holding import Holder, Holding
 from hawker.core.transfer.signal import Signal
 
 ROOM_WAIT = 1.0
+CLAIM_WAIT = 0.2
 
 
 class Desk:
@@ -46,6 +47,17 @@ class Desk:
     def claim(self, pieces: PieceSet) -> PieceSet:
         swarm = self._holding.swarm
         return pieces if swarm is None else swarm.claim(pieces)
+
+    @property
+    def coming(self) -> PieceSet:
+        """Pieces that other peers are sending, or that wait here for their digests."""
+        swarm = self._holding.swarm
+        return PieceSet() if swarm is None else swarm.machine.in_flight | swarm.machine.unproven
+
+    async def unclaimed(self) -> None:
+        """Wait a moment for pieces that are on their way from other peers: they arrive, or they can
+        be claimed."""
+        await self._changed.wait(CLAIM_WAIT)
 
     def arrived(self, pieces: PieceSet) -> None:
         if self._holding.swarm is not None:

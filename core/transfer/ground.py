@@ -139,6 +139,15 @@ class ReadingTask(Protocol):
         """Reserve pieces for the reader; returns those it got (not valid, not on their way)."""
         ...
 
+    @property
+    def coming(self) -> PieceSet:
+        """Pieces that other peers are sending, or that wait here for their digests."""
+        ...
+
+    async def unclaimed(self) -> None:
+        """Wait a moment for pieces that are coming: they arrive, or can be claimed."""
+        ...
+
     def arrived(self, pieces: PieceSet) -> None:
         """These pieces from the origin are valid now."""
         ...

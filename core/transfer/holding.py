@@ -86,10 +86,15 @@ class Holding:
         self._using.enter_context(entry.using())
         await entry.prepare()
         self.entry = entry
-        self.swarm = Swarm(self._ground, entry, self, self._holder.tally)
-        self._swarming = group.create_task(self._run_swarm(self.swarm))
+        self.resume_swarm(group)
         self._on_change()
         return entry
+
+    def resume_swarm(self, group: asyncio.TaskGroup) -> None:
+        """Take pieces from other peers (again), once they are named."""
+        if self.entry is not None and self.swarm is None:
+            self.swarm = Swarm(self._ground, self.entry, self, self._holder.tally)
+            self._swarming = group.create_task(self._run_swarm(self.swarm))
 
     async def _run_swarm(self, swarm: Swarm) -> None:
         try:

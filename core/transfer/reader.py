@@ -45,6 +45,8 @@ FIRST_BACKOFF = 0.2
 LAST_BACKOFF = 5.0
 # Who got no piece for so long does not try again by himself: others may have a better way.
 FRUITLESS = 10.0
+# How long a lease waits for pieces that other peers are sending; a stalled one is left after 1 s.
+ELSEWHERE = 5.0
 
 
 class OriginReader:
@@ -201,11 +203,20 @@ class OriginReader:
         self, source: Source, reading: Reading | None, publisher: Publisher
     ) -> None:
         """The opened stream first where it helps, then ranges, until nothing is missing."""
-        failures = 0
+        failures, late = 0, 0.0
         while True:
             missing = self._missing(publisher.waiting)
             if not missing and not (reading is not None and self._layout.total is None):
-                return
+                late = late or self._ground.clock() + ELSEWHERE
+                if not self._elsewhere() or self._ground.clock() > late:
+                    return
+                # Another peer may yet fail to bring them: the lease is not done before.
+                if reading is not None:
+                    await reading.close()
+                    reading = None
+                await self._task.unclaimed()
+                continue
+            late = 0.0
             try:
                 if reading is not None:
                     first, reading = reading, None
@@ -233,6 +244,13 @@ class OriginReader:
         grants leases must know of it."""
         fruitless = self._ground.clock() - self._piece_at > FRUITLESS
         return self._ranged and not exc.retry_after and not fruitless
+
+    def _elsewhere(self) -> PieceSet:
+        """What this lease is for and is on its way from other peers."""
+        if self._layout.total is None:
+            return PieceSet()
+        wanted = self._layout.covering(self.ranges if self._ranged else None)
+        return self._task.coming & wanted - self._held().valid
 
     def _missing(self, read: PieceSet) -> PieceSet:
         entry = self._held()

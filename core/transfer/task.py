@@ -297,6 +297,10 @@ class TaskRun:
                         if not self.users and not self._lease:
                             self._on_end(self)
                             break
+                        # Somebody came while the swarm ended: it begins anew, with parents that
+                        # the scheduler names again.
+                        self._holding.resume_swarm(group)
+                        self.register_again()
                 except HawkerError as exc:
                     self.fail(exc)
                     await self._outlast_users()
