@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -141,7 +142,13 @@ class Daemon:
         self._end()
 
     def _end(self) -> None:
-        self.process.wait(timeout=20)
+        end = time.monotonic() + 20
+        while self.process.poll() is None:
+            assert time.monotonic() < end, f"{self.process.args} did not end"
+            # A liar that froze, perhaps once more just now, hears no other signal.
+            self.process.send_signal(signal.SIGCONT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.5)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
