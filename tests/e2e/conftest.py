@@ -144,7 +144,7 @@ class Daemon:
     def _end(self) -> None:
         end = time.monotonic() + 20
         while self.process.poll() is None:
-            assert time.monotonic() < end, f"{self.process.args} did not end"
+            assert time.monotonic() < end, f"the daemon at {self.url} did not end"
             # A liar that froze, perhaps once more just now, hears no other signal.
             self.process.send_signal(signal.SIGCONT)
             with contextlib.suppress(subprocess.TimeoutExpired):
