@@ -12,6 +12,7 @@ import msgspec
 
 from hawker.apps.web.access import decide_mode
 from hawker.apps.web.metrics import Metric
+from hawker.apps.web.role import serve_lifespan
 from hawker.core.contracts import RoleApp, RoleContext
 from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError
@@ -64,7 +65,7 @@ class Mounted:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await _serve_lifespan(self, receive, send)
+            await serve_lifespan(self.lifespan, receive, send)
         else:
             await self._role(scope, receive, send)
 
@@ -117,18 +118,3 @@ def mount(
         transports=tuple(transports),
     )
     return Mounted(plugins.get_role(name, context), plugins, settings)
-
-
-async def _serve_lifespan(mounted: Mounted, receive: Any, send: Any) -> None:
-    """The ASGI lifespan protocol, for a role that a server runs by itself."""
-    await receive()
-    stage = "startup"
-    try:
-        async with mounted.lifespan():
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            stage = "shutdown"
-    except Exception as exc:
-        await send({"type": f"lifespan.{stage}.failed", "message": str(exc)})
-        raise
-    await send({"type": "lifespan.shutdown.complete"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -110,7 +110,7 @@ class Role:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await self._serve_lifespan(receive, send)
+            await serve_lifespan(self.lifespan, receive, send)
             return
         if not self.started:
             await self._refuse(scope, receive, send)
@@ -130,15 +130,19 @@ class Role:
         )
         await problem_response(never)(scope, receive, send)
 
-    async def _serve_lifespan(self, receive: Any, send: Any) -> None:
-        """The ASGI lifespan protocol, for a role that a server runs by itself."""
-        await receive()
-        try:
-            async with self.lifespan():
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
-        except Exception as exc:
-            kind = "shutdown" if self._stop is not None and self._stop.is_set() else "startup"
-            await send({"type": f"lifespan.{kind}.failed", "message": str(exc)})
-            raise
-        await send({"type": "lifespan.shutdown.complete"})
+
+async def serve_lifespan(
+    lifespan: Callable[[], AbstractAsyncContextManager[None]], receive: Any, send: Any
+) -> None:
+    """The ASGI lifespan protocol, for a role that a server runs by itself."""
+    await receive()
+    stage = "startup"
+    try:
+        async with lifespan():
+            stage = "shutdown"
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+    except Exception as exc:
+        await send({"type": f"lifespan.{stage}.failed", "message": str(exc)})
+        raise
+    await send({"type": "lifespan.shutdown.complete"})
