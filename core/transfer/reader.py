@@ -245,20 +245,23 @@ class OriginReader:
         fruitless = self._ground.clock() - self._piece_at > FRUITLESS
         return self._ranged and not exc.retry_after and not fruitless
 
+    @property
+    def _wanted(self) -> PieceSet:
+        """What this lease is for; all where the origin has no parts."""
+        return self._layout.covering(self.ranges if self._ranged else None)
+
     def _elsewhere(self) -> PieceSet:
         """What this lease is for and is on its way from other peers."""
         if self._layout.total is None:
             return PieceSet()
-        wanted = self._layout.covering(self.ranges if self._ranged else None)
-        return self._task.coming & wanted - self._held().valid
+        return self._task.coming & self._wanted - self._held().valid
 
     def _missing(self, read: PieceSet) -> PieceSet:
         entry = self._held()
         if self._layout.total is None:
             return PieceSet()
         # Without ranges everything comes by; what is not kept now had to be read again.
-        wanted = self._layout.covering(self.ranges if self._ranged else None)
-        claimed = self._task.claim(wanted - entry.valid - read)
+        claimed = self._task.claim(self._wanted - entry.valid - read)
         self._claimed |= claimed
         return claimed
 
