@@ -319,6 +319,10 @@ class Scheduler:
             records = list(ledger.of(task.id, report.generation))
             layout = _agreed(layout, records)
             validator = next((r.validator for r in records if r.validator), "")
+            whole = layout.total is not None and have == layout.everything()
+            if task.leases and not validator and not whole:
+                # Nobody can finish it, and another reading has begun.
+                return
             ranged = any(record.ranged for record in records)
             digest = next((r.digest for r in records if r.digest), "")
             found = Generation(report.generation, layout, validator, ranged, digest)

@@ -413,6 +413,32 @@ def test_the_end_of_content_of_unknown_length_is_learnt_from_its_reader_after_a_
     assert record.layout is not None and record.layout.total == LAYOUT.total
 
 
+def test_a_part_that_nobody_can_finish_is_not_taken_while_all_is_read_again() -> None:
+    """Whoever offers it would deliver its beginning, and be cut off once the reader is heard."""
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, validator="", size=1)
+    seed = world.key("seed")
+    readers = [Reader(seed.host, seed.public, read.lease)]
+    again = restarted(world, "seed", "one", "two")
+    for name in ("seed", "one", "two"):
+        again.join(name, seed=name == "seed")
+    part = Register(
+        task=read.task, spec=spec("x"), generation=GENERATION, layout=LAYOUT, have=[(0, 3)],
+        readers=readers,
+    )  # fmt: skip
+    out = again.report("one", part) + again.tick(10.0)
+    [(_, fresh)] = reads(out)
+    assert fresh.generation == "", "all of it is read again"
+    out = again.report("two", part)
+    records = [d for d in again.of(out, "two") if isinstance(d, Parents)]
+    assert not [record for record in records if record.generation == GENERATION]
+    out = again.progress("seed", fresh, generation="h" * 16, validator="", size=1)
+    for name in ("one", "two"):
+        [record] = [d for d in again.of(out, name) if isinstance(d, Parents)]
+        assert record.generation == "h" * 16
+
+
 def test_after_five_seconds_nobody_is_waited_for_any_more() -> None:
     world = make()
     world.ask("one", spec("x"))
