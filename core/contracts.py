@@ -45,6 +45,8 @@ class Reading(Protocol):
         ranges: whether `Source.read` can fetch parts of it.
         digest: what the origin says the whole has, as `sha256:<hex>`; empty where it says nothing.
         span: the bytes that `stream` gives, None where the whole is streamed.
+        modified: seconds since 1970 of the last change; None where the origin does not say, or the
+            content may have changed twice in that second.
     """
 
     total: int | None
@@ -52,6 +54,7 @@ class Reading(Protocol):
     ranges: bool
     digest: str
     span: ByteRange | None
+    modified: int | None
 
     def stream(self) -> AsyncIterator[bytes]:
         """The bytes, in order, in chunks of the origin's choice; may be called once.

@@ -7,7 +7,7 @@ Bytes travel as base64. Tagged kinds that a receiver does not know are skipped a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ from hawker.core.pieces import Layout, Run
 from hawker.core.ranges import ByteRange
 
 T = TypeVar("T")
+# Since 1970, up to the last that a date of HTTP can say.
+Seconds = Annotated[int, msgspec.Meta(ge=0, lt=253_402_300_800)]
 
 
 class Load(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,7 +86,8 @@ class Parents(Decision, frozen=True, kw_only=True, tag="parents", omit_defaults=
     """Whom to take pieces from. Replaces the previous record of the task.
 
     Empty `generation` means that nobody knows the content yet: wait for the next record. `digest`
-    is what the origin says the whole has, where no reader checks that for all.
+    is what the origin says the whole has, where no reader checks that for all; `modified` is when
+    it was last changed there, in seconds since 1970.
     """
 
     generation: str = ""
@@ -92,12 +95,14 @@ class Parents(Decision, frozen=True, kw_only=True, tag="parents", omit_defaults=
     parents: list[ParentRef] = []
     readers: list[Reader] = []
     digest: str = ""
+    modified: Seconds | None = None
 
 
 class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
     """A lease on the origin: read these ranges (all of it where `ranges` is None).
 
-    Where `generation` is given the content must still be that one, judged by `validator`. `rate` is
+    Where `generation` is given the content must still be that one, judged by `validator`, and was
+    `modified` at that time (seconds since 1970). `rate` is
     the most bytes per second to read, 0 for no limit. Empty `ranges` say that the lease is over.
     `request` is the id of a request that the content is read for, for the log.
     """
@@ -109,6 +114,7 @@ class Read(Decision, frozen=True, kw_only=True, tag="read", omit_defaults=True):
     validator: str = ""
     ranged: bool = False
     layout: Layout | None = None
+    modified: Seconds | None = None
     rate: int = 0
     request: str = ""
 
@@ -215,7 +221,8 @@ class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omi
     `layout` without meaning until the origin has answered. `read_bytes` and `read_pieces`, whole
     ones, came under this lease. `validator` is a strong one; `ranged` says that the origin gives
     parts, too. `digest` is what the origin says the whole has; `checks`:
-    nobody gets all of it before this reader has seen that it is so.
+    nobody gets all of it before this reader has seen that it is so. `modified` is when the origin
+    changed it last, in seconds since 1970.
     """
 
     lease: str
@@ -228,6 +235,7 @@ class LeaseProgress(Report, frozen=True, kw_only=True, tag="lease-progress", omi
     done: bool = False
     digest: str = ""
     checks: bool = False
+    modified: Seconds | None = None
 
 
 class Changed(Report, frozen=True, kw_only=True, tag="changed", omit_defaults=True):

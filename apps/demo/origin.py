@@ -19,6 +19,7 @@ import socketserver
 import sys
 import threading
 import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -138,6 +139,7 @@ class Origin(socketserver.ThreadingMixIn, http.server.HTTPServer):
         state = os.fstat(self.content.fileno())
         self.size = state.st_size
         self.etag = f'"{state.st_mtime_ns:x}-{state.st_size:x}"'
+        self.modified = formatdate(state.st_mtime, usegmt=True)
         self.path = "/" + quote(file.name)
         self.uplink = Uplink(rate)
         self.count = Count()
@@ -207,6 +209,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
             "ETag": server.etag,
+            "Last-Modified": server.modified,
         }
         asked = self.headers.get("Range")
         if self.command != "GET" or self.headers.get("If-Range", server.etag) != server.etag:

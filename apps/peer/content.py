@@ -150,6 +150,7 @@ def _content(entry: Entry) -> Content:
         entry.layout.total,
         digest=named_digest(entry.spec.url),
         passing=entry.windowed,
+        modified=entry.modified,
     )
 
 

@@ -96,6 +96,7 @@ class Board:
             parents=refs,
             readers=self.ledger.readers(task.id, generation.id),
             digest="" if self._is_checked(task, generation) else generation.digest,
+            modified=generation.modified,
         )
 
     @staticmethod

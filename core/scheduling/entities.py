@@ -40,6 +40,7 @@ class LeaseRecord(msgspec.Struct, frozen=True):
     validator: str = ""
     ranged: bool = False
     digest: str = ""
+    modified: int | None = None
     void: bool = False
 
 
@@ -157,13 +158,15 @@ class Members:
 @dataclass(slots=True, eq=False)
 class Generation:
     """One content of a task; `roots` are members whose pieces come from no other peer. `digest` is
-    what the origin says it has, `checked` that a reader has seen it has."""
+    what the origin says it has, `checked` that a reader has seen it has, `modified` when the origin
+    changed it last."""
 
     id: str
     layout: Layout
     validator: str
     ranged: bool
     digest: str = ""
+    modified: int | None = None
     checked: bool = False
     machine: Machine = field(default_factory=lambda: Machine("generation", GENERATION, "live"))
     members: Members = field(default_factory=Members)

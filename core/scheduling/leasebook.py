@@ -95,6 +95,7 @@ class LeaseBook:
                 validator=generation.validator,
                 ranged=generation.ranged,
                 digest=generation.digest,
+                modified=generation.modified,
             )
         self._board.ledger.put(record)
 
@@ -159,6 +160,7 @@ class LeaseBook:
             validator="" if generation is None else generation.validator,
             ranged=generation is not None and generation.ranged,
             layout=None if generation is None else generation.layout,
+            modified=None if generation is None else generation.modified,
             rate=self.gate(task).share,
             request=task.request,
         )

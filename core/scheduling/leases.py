@@ -212,7 +212,12 @@ class Leases:
             if task.current is not None:
                 self._generations.supersede(task, now)
             found = Generation(
-                report.generation, layout, report.validator, report.ranged, report.digest
+                report.generation,
+                layout,
+                report.validator,
+                report.ranged,
+                report.digest,
+                report.modified,
             )
             self._generations.begin(task, found)
         if not lease.started or report.read_bytes > lease.read_bytes:

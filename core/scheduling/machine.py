@@ -325,7 +325,8 @@ class Scheduler:
                 return
             ranged = any(record.ranged for record in records)
             digest = next((r.digest for r in records if r.digest), "")
-            found = Generation(report.generation, layout, validator, ranged, digest)
+            modified = next((r.modified for r in records if r.modified is not None), None)
+            found = Generation(report.generation, layout, validator, ranged, digest, modified)
             self._generations.begin(task, found)
         if task.current is not None and task.current.id == report.generation:
             if peer.generation is not task.current:

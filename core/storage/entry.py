@@ -82,6 +82,7 @@ class Entry:
         self.number = row.number
         self.created = row.created
         self.used = row.used
+        self.modified = row.modified
         self.files = files
         self.gone = False
         # The origin was seen not to have it any more; forgotten by a restart.

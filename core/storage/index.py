@@ -22,7 +22,7 @@ from hawker.core.storage.directory import Name
 from hawker.core.storage.faults import FULL_HINT
 from hawker.core.storage.mark import Mark
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = (
     """CREATE TABLE entries (
         number INTEGER PRIMARY KEY,
@@ -37,6 +37,7 @@ _SCHEMA = (
         unsynced TEXT NOT NULL,
         link BLOB,
         mark BLOB,
+        modified INTEGER,
         UNIQUE (task, generation))""",
     """CREATE TABLE pieces (
         entry INTEGER NOT NULL,
@@ -69,7 +70,8 @@ class Row(msgspec.Struct, frozen=True):
 
     `unsynced` is the boot of the machine during which bytes were written that nobody has forced to
     the disk since; empty where there are none. `link` is set while hard links may exist, and is the
-    file as it was when they were allowed; `mark` is the file as this store left it.
+    file as it was when they were allowed; `mark` is the file as this store left it. `modified` is
+    when the origin changed it last, in seconds since 1970.
     """
 
     number: int
@@ -81,6 +83,7 @@ class Row(msgspec.Struct, frozen=True):
     unsynced: str
     link: Mark | None = None
     mark: Mark | None = None
+    modified: int | None = None
 
 
 class Contents(msgspec.Struct, frozen=True):
@@ -196,7 +199,7 @@ class Index:
         """Everything; raises DamagedIndex where it makes no sense."""
         found = self._db.execute(
             "SELECT number, task, generation, stamp, spec, total, piece_length, created, used,"
-            " unsynced, link, mark FROM entries"
+            " unsynced, link, mark, modified FROM entries"
         )
         try:
             rows = [_row(values) for values in found]
@@ -216,7 +219,7 @@ class Index:
         for (number,) in left_behind:
             self.forget(number)
         self._db.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.number,
                 name.task,
@@ -230,6 +233,7 @@ class Index:
                 row.unsynced,
                 _mark_blob(row.link),
                 _mark_blob(row.mark),
+                row.modified,
             ),
         )
 
@@ -295,7 +299,7 @@ def _mark_blob(mark: Mark | None) -> bytes | None:
 
 def _row(values: tuple[object, ...]) -> Row:
     (number, task, generation, stamp, spec, total, piece_length, created, used, unsynced, link,
-     mark) = values  # fmt: skip
+     mark, modified) = values  # fmt: skip
     return msgspec.convert(
         {
             "number": number,
@@ -307,6 +311,7 @@ def _row(values: tuple[object, ...]) -> Row:
             "unsynced": unsynced,
             "link": None if link is None else msgspec.json.decode(_bytes(link)),
             "mark": None if mark is None else msgspec.json.decode(_bytes(mark)),
+            "modified": modified,
         },
         Row,
     )

@@ -108,7 +108,18 @@ def _rebuild(
         mark = Mark.of(files.content.stat())
         good = _on_disk(files.content, layout, digests.by_piece(), threads)
         link = _link(files)
-        row = Row(number, name, header.spec, layout, header.created, now, boot, link, mark)
+        row = Row(
+            number,
+            name,
+            header.spec,
+            layout,
+            header.created,
+            now,
+            boot,
+            link,
+            mark,
+            header.modified,
+        )
         index.insert(row)
         index.add_pieces(number, good, boot)
 

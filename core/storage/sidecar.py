@@ -24,12 +24,14 @@ _FRAME = struct.Struct(">II")
 
 
 class Header(msgspec.Struct, frozen=True, tag="header"):
-    """The first record: which generation this is; its time of creation in seconds."""
+    """The first record: which generation this is; its time of creation, and that of
+    its last change at the origin, in seconds."""
 
     spec: TaskSpec
     generation: str
     layout: Layout
     created: float
+    modified: int | None = None
 
 
 class Learned(msgspec.Struct, frozen=True, tag="learned"):

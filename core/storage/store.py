@@ -161,13 +161,20 @@ class Store:
     # ------------------------------------------------------------------ coming and going
 
     async def create(
-        self, spec: TaskSpec, generation: str, layout: Layout, *, window: int | None = None
+        self,
+        spec: TaskSpec,
+        generation: str,
+        layout: Layout,
+        *,
+        window: int | None = None,
+        modified: int | None = None,
     ) -> Entry:
         """The entry of this generation, made where there is none.
 
         Its bytes are reserved within the quota; other content is evicted for them. Content of
         unknown length reserves piece by piece. Content larger than the quota becomes a windowed
-        entry where `window`, in bytes, is given.
+        entry where `window`, in bytes, is given. `modified` is when the origin changed it last, in
+        seconds since 1970.
 
         Raises:
             QuotaExceeded: there is no room, and nothing that may be evicted.
@@ -187,7 +194,8 @@ class Store:
                 size = window
             erasing = self._reserve(size, f"task {task[:12]}")
             now = self.clock()
-            row = Row(self._number(), Name.new(task, generation), spec, layout, now, now, self.boot)
+            name = Name.new(task, generation)
+            row = Row(self._number(), name, spec, layout, now, now, self.boot, modified=modified)
             entry = Entry(
                 self,
                 row,
@@ -399,7 +407,7 @@ def _make(index: Index, row: Row, entry: Entry) -> None:
     files, layout = entry.files, row.layout
     files.content.parent.mkdir(mode=0o700, exist_ok=True)
     if not entry.windowed:
-        header = Header(row.spec, row.name.generation, layout, row.created)
+        header = Header(row.spec, row.name.generation, layout, row.created, row.modified)
         Sidecar(files.sidecar).create(header)
     fd = os.open(files.content, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -41,8 +41,8 @@ class Desk:
         entry = self._holding.entry
         return None if entry is None or entry.outdated else entry
 
-    async def adopt(self, generation: str, layout: Layout) -> Entry:
-        return await self._holding.adopt(generation, layout, self._group)
+    async def adopt(self, generation: str, layout: Layout, modified: int | None) -> Entry:
+        return await self._holding.adopt(generation, layout, modified, self._group)
 
     def claim(self, pieces: PieceSet) -> PieceSet:
         swarm = self._holding.swarm

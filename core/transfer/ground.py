@@ -131,7 +131,7 @@ class ReadingTask(Protocol):
         """What this host stores of the task already."""
         ...
 
-    async def adopt(self, generation: str, layout: Layout) -> Entry:
+    async def adopt(self, generation: str, layout: Layout, modified: int | None) -> Entry:
         """Make this the generation of the task on this host."""
         ...
 

@@ -66,7 +66,9 @@ class Holding:
                 # Its file is missing: as if it had never been stored.
                 log.warning("%s", exc)
 
-    async def adopt(self, generation: str, layout: Layout, group: asyncio.TaskGroup) -> Entry:
+    async def adopt(
+        self, generation: str, layout: Layout, modified: int | None, group: asyncio.TaskGroup
+    ) -> Entry:
         """Hold this generation, in the place of any other."""
         async with self._adopting:
             entry = self.entry
@@ -77,7 +79,9 @@ class Holding:
             users = self._holder.users
             streaming = bool(users) and all(user.position is not None for user in users)
             window = WINDOW if streaming else None
-            created = await self._ground.store.create(self._spec, generation, layout, window=window)
+            created = await self._ground.store.create(
+                self._spec, generation, layout, window=window, modified=modified
+            )
             if created.windowed:
                 self.owner = next(iter(users), None)
             return await self._hold(created, group)

@@ -61,6 +61,7 @@ class OriginReader:
         self._entry: Entry | None = None
         self._layout = Layout(None, piece_length_for(None))
         self._validator = lease.validator
+        self._modified = lease.modified
         self._ranged = lease.ranged
         self._read_bytes = self._read_pieces = 0
         self._claimed = PieceSet()
@@ -148,6 +149,7 @@ class OriginReader:
         total, validator = reading.total, reading.validator
         generation = generation_of(validator, total) if validator else random_generation()
         self._validator = validator or ""
+        self._modified = reading.modified
         self._ranged = reading.ranges and bool(validator) and total is not None
         try:
             self._expect(reading)
@@ -191,7 +193,7 @@ class OriginReader:
 
     async def _adopt(self, generation: str, layout: Layout) -> None:
         self.generation = generation
-        self._entry = await self._task.adopt(generation, layout)
+        self._entry = await self._task.adopt(generation, layout, self._modified)
         self._layout = self._entry.layout
         self._publisher = Publisher(self._ground, self._task, self._entry, self.lease.lease)
         self._publisher.whole = self._whole
@@ -383,6 +385,7 @@ class OriginReader:
                 read_pieces=self._read_pieces,
                 done=done,
                 digest=self._digest,
+                modified=self._modified,
                 checks=self._whole is not None,
             ),
             urgent=True,

@@ -83,6 +83,7 @@ class Solo:
                         generation=report.generation,
                         layout=report.layout,
                         readers=[reader],
+                        modified=report.modified,
                     )
                 ]
             case Changed():

@@ -331,7 +331,7 @@ class TaskRun:
         if record is not None and record.generation and record.layout is not None:
             known = self.entry is not None and self.entry.generation == record.generation
             if not known and self._reading is None:
-                await self._holding.adopt(record.generation, record.layout, group)
+                await self._holding.adopt(record.generation, record.layout, record.modified, group)
         self._follow()
         if self._lease is not None and self._reading is None:
             lease, self._lease = self._lease, None

@@ -16,6 +16,9 @@ from hawker.core.errors import OriginFailed
 SLOWEST = 1024
 SLOWEST_OVER = 30.0
 LONGEST_RETRY_AFTER = 86400.0
+# A Last-Modified time is a strong validator only where the content cannot have changed twice within
+# its one-second resolution: RFC 9110 section 8.8.2.2; the 60 s are RFC 7232's.
+SETTLED_SECONDS = 60.0
 # A body that is taken slower than this is not left to the system's buffers, which have room for a
 # megabyte; they get as much as keeps it flowing over an eighth of a second.
 SLOW_RATE = 2_000_000
@@ -80,6 +83,15 @@ def _seconds(date: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def settled(headers: Mapping[str, str]) -> int | None:
+    """Seconds since 1970 of the answer's Last-Modified, where the content cannot have changed twice
+    since; None elsewhere."""
+    modified, now = (_seconds(headers.get(name, "")) for name in ("last-modified", "date"))
+    if modified is None or now is None or modified < 0:
+        return None
+    return int(modified) if now - modified >= SETTLED_SECONDS else None
 
 
 def strong_etag(headers: Mapping[str, str]) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Sequence
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ from hawker.core.ranges import ByteRange
 from hawker.core.roots import below, file_path
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
+from hawker.plugins.sources.answers import SETTLED_SECONDS
 
 CHUNK = 1024 * 1024
 
@@ -55,6 +57,9 @@ class FileReading:
         self.total: int | None = status.st_size
         self.validator: str | None = _validator(status)
         self.span = None if span is None else span.clip(status.st_size)
+        changed = int(status.st_mtime)
+        settled = 0 <= changed <= time.time() - SETTLED_SECONDS
+        self.modified: int | None = changed if settled else None
 
     async def stream(self) -> AsyncIterator[bytes]:
         span = self.span or ByteRange(0, self.total)

@@ -14,7 +14,6 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx
@@ -47,6 +46,7 @@ from hawker.plugins.sources.answers import (
     content_length,
     hold_back,
     retry_after,
+    settled,
     strong_etag,
 )
 from hawker.plugins.sources.pinned import pinned_client
@@ -54,9 +54,6 @@ from hawker.plugins.sources.pinned import pinned_client
 MAX_REDIRECTS = 10
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 HEAD_TIMEOUT = 30.0
-# A Last-Modified time is a strong validator only where the content cannot have changed twice within
-# its one-second resolution: RFC 9110 section 8.8.2.2; the 60 s are RFC 7232's.
-SETTLED_SECONDS = 60.0
 
 _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):", re.IGNORECASE)
 # Fields that decide what the answer is, or belong to the connection: ours to set.
@@ -88,6 +85,7 @@ class HttpReading:
         self.ranges = ranges
         self.span = span
         self.digest = "" if response is None else _digest(response)
+        self.modified = None if response is None else settled(response.headers)
         self._response = response
         self._slowest_over = slowest_over
 
@@ -329,14 +327,7 @@ def _validator(response: httpx.Response) -> str | None:
     etag = strong_etag(response.headers)
     if etag is not None:
         return etag
-    modified: str = response.headers.get("last-modified", "")
-    try:
-        age = (
-            parsedate_to_datetime(response.headers["date"]) - parsedate_to_datetime(modified)
-        ).total_seconds()
-    except (KeyError, TypeError, ValueError):
-        return None
-    return modified if age >= SETTLED_SECONDS else None
+    return None if settled(response.headers) is None else response.headers["last-modified"]
 
 
 def _digest(response: httpx.Response) -> str:

@@ -37,7 +37,13 @@ from hawker.core.errors import (
 from hawker.core.ranges import ByteRange, parse_content_range
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
-from hawker.plugins.sources.answers import SLOWEST_OVER, Pace, content_length, strong_etag
+from hawker.plugins.sources.answers import (
+    SLOWEST_OVER,
+    Pace,
+    content_length,
+    settled,
+    strong_etag,
+)
 
 if TYPE_CHECKING:
     from hawker.plugins.sources.s3_store import Answer, ObjectStore
@@ -78,6 +84,7 @@ class S3Reading:
         self.span = span
         whole = span is None or span == ByteRange(0, total)
         self.digest = _digest(answer.headers) if whole else ""
+        self.modified = settled(answer.headers)
         self._answer = answer
         self._shown = shown
         self._slowest_over = slowest_over

@@ -117,6 +117,33 @@ def test_only_strong_validators_count(fields: list[str], validator: str | None) 
         assert take(server.url())[1] == (1, validator, False, None)
 
 
+@pytest.mark.parametrize(
+    ("modified", "seconds"),
+    [
+        ("Tue, 24 Nov 2026 00:00:00 GMT", 1795478400),
+        ("Tue, 24 Nov 2026 00:59:30 GMT", None),
+        ("Tue, 24 Nov 1969 00:00:00 GMT", None),
+        ("yesterday", None),
+    ],
+)
+def test_the_date_of_the_last_change_is_told_where_it_is_a_strong_validator(
+    modified: str, seconds: int | None
+) -> None:
+    fields = ["date: Tue, 24 Nov 2026 01:00:00 GMT", f"last-modified: {modified}", 'etag: "v"']
+
+    async def main(url: str) -> int | None:
+        source = make_source()
+        try:
+            reading = await source.open(SourceRequest(url))
+            await reading.close()
+            return reading.modified
+        finally:
+            await source.close()
+
+    with serving(response("200 OK", b"x", *fields)) as server:
+        assert asyncio.run(main(server.url())) == seconds
+
+
 def test_a_range_is_taken_where_the_origin_gives_it() -> None:
     part = response("206 Partial", b"nt", 'etag: "v"', "content-range: bytes 2-3/7")
     with serving(part) as server:
