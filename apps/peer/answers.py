@@ -69,8 +69,8 @@ def _joined(headers: Headers, name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is known of the content; `total` None while its length is not, `modified` (in seconds since
-    1970) where nobody said when it was changed.
+    """What is known of the content; `total` None while its length is not, `modified` (in seconds
+    since 1970) where nobody said when it was changed.
 
     What is `passing` is not kept once it was delivered: there is no way back.
     """
