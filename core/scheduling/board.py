@@ -59,7 +59,11 @@ class Board:
         for name, host in touched:
             task = self.tasks.get(name)
             peer = None if task is None else task.peers.get(host)
-            if task is not None and peer is not None and host in self.hosts:
+            if task is None or peer is None or host not in self.hosts:
+                continue
+            # Who only offers takes nothing from others. Nor may a record that was on its way pass
+            # for the answer to what it asks next: the generation may be over by then.
+            if not peer.only_offers:
                 peer.revision += 1
                 out.append(Outgoing(host, self.parents(task, peer)))
         # A host may have gone after something was decided for it.

@@ -104,6 +104,10 @@ class Peer:
     def wants(self) -> bool:
         return self.machine.state in ("waiting", "running")
 
+    @property
+    def only_offers(self) -> bool:
+        return self.machine.state == "holding"
+
     def avoids(self, now: float) -> frozenset[str]:
         """Hosts that failed this peer lately."""
         if not self.avoid:

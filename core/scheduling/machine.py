@@ -455,8 +455,9 @@ class Scheduler:
         for name in sorted(known.tasks if known is not None else ()):
             task = self._board.tasks[name]
             peer = task.peers[host]
-            peer.revision += 1
-            records.append(self._board.parents(task, peer))
+            if not peer.only_offers:
+                peer.revision += 1
+                records.append(self._board.parents(task, peer))
             for lease in task.leases.values():
                 if lease.host == host:
                     records.append(self._leases.book.record(task, peer, lease))

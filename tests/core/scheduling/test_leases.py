@@ -439,6 +439,24 @@ def test_a_part_that_nobody_can_finish_is_not_taken_while_all_is_read_again() ->
         assert record.generation == "h" * 16
 
 
+def test_who_only_offers_gets_no_record_that_could_pass_for_an_answer() -> None:
+    """It takes nothing, and what it asks next may be about another generation."""
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, size=1)
+    seed = world.key("seed")
+    readers = [Reader(seed.host, seed.public, read.lease)]
+    world.join("two")
+    out = world.offer("two", spec("x"), GENERATION, readers)
+    world.join("three")
+    out += world.ask("three", spec("x"))
+    assert not world.of(out, "two")
+    assert not world.scheduler.current(world.host("two"))
+    out = world.ask("two", spec("x"), want=[ByteRange(0, MIB)])
+    [record] = [d for d in world.of(out, "two") if isinstance(d, Parents)]
+    assert record.generation == GENERATION
+
+
 def test_after_five_seconds_nobody_is_waited_for_any_more() -> None:
     world = make()
     world.ask("one", spec("x"))
