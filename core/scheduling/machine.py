@@ -243,6 +243,11 @@ class Scheduler:
         if len(report.readers) > MAX_READERS:
             raise BadRequest(f"more than {MAX_READERS} readers are named")
         report.spec.check()
+        have = PieceSet.from_runs(report.have)
+        if report.layout is not None:
+            report.layout.check()
+            if report.layout.total is not None and not have <= report.layout.everything():
+                raise BadRequest("a host has pieces beyond the end of its content")
         if self._refused(host, report):
             return
         task = self._board.tasks.get(report.task) or self._meet(host, report, now)
@@ -264,7 +269,7 @@ class Scheduler:
             task.machine.fire("ask")
         before = task.current
         if report.generation and report.have and report.layout is not None:
-            self._stored(host, task, peer, report, now)
+            self._stored(host, task, peer, report, report.layout, now)
         if task.current is not None and peer.generation is None and peer.wants:
             self._generations.enter(task, peer, task.current, now)
         self._generations.settle_root(task, peer, now)
@@ -302,12 +307,11 @@ class Scheduler:
                 self._board.send(other, WhoHas(task=task.id))
         return task
 
-    def _stored(self, host: Host, task: Task, peer: Peer, report: Register, now: float) -> None:
+    def _stored(
+        self, host: Host, task: Task, peer: Peer, report: Register, layout: Layout, now: float
+    ) -> None:
         """Take what a host has stored, if its readers held the leases they name."""
-        layout = msgspec.convert(report.layout, Layout).check()
         have = PieceSet.from_runs(report.have)
-        if layout.total is not None and not have <= layout.everything():
-            raise BadRequest("a host has pieces beyond the end of its content")
         ledger = self._board.ledger
         known = ledger.knows(task.id, report.generation, report.readers)
         known = known or self._read_here(host, task, report, layout)

@@ -134,3 +134,20 @@ def test_many_hosts_of_one_key_holder_cost_no_more_than_the_bound(
     world.now += machine.UNOPENED_TIMEOUT + 1
     scheduler.tick(world.now)
     assert not scheduler.host_ids() and not scheduler.tasks()
+
+
+def test_a_registration_that_makes_no_sense_changes_nothing() -> None:
+    """Had it been taken in part, others would rely on a peer that nothing leads to."""
+    world = World()
+    world.join("seed", seed=True)
+    world.join("one")
+    world.ask("one", spec(1))
+    before = world.scheduler.describe(spec(1).task_id)
+    beyond = Register(
+        task=spec(1).task_id, spec=spec(1), want=[], generation="a" * 16, layout=LAYOUT,
+        have=[(5, 9)],
+    )  # fmt: skip
+    for name in ("one", "seed"):
+        with pytest.raises(BadRequest, match="beyond the end"):
+            world.report(name, beyond)
+    assert world.scheduler.describe(spec(1).task_id) == before
