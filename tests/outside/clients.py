@@ -15,10 +15,8 @@ import ensurepip
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,6 +33,7 @@ import msgspec
 from hawker.core.pieces import MIB
 from hawker.core.ranges import parse_content_range
 from tests.e2e.conftest import Cluster
+from tests.outside.beginning import demand, directory
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
 NEEDED = {"curl": "curl", "wget": "wget", "aria2c": "aria2", "axel": "axel", APT_HELPER: "apt"}
@@ -322,18 +321,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=24, help="MiB of content")
     parser.add_argument("--rate", type=float, default=8e6, help="bytes per second of the origin")
     arguments = parser.parse_args()
-    missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
-    if missing:
-        print(f"these are missing: apt-get install {' '.join(missing)}", file=sys.stderr)
-        sys.exit(2)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]
-    os.environ["HAWKER_TELEMETRY__LOG_LEVEL"] = "error"
-    root = Path(tempfile.mkdtemp(prefix="hawker-clients-"))
-    try:
+    demand(NEEDED)
+    with directory("clients") as root:
         sys.exit(1 if run_all(root, arguments.size * MIB, arguments.rate) else 0)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":

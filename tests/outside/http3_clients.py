@@ -18,15 +18,12 @@ import hashlib
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,6 +38,7 @@ from tests.apps.serve.h3client import H3Client, h3_client
 from tests.apps.serve.servers import Place
 from tests.e2e.conftest import Cluster, Daemon, wait_for
 from tests.e2e.test_mutual_tls import authority, issue
+from tests.outside.beginning import demand, directory
 from tests.outside.clients import given, origin
 
 NEEDED = {"gtlsclient": "ngtcp2-client", "chromium": "chromium"}
@@ -442,26 +440,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16, help="MiB of content")
     parser.add_argument("--rate", type=float, default=8e6, help="bytes per second of the origin")
     arguments = parser.parse_args()
-    missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
-    if missing:
-        print(f"these are missing: apt-get install {' '.join(missing)}", file=sys.stderr)
-    if find_spec("curl_cffi") is None:
-        print(f"this is missing: {sys.executable} -m pip install curl_cffi", file=sys.stderr)
-        missing.append("curl_cffi")
-    if missing:
-        sys.exit(2)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]
-    os.environ["HAWKER_TELEMETRY__LOG_LEVEL"] = "error"
-    root = Path(tempfile.mkdtemp(prefix="hawker-http3-"))
-    try:
+    demand(NEEDED, "curl_cffi")
+    with directory("http3") as root:
         file = root / "file"
         data = random.Random(1).randbytes(arguments.size * MIB)
         file.write_bytes(data)
         with serving(root) as server, origin(file, arguments.rate) as source:
             sys.exit(1 if play_all(server, source, data, root) else 0)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":

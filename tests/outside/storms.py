@@ -22,11 +22,9 @@ import contextlib
 import os
 import random
 import re
-import shutil
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -42,6 +40,7 @@ from tests.apps.serve.h3client import h3_client
 from tests.apps.serve.servers import Place, h2_client
 from tests.e2e.conftest import Cluster, Daemon
 from tests.e2e.test_mutual_tls import authority, issue
+from tests.outside.beginning import demand, directory
 
 NEEDED = {"h2load": "nghttp2-client", "curl": "curl"}
 PATIENCE = 300.0
@@ -416,29 +415,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="that nothing is read")
     parser.add_argument("--server", choices=["clear", "tls"], help="only this one")
     arguments = parser.parse_args()
-    missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
-    if missing:
-        print(f"these are missing: apt-get install {' '.join(missing)}", file=sys.stderr)
-        sys.exit(2)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]
-    os.environ["HAWKER_TELEMETRY__LOG_LEVEL"] = "error"
-    root = Path(tempfile.mkdtemp(prefix="hawker-storms-"))
+    demand(NEEDED)
     right = True
-    try:
-        with serving(root) as servers:
-            print(HEAD)
-            for server in servers:
-                if arguments.server not in (None, server.name):
+    with directory("storms") as root, serving(root) as servers:
+        print(HEAD)
+        for server in servers:
+            if arguments.server not in (None, server.name):
+                continue
+            for storm in storms(arguments.seconds):
+                if storm.protocol == "h3" and server.ca is None:
                     continue
-                for storm in storms(arguments.seconds):
-                    if storm.protocol == "h3" and server.ca is None:
-                        continue
-                    after, good = row(server, storm, None)
-                    _, again = row(server, storm, after)
-                    right = right and good and again
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+                after, good = row(server, storm, None)
+                _, again = row(server, storm, after)
+                right = right and good and again
     sys.exit(0 if right else 1)
 
 
