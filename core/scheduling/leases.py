@@ -285,7 +285,7 @@ class Leases:
         self.book.hold(task, lease)
         return lease
 
-    def length(self, task: Task, peer: Peer, report: Length) -> None:
+    def length(self, task: Task, peer: Peer, report: Length, now: float) -> None:
         """The total of content of unknown length, which only its reader can know."""
         generation = task.current
         reads = any(
@@ -293,14 +293,17 @@ class Leases:
             for lease in task.leases.values()
         )
         if generation is not None and generation.id == report.generation and reads:
-            self.measured(task, generation, report.total)
+            self.measured(task, generation, report.total, now)
 
-    def measured(self, task: Task, generation: Generation, total: int) -> None:
+    def measured(self, task: Task, generation: Generation, total: int, now: float) -> None:
         """A reader of the generation has seen where it ends."""
         generation.layout = Layout(total, generation.layout.piece_length).check()
         for record in list(self._board.ledger.of(task.id, generation.id)):
             self._board.ledger.put(msgspec.structs.replace(record, layout=generation.layout))
         self._board.touch_members(task)
+        # Only now can be told who would miss something of it.
+        for host in list(generation.members):
+            self._board.graph.supply(task, task.peers[host], now)
 
     def changed(self, task: Task, peer: Peer, report: Changed, now: float) -> None:
         """The origin has other content than the lease's generation."""

@@ -205,7 +205,7 @@ class Scheduler:
             case LeaseProgress():
                 leases.progress(host, task, peer, report, now)
             case Length():
-                leases.length(task, peer, report)
+                leases.length(task, peer, report, now)
             case Finished():
                 self._finished(task, peer, report, now)
             case ParentFailed(generation=asked) if asked and not _is_in(peer, asked):
@@ -339,7 +339,7 @@ class Scheduler:
             if task.current.layout.total is None and layout.total is not None:
                 # The end of content of unknown length is its reader's to say.
                 if ledger.knows(task.id, report.generation, own):
-                    self._leases.measured(task, task.current, layout.total)
+                    self._leases.measured(task, task.current, layout.total, now)
             self._generations.gained(task, peer, report.generation, have, now)
 
     def _read_here(self, host: Host, task: Task, report: Register, layout: Layout) -> bool:

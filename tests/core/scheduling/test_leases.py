@@ -439,6 +439,33 @@ def test_a_part_that_nobody_can_finish_is_not_taken_while_all_is_read_again() ->
         assert record.generation == "h" * 16
 
 
+def test_who_took_the_holders_of_a_part_for_enough_gets_the_rest_once_the_end_is_known() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    open_end = Layout(None, MIB)
+    world.report(
+        "seed",
+        LeaseProgress(
+            task=read.task, lease=read.lease, generation=GENERATION, layout=open_end, validator=""
+        ),
+    )
+    again = restarted(world, "seed", "one", "two")
+    for name in ("one", "two"):
+        again.join(name)
+    seed = again.key("seed")
+    readers = [Reader(seed.host, seed.public, read.lease)]
+    part = Register(
+        task=read.task, spec=spec("x"), want=[], generation=GENERATION, layout=open_end,
+        have=[(0, 3)], readers=readers,
+    )  # fmt: skip
+    again.report("one", part)
+    again.ask("two", spec("x"), readable=False)
+    again.join("seed", seed=True)
+    out = again.offer("seed", spec("x"), GENERATION, readers)
+    record = [d for d in again.of(out, "two") if isinstance(d, Parents)][-1]
+    assert again.host("seed") in {parent.host for parent in record.parents if parent.spine}
+
+
 def test_who_only_offers_gets_no_record_that_could_pass_for_an_answer() -> None:
     """It takes nothing, and what it asks next may be about another generation."""
     world = make()
