@@ -22,6 +22,9 @@ from hawker.core.pieces import MAX_PIECES, Layout, Run
 PIECE_DIGEST_BYTES = 32
 UNKNOWN_TOTAL = -1
 MAX_RUN_PIECES = 4096
+# So begin the leases that a host gave itself because nobody was there to grant one; no other host
+# goes by them.
+ALONE = "solo-"
 
 # Hex digits by algorithm. MD5 and SHA-1 can be forged and are not taken.
 ALGORITHMS = {"sha256": 64, "sha512": 128}
@@ -91,6 +94,11 @@ class DigestRun(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def run(self) -> Run:
         return self.first, self.first + self.count - 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether it was read without anybody who could grant a lease."""
+        return self.lease.startswith(ALONE)
 
     @property
     def layout(self) -> Layout:

@@ -162,6 +162,11 @@ class Entry:
         """The digest that a signed run gives the piece, None while none does."""
         return self._known().digest_of(piece)
 
+    def read_alone(self, host: str) -> dict[int, bytes]:
+        """Valid pieces, with their digests, that nobody but this host read, under no lease."""
+        alone = self._known().read_alone(host)
+        return {piece: digest for piece, digest in alone.items() if piece in self._valid}
+
     def is_news(self, run: DigestRun) -> bool:
         """Whether learning this run would change what is known."""
         return self._known().is_new(run, self._layout.total)

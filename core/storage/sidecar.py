@@ -61,6 +61,14 @@ class Digests:
         """Every known digest."""
         return {piece: run.digest(piece) for piece, run in self._by_piece.items()}
 
+    def read_alone(self, host: str) -> dict[int, bytes]:
+        """Digests that nobody vouches for but a host that read alone."""
+        return {
+            piece: run.digest(piece)
+            for piece, run in self._by_piece.items()
+            if run.alone and run.host == host
+        }
+
     def news(self, learned: Learned, total: int | None) -> Learned | None:
         """What of it is not known yet, `total` being the known length; None where all is."""
         readers = [r for r in learned.readers if self.readers.get((r.host, r.lease)) != r]
@@ -79,16 +87,31 @@ class Digests:
             self.runs.append(run)
             if self.total is None:
                 self.total = run.layout.total
+            replaced = False
             for piece in range(run.first, run.first + run.count):
                 if self._by_piece.setdefault(piece, run).signature in merged:
                     self._by_piece[piece] = run
+                elif self._vouches(piece, run):
+                    self._by_piece[piece] = run
+                    replaced = True
+            if replaced:
+                used = {known.signature for known in self._by_piece.values()}
+                self.runs = [r for r in self.runs if not r.alone or r.signature in used]
 
     def is_new(self, run: DigestRun, total: int | None) -> bool:
-        """Whether it says a digest or the total for the first time, or says many runs in one."""
+        """Whether it says a digest or the total for the first time, or with a lease for the first
+        time, or says many runs in one."""
         if total is None and run.layout.total is not None:
             return True
         pieces = range(run.first, run.first + run.count)
-        return any(p not in self._by_piece for p in pieces) or bool(self._merged(run))
+        if any(p not in self._by_piece or self._vouches(p, run) for p in pieces):
+            return True
+        return bool(self._merged(run))
+
+    def _vouches(self, piece: int, run: DigestRun) -> bool:
+        """Whether a reader with a lease says what a host that read alone has said before."""
+        known = self._by_piece[piece]
+        return known.alone and not run.alone and known.digest(piece) == run.digest(piece)
 
     def _merged(self, run: DigestRun) -> set[bytes]:
         """Signatures of known runs that this one says again, where there are several.
@@ -102,6 +125,8 @@ class Digests:
         for piece in range(first, last + 1):
             known = self._by_piece.get(piece)
             if known is None or known.digest(piece) != run.digest(piece):
+                return set()
+            if run.alone and not known.alone:
                 return set()
             if first <= known.run[0] and known.run[1] <= last:
                 within.add(known.signature)

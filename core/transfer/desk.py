@@ -59,6 +59,10 @@ class Desk:
         be claimed."""
         await self._changed.wait(CLAIM_WAIT)
 
+    async def take_over(self, pieces: PieceSet) -> None:
+        if self._holding.swarm is not None:
+            await self._holding.swarm.abandon(pieces)
+
     def arrived(self, pieces: PieceSet) -> None:
         if self._holding.swarm is not None:
             self._holding.swarm.arrived(pieces)

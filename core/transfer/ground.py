@@ -148,6 +148,10 @@ class ReadingTask(Protocol):
         """Wait a moment for pieces that are coming: they arrive, or can be claimed."""
         ...
 
+    async def take_over(self, pieces: PieceSet) -> None:
+        """Wait for these pieces no longer: they can be claimed."""
+        ...
+
     def arrived(self, pieces: PieceSet) -> None:
         """These pieces from the origin are valid now."""
         ...

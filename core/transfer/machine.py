@@ -322,6 +322,11 @@ class DownloadMachine:
         offer.retry_at = now + FAILURE_BACKOFF * 2 ** min(offer.failures, 5)
         return offer.failures >= FAILURES_TO_REPORT
 
+    def bringing(self, pieces: PieceSet) -> list[Fetch]:
+        """Fetches in flight that are to bring any of these pieces."""
+        flights = self._flights.values()
+        return [flight.fetch for flight in flights if flight.fetch.pieces.bits & pieces.bits]
+
     def rivals(self, fetch: Fetch) -> list[Fetch]:
         """Other fetches in flight that are to bring any of the same pieces."""
         return [

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from hawker.core.digests import DigestRun, Reader, check_run
 from hawker.core.errors import DigestMismatch
+from hawker.core.pieces import PieceSet
 from hawker.core.storage import Entry
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,11 @@ class Proof:
     def forget(self, parent: str) -> None:
         """The parent is gone, and so is what it said and nobody could check."""
         self._pending.pop(parent, None)
+
+    def drop(self, pieces: PieceSet) -> None:
+        """These pieces wait for their digests no more."""
+        for piece in [piece for piece in self._held if piece in pieces]:
+            del self._held[piece]
 
     def _admit(self, run: DigestRun, parent: str) -> bool:
         """Whether the run must be checked now: it is new, and its reader is named."""

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from hawker.core.digests import (
+    ALONE,
     MAX_RUN_PIECES,
     PIECE_DIGEST_BYTES,
     UNKNOWN_TOTAL,
     DigestRun,
     Reader,
 )
-from hawker.core.messages import AnyReport, Length
+from hawker.core.messages import AnyReport, Have, Length
 from hawker.core.pieces import Layout, PieceSet
 from hawker.core.storage import Entry
 from hawker.core.transfer.ground import Ground
@@ -71,18 +72,28 @@ class Publisher:
             self._filled.clear()
             await self._publish()
 
+    async def vouch(self) -> None:
+        """Say again, under this lease, what this host read while nobody could grant one: others go
+        by it now, and need not read it."""
+        digests = self._entry.read_alone(self._ground.host)
+        if not digests or self._lease.startswith(ALONE):
+            return
+        await self._entry.learn(self._sign_all(digests), [self._reader()])
+        have = Have(
+            task=self._entry.task,
+            generation=self._entry.generation,
+            pieces=PieceSet.of(digests).runs(),
+        )
+        self._audience.report(have, urgent=True)
+
     async def _publish(self) -> None:
         digests = dict(self._fresh)
         if not digests:
             return
         if self._completes(digests):
             await self._check_whole()
-        total = UNKNOWN_TOTAL if self.layout.total is None else self.layout.total
         pieces = PieceSet.of(digests)
-        runs = [
-            self._sign(first, b"".join(digests[p] for p in range(first, last + 1)), total)
-            for first, last in pieces.runs()
-        ]
+        runs = self._sign_all(digests)
         # Both in one batch of the store, digests first.
         await asyncio.gather(self._entry.learn(runs, [self._reader()]), self._entry.commit(digests))
         for piece in digests:
@@ -154,6 +165,15 @@ class Publisher:
             digests = [digest for piece in pieces if (digest := entry.digest_of(piece)) is not None]
             runs.append(self._sign(first, b"".join(digests), total))
         await entry.learn(runs, [self._reader()])
+
+    def _sign_all(self, digests: Mapping[int, bytes]) -> list[DigestRun]:
+        total = UNKNOWN_TOTAL if self.layout.total is None else self.layout.total
+        spans = [
+            range(start, min(last + 1, start + MAX_RUN_PIECES))
+            for first, last in PieceSet.of(digests).runs()
+            for start in range(first, last + 1, MAX_RUN_PIECES)
+        ]
+        return [self._sign(s[0], b"".join(digests[piece] for piece in s), total) for s in spans]
 
     def _sign(self, first: int, digests: bytes, total: int) -> DigestRun:
         assert len(digests) % PIECE_DIGEST_BYTES == 0

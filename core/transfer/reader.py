@@ -45,8 +45,9 @@ FIRST_BACKOFF = 0.2
 LAST_BACKOFF = 5.0
 # Who got no piece for so long does not try again by himself: others may have a better way.
 FRUITLESS = 10.0
-# How long a lease waits for pieces that other peers are sending; a stalled one is left after 1 s.
-ELSEWHERE = 5.0
+# How long a lease waits for pieces that other peers are sending (a stalled one is left after 1 s),
+# or that wait for a digest; then it reads them itself.
+ELSEWHERE = 3.0
 
 
 class OriginReader:
@@ -198,6 +199,7 @@ class OriginReader:
         self._publisher = Publisher(self._ground, self._task, self._entry, self.lease.lease)
         self._publisher.whole = self._whole
         self._progress()
+        await self._publisher.vouch()
 
     # ------------------------------------------------------------------ reading
 
@@ -205,20 +207,24 @@ class OriginReader:
         self, source: Source, reading: Reading | None, publisher: Publisher
     ) -> None:
         """The opened stream first where it helps, then ranges, until nothing is missing."""
-        failures, late = 0, 0.0
+        failures, since = 0, 0.0
         while True:
             missing = self._missing(publisher.waiting)
             if not missing and not (reading is not None and self._layout.total is None):
-                late = late or self._ground.clock() + ELSEWHERE
-                if not self._elsewhere() or self._ground.clock() > late:
+                elsewhere = self._elsewhere()
+                if not elsewhere:
                     return
                 # Another peer may yet fail to bring them: the lease is not done before.
                 if reading is not None:
                     await reading.close()
                     reading = None
-                await self._task.unclaimed()
+                since = since or self._ground.clock()
+                if self._ground.clock() - since > ELSEWHERE:
+                    await self._task.take_over(elsewhere)
+                else:
+                    await self._task.unclaimed()
                 continue
-            late = 0.0
+            since = 0.0
             try:
                 if reading is not None:
                     first, reading = reading, None

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hawker.core.digests import HostKey, Reader
+from hawker.core.digests import ALONE, HostKey, Reader
 from hawker.core.errors import NotFound, OriginFailed, Problem
 from hawker.core.messages import (
     AnyDecision,
@@ -117,7 +117,7 @@ class Solo:
             )
             return Stop(task=register.task, problem=absent.problem())
         if not case.lease:
-            case.lease = f"solo-{secrets.token_hex(8)}"
+            case.lease = ALONE + secrets.token_hex(8)
             case.read_pieces = 0
             case.attempts += 1
         return Read(

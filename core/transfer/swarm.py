@@ -107,6 +107,17 @@ class Swarm:
         machine.claimed |= free
         return free
 
+    async def abandon(self, pieces: PieceSet) -> None:
+        """Give up what is on its way to here of these pieces, and what waits for digests that
+        nobody may ever give; this host's reader has them reserved."""
+        self.machine.claimed |= pieces
+        fetches = self.machine.bringing(pieces)
+        tasks = [self._fetches[fetch.number] for fetch in fetches if fetch.number in self._fetches]
+        self._cancel(fetches)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.proof.drop(pieces)
+        self.machine.refused(pieces)
+
     def release(self) -> None:
         """The reader is gone: what it claimed and did not read is open again."""
         self.machine.claimed = PieceSet()

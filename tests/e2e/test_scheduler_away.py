@@ -84,3 +84,32 @@ def test_a_new_download_waits_then_reads_the_origin_and_is_counted(
     assert WAIT <= seconds < WAIT + DELAY + 4
     assert not (tmp_path / forbidden.port).exists()
     assert unscheduled(forbidden) == 0
+
+
+def test_what_was_read_without_a_scheduler_is_read_once_for_all_when_it_is_back(
+    cluster: Cluster, origin: Origin, tmp_path: Path, impatient: tuple[str, str]
+) -> None:
+    """The reader has the beginning by a reading of its own: others go by what it says again."""
+    data = os.urandom(SIZE)
+    url = origin.put("/again", data)
+    cluster.make_key()
+    scheduler = cluster.scheduler("scheduler", *impatient)
+    reader, other = (cluster.peer(name, scheduler, *impatient) for name in ("reader", "other"))
+    for daemon in (reader, other):
+        daemon.wait_ready()
+    scheduler.kill()
+    begin = {"range": f"bytes=0-{SIZE // 2}"}
+    with reader.client() as client:
+        part = client.get("/peer/v1/content", params={"url": url}, headers=begin)
+    assert part.content == data[: SIZE // 2 + 1]
+    alone = origin.sent_bytes
+    assert SIZE // 2 <= alone < SIZE
+    cluster.scheduler("scheduler", *impatient, "--port", scheduler.port)
+    for daemon in (reader, other):
+        daemon.wait_ready()
+    # Only one of them may read, and that is the one that has something already.
+    assert fetch(reader, url, tmp_path / "first") == (0, "")
+    assert fetch(other, url, tmp_path / "second", "--disable-back-to-source") == (0, "")
+    for name in ("first", "second"):
+        assert (tmp_path / name).read_bytes() == data
+    assert origin.sent_bytes <= SIZE + 2**20, "no piece was read twice"

@@ -12,6 +12,7 @@ import pytest
 
 from hawker.core.digests import MAX_RUN_PIECES, HostKey
 from hawker.core.errors import DigestMismatch
+from hawker.core.pieces import PieceSet
 from hawker.core.storage import Store
 from hawker.core.transfer.proof import MAX_PENDING, Proof
 from tests.core.storage.conftest import PIECE, Sample
@@ -58,6 +59,17 @@ def test_runs_wait_until_their_reader_is_named(tmp_path: Path) -> None:
         proof.name_readers([SAMPLE.reader])
         await proof.learn([])
         assert proof.judge_held()["parent"].good == {0: SAMPLE.digests[0]}
+
+    with_proof(tmp_path, check)
+
+
+def test_pieces_that_were_given_up_are_judged_no_more(tmp_path: Path) -> None:
+    async def check(proof: Proof) -> None:
+        proof.judge("parent", {0: SAMPLE.digests[0], 1: SAMPLE.digests[1]})
+        proof.drop(PieceSet.of([0, 3]))
+        proof.name_readers([SAMPLE.reader])
+        await proof.learn([SAMPLE.run(0, 4)])
+        assert proof.judge_held()["parent"].good == {1: SAMPLE.digests[1]}
 
     with_proof(tmp_path, check)
 
