@@ -8,8 +8,8 @@ from html import escape
 from benchmarks.swarm.description import ORIGIN, SEED, Link
 from benchmarks.swarm.play import Round
 
-WIDTH, LEFT, TOP = 640, 70, 50
-PLOT, STRIP, CELL, GAP = 260, 12, 22, 40
+WIDTH, LEFT, TOP = 640.0, 70.0, 50.0
+PLOT, STRIP, CELL, GAP = 260.0, 12.0, 22.0, 40.0
 MIB = 2**20
 
 

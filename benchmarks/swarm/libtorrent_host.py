@@ -17,7 +17,7 @@ import libtorrent as lt
 
 # Everything that could hold a swarm on a quick, private network back is lifted; transport is TCP,
 # as for the others.
-SETTINGS = {
+SETTINGS: lt.settings_pack = {
     "unchoke_slots_limit": -1,
     "connections_limit": 1000,
     "connection_speed": 500,
@@ -52,8 +52,12 @@ class Host:
         categories = (
             lt.alert.category_t.status_notification | lt.alert.category_t.error_notification
         )
-        own = {"listen_interfaces": f"{address}:{port}", "alert_mask": int(categories)}
-        self.session = lt.session({**SETTINGS, **own})
+        settings: lt.settings_pack = {
+            **SETTINGS,
+            "listen_interfaces": f"{address}:{port}",
+            "alert_mask": int(categories),
+        }
+        self.session = lt.session(settings)
         parameters = lt.add_torrent_params()
         parameters.ti = lt.torrent_info(torrent)
         parameters.save_path = directory
@@ -66,10 +70,13 @@ class Host:
 
     def begin(self) -> None:
         self.handle = self.session.add_torrent(self.parameters)
+
+    def fetch(self) -> None:
+        """Begin, and say when the last piece is verified and here."""
+        self.begin()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        """Say when the last piece is verified and here."""
         while True:
             self.session.wait_for_alert(SECONDS_BETWEEN_ALERTS * 1000)
             for alert in self.session.pop_alerts():
@@ -91,7 +98,7 @@ def main() -> None:
     say(ready=True)
     for line in sys.stdin:
         if line.strip() == "go":
-            host.begin()
+            host.fetch()
         else:
             say(**host.figures())
 

@@ -109,11 +109,7 @@ class Network:
 
     async def __aenter__(self) -> Network:
         # First, so that it is there whatever fails; in a session of its own, so that it lives on.
-        self._janitor = subprocess.Popen(
-            (sys.executable, "-m", "benchmarks.swarm.janitor", self._prefix, self._directory),
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._hire()
         try:
             await self._build()
         except BaseException:
@@ -128,6 +124,13 @@ class Network:
         trace: TracebackType | None,
     ) -> None:
         self._remove()
+
+    def _hire(self) -> None:
+        self._janitor = subprocess.Popen(
+            (sys.executable, "-m", "benchmarks.swarm.janitor", self._prefix, self._directory),
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def _remove(self) -> None:
         assert self._janitor is not None and self._janitor.stdin is not None

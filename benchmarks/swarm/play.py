@@ -77,8 +77,7 @@ async def play(
     directory: Path,
     number: int,
 ) -> Round:
-    """One round in `directory`, which is made, and removed in the end."""
-    directory.mkdir()
+    """One round in `directory`, an empty one, which is removed in the end."""
     receivers = description.receivers()
     network = Network(
         description.links(),
@@ -88,9 +87,7 @@ async def play(
         f"{os.getpid()}-{number}",
     )
     async with network:
-        stores = directory / "stores"
-        stores.mkdir()
-        system = kind(network, content.path, list(receivers), stores)
+        system = kind(network, content.path, list(receivers), directory)
         await system.start()
         found = Round(kind.name, scenario.name, content.size, list(receivers))
         await _race(description.limit, network, system, scenario, found)

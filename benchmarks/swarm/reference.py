@@ -27,6 +27,13 @@ class Kind(NamedTuple):
     delay: float
     loss: float
 
+    @property
+    def words(self) -> str:
+        """For the reader of the figures."""
+        delay = f", {self.delay:g} ms" if self.delay else ""
+        loss = f", {self.loss:.2%} lost" if self.loss else ""
+        return f"{self.rate:g} Mbit/s{delay}{loss}"
+
 
 def kinds_of(link: Link) -> tuple[Kind, Kind]:
     """A link's uplink and downlink."""
@@ -34,10 +41,12 @@ def kinds_of(link: Link) -> tuple[Kind, Kind]:
 
 
 async def measure(description: Description, content: Content, directory: Path) -> dict[Kind, float]:
-    """Goodput, bytes per second, of one curl over a link of each kind; one after the other."""
+    """Goodput, bytes per second, of one curl over a link of each kind; one after the other.
+
+    `directory` is an empty one, and removed in the end.
+    """
     links = [*description.receivers().values(), description.seed, *description.zones.values()]
     kinds = sorted({kind for link in links for kind in kinds_of(link)})
-    directory.mkdir()
     probes = {f"probe-{n}": kind for n, kind in enumerate(kinds)}
     hosts = {
         name: Link(kind.rate, kind.rate, kind.delay, kind.loss) for name, kind in probes.items()

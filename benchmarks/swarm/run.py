@@ -33,7 +33,8 @@ from benchmarks.swarm.description import Description, Scenario, read
 from benchmarks.swarm.drawing import draw
 from benchmarks.swarm.janitor import remove_orphans
 from benchmarks.swarm.play import CALM, Content, Round, play
-from benchmarks.swarm.reference import Kind, bound_of, measure
+from benchmarks.swarm.reference import Kind as LinkKind
+from benchmarks.swarm.reference import bound_of, measure
 from benchmarks.swarm.report import (
     print_faults,
     print_hosts,
@@ -59,33 +60,34 @@ def scenarios_for(description: Description, kind: type[System]) -> list[Scenario
     return [CALM, *able]
 
 
+def empty(directory: Path) -> Path:
+    """The directory, new."""
+    directory.mkdir()
+    return directory
+
+
 def make_content(directory: Path, size: int) -> Content:
-    path = directory / f"content-{size}" / "content.bin"
-    if not path.exists():
-        path.parent.mkdir()
-        return Content(path, size, make_file(path, size))
-    raise FileExistsError(path)
+    """Random bytes in a directory of their own."""
+    path = empty(directory / f"content-{size}") / "content.bin"
+    return Content(path, size, make_file(path, size))
 
 
 async def measure_all(
     description: Description, kinds: list[type[System]], runs: int, directory: Path
-) -> tuple[dict[Kind, float], list[Round]]:
+) -> tuple[dict[LinkKind, float], list[Round]]:
     """The links' goodput, and all rounds, in the order in which they were played."""
     sizes = {k: description.http_bytes if k is Plain else description.bytes for k in kinds}
     contents = {size: make_content(directory, size) for size in {*sizes.values()}}
     largest = contents[max(contents)]
-    goodput = await measure(description, largest, directory / "reference")
-    for kind, rate in goodput.items():
-        extra = f", {kind.delay:g} ms" * bool(kind.delay) + f", loss {kind.loss:g}" * bool(
-            kind.loss
-        )
-        print(f"one curl over {kind.rate:g} Mbit/s{extra}: {rate * 8 / 1e6:.2f} Mbit/s", flush=True)
+    goodput = await measure(description, largest, empty(directory / "reference"))
+    for link, rate in goodput.items():
+        print(f"one curl over {link.words}: {rate * 8 / 1e6:.2f} Mbit/s", flush=True)
     rounds: list[Round] = []
     for _ in range(runs):
         for kind in kinds:
             for scenario in scenarios_for(description, kind):
                 number = len(rounds)
-                place = directory / f"round-{number}"
+                place = empty(directory / f"round-{number}")
                 content = contents[sizes[kind]]
                 found = await play(description, kind, content, scenario, place, number)
                 rounds.append(found)

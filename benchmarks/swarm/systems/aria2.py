@@ -7,13 +7,12 @@ import shlex
 import time
 from pathlib import Path
 
-from hawker.core.pieces import piece_length_for
-
 from benchmarks.swarm.agents import Agent
 from benchmarks.swarm.description import SCHEDULER, SEED
 from benchmarks.swarm.systems.base import PORT, System
 from benchmarks.swarm.torrent import write_torrent
 from benchmarks.swarm.versions import first_line
+from hawker.core.pieces import piece_length_for
 
 # It has no setting for its upload slots. The rest lifts what would hold a quick swarm back.
 SETTINGS = (

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
-from hawker.core.pieces import piece_length_for
-
 from benchmarks.swarm.agents import Agent
 from benchmarks.swarm.description import SCHEDULER, SEED
 from benchmarks.swarm.systems.base import PORT, Figures, System
 from benchmarks.swarm.torrent import write_torrent
+from hawker.core.pieces import piece_length_for
 
 
 class Libtorrent(System):
