@@ -284,6 +284,16 @@ class Network:
             found[device.strip()] = int(fields[0]), int(fields[8])
         return {name: Traffic(*found[cable.port]) for name, cable in self._cables.items()}
 
+    async def dropped(self) -> dict[str, int]:
+        """Packets that did not fit into the buffer of each host's and zone's downlink so far."""
+        told = await run("tc", "-n", self.namespace(HUB), "-s", "-j", "qdisc", "show")
+        found = {
+            part["dev"]: int(part["drops"])
+            for part in msgspec.json.decode(told)
+            if part["kind"] == "bfifo"
+        }
+        return {name: found[cable.port] for name, cable in self._cables.items()}
+
     async def received(self) -> dict[str, dict[str, int]]:
         """Bytes of IP packets that each host received, by sender's name."""
         names = {self.address(name): name for name in self._links}

@@ -35,6 +35,7 @@ class Round:
         lost: receivers that a fault took out; they are in no figure of time.
         received: IP packets' bytes, by receiver, then by sender.
         sent: bytes over each host's and zone's link, out of it and into it.
+        dropped: packets that the buffers of downlinks had no room for.
         cpu: user and system seconds by host; `idle` is the machine's share.
         times, up, down: looks at the links, cumulative bytes by host.
     """
@@ -50,6 +51,7 @@ class Round:
     figures: Figures = field(default_factory=Figures)
     received: dict[str, dict[str, int]] = field(default_factory=dict)
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
     idle: float = 0.0
     idle_by_look: list[float] = field(default_factory=list)
@@ -154,6 +156,7 @@ async def _count(
         receiver: {s: size - before[receiver].get(s, 0) for s, size in senders.items()}
         for receiver, senders in after.items()
     }
+    found.dropped = await network.dropped()
     found.figures = await system.figures()
     hosts = list(watch.traffic[0])
     for name in hosts:

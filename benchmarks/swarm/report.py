@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
 
@@ -45,6 +46,13 @@ def idle_uplinks(found: Round, links: dict[str, Link]) -> float:
     return 1 - sum(found.sent[name][0] for name in names) / could
 
 
+def others(found: Round) -> float:
+    """Share of the machine's time that neither idled nor was spent by the bed's processes: the
+    kernel's for packets, this program's, and that of whoever else uses the machine."""
+    could = found.times[-1] * (os.cpu_count() or 1)
+    return max(0.0, 1 - found.idle - sum(found.cpu.values()) / could)
+
+
 def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
@@ -53,7 +61,7 @@ def print_rounds(rounds: Sequence[Round], bounds: dict[int, float], links: dict[
     """A line a round."""
     head = (
         *("system", "last s", "/bound", "p50 s", "/bound", "origin x", "requests"),
-        *("dup %", "received x", "seed sent x", "idle up %", "msg/piece", "CPU s", "idle %", ""),
+        *("dup %", "received x", "seed sent x", "idle up %", "msg/piece", "CPU s", "others %", "idle %", "drops", ""),
     )
     rows = [head]
     for found in rounds:
@@ -80,7 +88,9 @@ def print_rounds(rounds: Sequence[Round], bounds: dict[int, float], links: dict[
                 f"{idle_uplinks(found, links) * 100:.0f}",
                 _or_dash(messages_per_piece(found), ".2f"),
                 f"{sum(found.cpu.values()):.1f}",
+                f"{others(found) * 100:.0f}",
                 f"{found.idle * 100:.0f}",
+                f"{sum(found.dropped.values())}",
                 note,
             )
         )
