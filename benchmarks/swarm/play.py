@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,6 +74,18 @@ class Round:
         return sorted(self.seconds[name] for name in self.survivors)
 
 
+@contextlib.contextmanager
+def keeping_logs(directory: Path, logs: Path | None) -> Iterator[None]:
+    """In the end, whatever it is, logs are copied to `logs`."""
+    try:
+        yield
+    finally:
+        if logs is not None:
+            logs.mkdir(parents=True)
+            for path in directory.glob("*.log"):
+                shutil.copy(path, logs)
+
+
 async def play(
     description: Description,
     kind: type[System],
@@ -78,8 +93,10 @@ async def play(
     scenario: Scenario,
     directory: Path,
     number: int,
+    logs: Path | None,
 ) -> Round:
-    """One round in `directory`, an empty one, which is removed in the end."""
+    """One round in `directory`, an empty one, which is removed in the end; `logs` is a new
+    directory for what its processes wrote to standard error, None where nobody wants it."""
     receivers = description.receivers()
     network = Network(
         description.links(),
@@ -88,15 +105,17 @@ async def play(
         directory,
         f"{os.getpid()}-{number}",
     )
+    # Kept before the network is removed, and the directory with it.
     async with network:
-        system = kind(network, content.path, list(receivers), directory)
-        await system.start()
-        found = Round(kind.name, scenario.name, content.size, list(receivers))
-        await _race(description.limit, network, system, scenario, found)
-        for name in found.survivors:
-            if name in found.seconds and sha256_of(system.output(name)) != content.sha256:
-                found.problems.append(f"{name}: wrong bytes")
-        await system.stop()
+        with keeping_logs(directory, logs):
+            system = kind(network, content.path, list(receivers), directory)
+            await system.start()
+            found = Round(kind.name, scenario.name, content.size, list(receivers))
+            await _race(description.limit, network, system, scenario, found)
+            for name in found.survivors:
+                if name in found.seconds and sha256_of(system.output(name)) != content.sha256:
+                    found.problems.append(f"{name}: wrong bytes")
+            await system.stop()
     return found
 
 

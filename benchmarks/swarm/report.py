@@ -61,7 +61,18 @@ def print_rounds(rounds: Sequence[Round], bounds: dict[int, float], links: dict[
     """A line a round."""
     head = (
         *("system", "last s", "/bound", "p50 s", "/bound", "origin x", "requests"),
-        *("dup %", "received x", "seed sent x", "idle up %", "msg/piece", "CPU s", "others %", "idle %", "drops", ""),
+        *(
+            "dup %",
+            "received x",
+            "seed sent x",
+            "idle up %",
+            "msg/piece",
+            "CPU s",
+            "others %",
+            "idle %",
+            "drops",
+            "",
+        ),
     )
     rows = [head]
     for found in rounds:

@@ -9,7 +9,8 @@ begin at once, and every output is hashed. Ratios are to the fluid bound max(F/U
 N·F/(U_seed + ΣU_i)), its rates being what one curl gets over one such link in the same run; where
 there are zones, content has to get through their links, too.
 
-`--out` takes every figure as `figures.json`, and a drawing of each round. Needs Linux, root,
+`--out` takes every figure as `figures.json`, and a drawing and the logs of each
+round; it must be new. Needs Linux, root,
 `ip`, `tc`, `nft`, `curl`, and what the chosen systems are. Two runs at a time would measure each
 other.
 """
@@ -73,7 +74,11 @@ def make_content(directory: Path, size: int) -> Content:
 
 
 async def measure_all(
-    description: Description, kinds: list[type[System]], runs: int, directory: Path
+    description: Description,
+    kinds: list[type[System]],
+    runs: int,
+    directory: Path,
+    out: Path | None,
 ) -> tuple[dict[LinkKind, float], list[Round]]:
     """The links' goodput, and all rounds, in the order in which they were played."""
     sizes = {k: description.http_bytes if k is Plain else description.bytes for k in kinds}
@@ -89,7 +94,8 @@ async def measure_all(
                 number = len(rounds)
                 place = empty(directory / f"round-{number}")
                 content = contents[sizes[kind]]
-                found = await play(description, kind, content, scenario, place, number)
+                logs = None if out is None else out / round_name(number, kind.name, scenario.name)
+                found = await play(description, kind, content, scenario, place, number, logs)
                 rounds.append(found)
                 last = f"{found.ordered[-1]:.2f} s" if found.ordered else "FAILED"
                 print(f"{kind.name}, {scenario.name}: {last}", *found.problems, flush=True)
@@ -106,8 +112,12 @@ def write_out(
     out.mkdir(parents=True, exist_ok=True)
     (out / "figures.json").write_bytes(msgspec.json.encode(figures))
     for number, found in enumerate(rounds):
-        name = f"{number:02}-{found.system}-{found.scenario.replace(' ', '-')}.svg"
-        (out / name).write_text(draw(found, description.links(), bounds[found.size]))
+        name = round_name(number, found.system, found.scenario)
+        (out / f"{name}.svg").write_text(draw(found, description.links(), bounds[found.size]))
+
+
+def round_name(number: int, system: str, scenario: str) -> str:
+    return f"{number:02}-{system}-{scenario.replace(' ', '-')}"
 
 
 def chosen(text: str) -> list[type[System]]:
@@ -136,7 +146,9 @@ def main() -> None:
         print(kind.about())
     base = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="hawker-bed-", dir=base) as name:
-        goodput, rounds = asyncio.run(measure_all(description, kinds, options.runs, Path(name)))
+        goodput, rounds = asyncio.run(
+            measure_all(description, kinds, options.runs, Path(name), options.out)
+        )
     bounds = {r.size: bound_of(description, r.size, goodput) for r in rounds}
     print("fluid bound: " + ", ".join(f"{size} bytes {s:.2f} s" for size, s in bounds.items()))
     for kind in kinds:
