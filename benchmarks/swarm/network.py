@@ -83,7 +83,7 @@ class Network:
         owner: str,
     ) -> None:
         self._links, self._zones, self._places = links, zones, places
-        self._directory = directory
+        self.directory = directory
         self._prefix = f"{PREFIX}{owner}-"
         self._numbers = {name: number for number, name in enumerate(links, 1)}
         self._bridges = {"": CORE} | {z: f"br{n}" for n, z in enumerate(zones, 1)}
@@ -127,7 +127,7 @@ class Network:
 
     def _hire(self) -> None:
         self._janitor = subprocess.Popen(
-            (sys.executable, "-m", "benchmarks.swarm.janitor", self._prefix, self._directory),
+            (sys.executable, "-m", "benchmarks.swarm.janitor", self._prefix, self.directory),
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -142,7 +142,7 @@ class Network:
         names = [HUB, *self._links]
         await run("ip", "-batch", "-", text=_lines(f"netns add {self.namespace(n)}" for n in names))
         hub = self.namespace(HUB)
-        self._holder = await Agent.start(HUB, self.command(HUB, "cat"), self._directory / "hub.log")
+        self._holder = await Agent.start(HUB, self.command(HUB, "cat"), self.directory / "hub.log")
         bridges = self._bridges.values()
         lines = _lines(f"link add {name} type bridge\nlink set {name} up" for name in bridges)
         await run("ip", "-n", hub, "-batch", "-", text=lines)
@@ -199,7 +199,7 @@ class Network:
             shim = await Agent.start(
                 f"shim {cable.port}",
                 (sys.executable, "-m", "benchmarks.swarm.shim", *ends, str(link.delay)),
-                self._directory / f"shim-{cable.port}.log",
+                self.directory / f"shim-{cable.port}.log",
             )
             self._shims.append(shim)
             await shim.hear()
