@@ -176,7 +176,7 @@ async def _count(
         for receiver, senders in after.items()
     }
     found.dropped = await network.dropped()
-    found.figures = await system.figures()
+    found.figures = await system.figures(found.survivors)
     hosts = list(watch.traffic[0])
     for name in hosts:
         passed = watch.passed(name)

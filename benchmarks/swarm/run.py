@@ -9,10 +9,9 @@ begin at once, and every output is hashed. Ratios are to the fluid bound max(F/U
 N·F/(U_seed + ΣU_i)), its rates being what one curl gets over one such link in the same run; where
 there are zones, content has to get through their links, too.
 
-`--out` takes every figure as `figures.json`, and a drawing and the logs of each
-round; it must be new. Needs Linux, root,
-`ip`, `tc`, `nft`, `curl`, and what the chosen systems are. Two runs at a time would measure each
-other.
+`--out` takes every figure as `figures.json`, and a drawing and the logs of each round; it must be
+new. Needs Linux, root, `ip`, `tc`, `nft`, `curl`, and what the chosen systems are. Two runs at a
+time would measure each other.
 """
 
 from __future__ import annotations
@@ -53,6 +52,7 @@ KINDS: dict[str, type[System]] = {k.name: k for k in (Hawker, Plain, Libtorrent,
 DESCRIPTIONS = Path(__file__).with_name("descriptions")
 # Memory, where there is some: a bed writes the content once for each host.
 MEMORY = Path("/dev/shm")
+INTERRUPTED = 130
 
 
 def scenarios_for(description: Description, kind: type[System]) -> list[Scenario]:
@@ -146,9 +146,11 @@ def main() -> None:
         print(kind.about())
     base = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="hawker-bed-", dir=base) as name:
-        goodput, rounds = asyncio.run(
-            measure_all(description, kinds, options.runs, Path(name), options.out)
-        )
+        measuring = measure_all(description, kinds, options.runs, Path(name), options.out)
+        try:
+            goodput, rounds = asyncio.run(measuring)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
     bounds = {r.size: bound_of(description, r.size, goodput) for r in rounds}
     print("fluid bound: " + ", ".join(f"{size} bytes {s:.2f} s" for size, s in bounds.items()))
     for kind in kinds:

@@ -68,8 +68,8 @@ class System(ABC):
     def output(self, name: str) -> Path:
         """The file in which a host has the content."""
 
-    async def figures(self) -> Figures:
-        """What it counted in this round."""
+    async def figures(self, live: list[str]) -> Figures:
+        """What it counted in this round; only the receivers that are `live` can be asked."""
         return Figures()
 
     async def restart_scheduler(self) -> None:

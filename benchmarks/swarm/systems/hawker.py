@@ -111,15 +111,14 @@ class Hawker(System):
     def output(self, name: str) -> Path:
         return self._outputs[name]
 
-    async def figures(self) -> Figures:
+    async def figures(self, live: list[str]) -> Figures:
         found = await self.origin_figures()
-        for name in (SEED, *self.receivers):
-            if self.agents[name].running:
-                told = await self._metrics(name)
-                found.more[name] = {
-                    key: told.get(f"hawker_peer_{key}_total", 0.0) for key in PEER_METRICS
-                }
-                found.duplicates[name] = int(found.more[name]["duplicate_bytes"])
+        for name in (SEED, *live):
+            told = await self._metrics(name)
+            found.more[name] = {
+                key: told.get(f"hawker_peer_{key}_total", 0.0) for key in PEER_METRICS
+            }
+            found.duplicates[name] = int(found.more[name]["duplicate_bytes"])
         told = await self._metrics(SCHEDULER)
         for kind in ("reports", "decisions"):
             found.messages[kind] = int(told.get(f"hawker_scheduler_{kind}_total", 0))

@@ -46,12 +46,11 @@ class Libtorrent(System):
     def output(self, name: str) -> Path:
         return self.directory / name / self.content.name
 
-    async def figures(self) -> Figures:
+    async def figures(self, live: list[str]) -> Figures:
         found = Figures()
-        for name in self.receivers:
-            if self.agents[name].running:
-                told = await self.agents[name].ask("count")
-                found.duplicates[name] = int(told["duplicate_bytes"])
+        for name in live:
+            told = await self.agents[name].ask("count")
+            found.duplicates[name] = int(told["duplicate_bytes"])
         return found
 
     async def stop(self) -> None:

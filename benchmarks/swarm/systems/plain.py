@@ -31,5 +31,5 @@ class Plain(System):
     def output(self, name: str) -> Path:
         return self.directory / f"{name}.bin"
 
-    async def figures(self) -> Figures:
+    async def figures(self, live: list[str]) -> Figures:
         return await self.origin_figures()
