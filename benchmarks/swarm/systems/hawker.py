@@ -20,6 +20,7 @@ from hawker.core.tokens import ClusterKey, create_key_file, read_key_file
 from hawker.core.version import version
 
 READY_SECONDS = 60.0
+FIRST_ZONE = "first"
 PEER_METRICS = (
     "origin_bytes",
     "seed_bytes",
@@ -65,8 +66,8 @@ class Hawker(System):
     async def _peer(self, name: str) -> None:
         scheduler = f"http://{self.network.address(SCHEDULER)}:{PORT}"
         seed = ("--seed",) if name == SEED else ()
-        zone = self.network.zone(name)
-        place = ("--idc", zone) if zone else ()
+        # A zone is a data centre, the first one, too.
+        place = ("--idc", self.network.zone(name) or FIRST_ZONE)
         await self._serve(name, "peer", "--scheduler", scheduler, *seed, *place)
         async with self._client(name, READY_SECONDS) as client, asyncio.timeout(READY_SECONDS):
             # Another process: there is nothing to wait for but its answer.
