@@ -31,7 +31,7 @@ BURST_SECONDS, LEAST_BURST = 0.004, 80 * 1024
 CORE = "br0"
 HUB = "hub"
 MTU = 1500
-CORRUPT_ONE_IN = 200
+CORRUPT_ONE_IN = 10
 # Counts bytes by sender, marks losses. A set of nftables, so that one rule does for all senders.
 COUNTING = """
 table ip bed {
@@ -88,7 +88,7 @@ class Network:
         self._numbers = {name: number for number, name in enumerate(links, 1)}
         self._bridges = {"": CORE} | {z: f"br{n}" for n, z in enumerate(zones, 1)}
         self._cables: dict[str, Cable] = {}
-        self._shims: list[Agent] = []
+        self._own: list[Agent] = []
         self._janitor: subprocess.Popen[bytes] | None = None
         self._holder: Agent | None = None
 
@@ -123,7 +123,11 @@ class Network:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._remove()
+        try:
+            for agent in self._own:
+                await agent.kill()
+        finally:
+            self._remove()
 
     def _hire(self) -> None:
         self._janitor = subprocess.Popen(
@@ -143,6 +147,7 @@ class Network:
         await run("ip", "-batch", "-", text=_lines(f"netns add {self.namespace(n)}" for n in names))
         hub = self.namespace(HUB)
         self._holder = await Agent.start(HUB, self.command(HUB, "cat"), self.directory / "hub.log")
+        self._own.append(self._holder)
         bridges = self._bridges.values()
         lines = _lines(f"link add {name} type bridge\nlink set {name} up" for name in bridges)
         await run("ip", "-n", hub, "-batch", "-", text=lines)
@@ -201,7 +206,7 @@ class Network:
                 (sys.executable, "-m", "benchmarks.swarm.shim", *ends, str(link.delay)),
                 self.directory / f"shim-{cable.port}.log",
             )
-            self._shims.append(shim)
+            self._own.append(shim)
             await shim.hear()
             places = zip(ends, (hub, cable.inner), (cable.port, cable.far), strict=True)
             for made, namespace, device in places:
@@ -260,14 +265,15 @@ class Network:
         await run("ip", "-n", hub, "link", "set", self._cables[name].port, "master", bridge)
 
     async def corrupt(self, name: str) -> None:
-        """Four bytes of one in 200 large packets that a host sends are overwritten from now on.
+        """Four bytes of every tenth large packet that a host sends are overwritten from now on.
 
-        They lie 1000 bytes into what TCP carries, so that short messages stay whole. The kernel
-        sets the checksum anew, so that TCP does not notice.
+        Packets are large as the kernel hands them on, up to 64 KiB. The bytes lie 1000 bytes into
+        what TCP carries, so that short messages stay whole; the checksum is set anew, so that TCP
+        does not notice.
         """
         text = (
             "table ip spoil { chain output { type filter hook output priority 0; "
-            f'oifname "eth0" meta length > 1200 numgen random mod {CORRUPT_ONE_IN} 0 '
+            f'oifname "eth0" meta length > 1200 numgen inc mod {CORRUPT_ONE_IN} 0 '
             "@ih,8000,32 set 0x6861776b; }; }\n"
         )
         await run(*self.command(name, "nft", "-f", "-"), text=text)
