@@ -120,7 +120,7 @@ def _matrix(picture: _Picture, found: Round, top: float) -> float:
         picture.text(LEFT - 6, y + CELL / 2 + 4, receiver, 10, "end")
         for column, sender in enumerate(senders):
             size, x = sizes[receiver, sender], LEFT + column * CELL
-            picture.box(x, y, CELL - 1, CELL - 1, _grey(size / most * 0.6))
+            picture.box(x, y, CELL - 1, CELL - 1, _grey(min(1.0, size / most) * 0.5))
             if size >= MIB / 2:
                 picture.text(x + CELL / 2, y + CELL / 2 + 3, f"{size / MIB:.0f}", 8, "middle")
     return top + 16 + len(receivers) * CELL
