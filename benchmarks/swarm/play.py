@@ -18,6 +18,7 @@ from benchmarks.swarm.systems.base import Figures, System
 from benchmarks.swarm.watch import Watch
 
 CALM = Scenario("calm")
+HEALING = ("thaw", "heal")
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,9 @@ async def _race(
     # What befell those that a fault took out is no problem of the system's.
     found.problems = [p for p in found.problems if p.partition(":")[0] not in strike.lost]
     found.strikes = strike.done
+    if found.ordered:
+        late = [do for at, do, _ in strike.done if do not in HEALING and at > found.ordered[-1]]
+        found.problems += [f"{do}: it came after the end" for do in late]
     await _count(network, system, watch, before, found)
 
 

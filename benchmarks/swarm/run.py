@@ -80,7 +80,8 @@ async def measure_all(
     directory: Path,
     out: Path | None,
 ) -> tuple[dict[LinkKind, float], list[Round]]:
-    """The links' goodput, and all rounds, in the order in which they were played."""
+    """The links' goodput, and all rounds, in the order in which they were played; logs of each go
+    to a directory of its own below `out`."""
     sizes = {k: description.http_bytes if k is Plain else description.bytes for k in kinds}
     contents = {size: make_content(directory, size) for size in {*sizes.values()}}
     largest = contents[max(contents)]
@@ -109,7 +110,7 @@ def write_out(
     description: Description,
     bounds: dict[int, float],
 ) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    """Figures, and a drawing a round, beside the logs."""
     (out / "figures.json").write_bytes(msgspec.json.encode(figures))
     for number, found in enumerate(rounds):
         name = round_name(number, found.system, found.scenario)
@@ -134,6 +135,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, help="directory for figures and drawings")
     options = parser.parse_args()
+    if options.out and options.out.exists():
+        parser.error(f"{options.out} is there already")
     path = Path(options.description)
     description = read(path if path.suffix else DESCRIPTIONS / f"{path}.toml")
     kinds: list[type[System]] = options.systems
