@@ -63,6 +63,9 @@ class Strike:
                 await self.system.restart_scheduler()
         if fault.do in ("kill", "freeze", "cut"):
             self.lost |= self._behind(name)
+        if fault.do == "slow":
+            # What the slow link costs the host itself is no matter of others; a zone has others.
+            self.lost.add(name)
         if fault.do in ("thaw", "heal"):
             self.lost -= self._behind(name)
 
