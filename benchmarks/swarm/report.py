@@ -108,6 +108,14 @@ def print_rounds(rounds: Sequence[Round], bounds: dict[int, float], links: dict[
     print_table(rows)
 
 
+def print_told(rounds: Sequence[Round]) -> None:
+    """What systems say besides, a line a round."""
+    for found in rounds:
+        if found.figures.told:
+            words = (f"{key.replace('_', ' ')} {n:g}" for key, n in found.figures.told.items())
+            print(f"{found.system}, {found.scenario}: {', '.join(words)}")
+
+
 def print_hosts(found: Round, description: Description, bound: float) -> None:
     """A line a host of one round; rates as described, sizes MiB."""
     links, zones = description.links(), description.receivers()

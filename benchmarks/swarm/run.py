@@ -41,6 +41,7 @@ from benchmarks.swarm.report import (
     print_matrix,
     print_medians,
     print_rounds,
+    print_told,
 )
 from benchmarks.swarm.systems.aria2 import Aria2
 from benchmarks.swarm.systems.base import System
@@ -162,6 +163,7 @@ def main() -> None:
         print_matrix(first)
     print()
     print_rounds(rounds, bounds, description.links())
+    print_told(rounds)
     print()
     print_medians(rounds, bounds)
     if description.scenarios:

@@ -18,6 +18,7 @@ from benchmarks.swarm.report import (
     print_matrix,
     print_medians,
     print_rounds,
+    print_told,
     ratios,
     received_share,
 )
@@ -48,6 +49,7 @@ def a_round(scenario: str = "calm", slower: float = 0.0) -> Round:
     sent = {"origin": SIZE, "seed": 2 * SIZE, one: SIZE // 2, two: SIZE // 2}
     figures = Figures(origin_bytes=SIZE, origin_requests=1)
     figures.duplicates = {one: SIZE // 100, two: 0, three: 0}
+    figures.told = {"parents_left": 2.0}
     figures.messages = {"reports": 20, "decisions": 4, "requests": 9}
     return Round(
         "hawker",
@@ -101,6 +103,8 @@ def test_the_tables_say_who_was_slow_and_what_a_fault_cost(
     told = capsys.readouterr().out
     assert "2.500" in told and "kill seed at 1.0" in told
     assert "FAILED" in told and "wrong bytes" in told
+    print_told([calm])
+    assert "hawker, calm: parents left 2" in capsys.readouterr().out
     print_medians([calm, broken], bounds)
     assert "1 FAILED" in capsys.readouterr().out
     print_faults([calm, struck])

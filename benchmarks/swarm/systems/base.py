@@ -20,13 +20,15 @@ PIECE_LENGTH_SHARE = 512
 class Figures:
     """What a system itself counts; None where it does not say.
 
-    `messages` are reports and decisions of Hawker's scheduler, or nothing.
+    `messages` are reports and decisions of Hawker's scheduler, or nothing; `told` is what else it
+    says of the whole round, `more` of each host.
     """
 
     origin_bytes: int | None = None
     origin_requests: int | None = None
     duplicates: dict[str, int] = field(default_factory=dict)
     messages: dict[str, int] = field(default_factory=dict)
+    told: dict[str, float] = field(default_factory=dict)
     more: dict[str, dict[str, float]] = field(default_factory=dict)
 
 

@@ -124,6 +124,10 @@ class Hawker(System):
         for kind in ("reports", "decisions"):
             found.messages[kind] = int(told.get(f"hawker_scheduler_{kind}_total", 0))
         found.messages["requests"] = int(told.get("hawker_http_requests_total", 0))
+        for key in ("refused_requests", "failed_requests", "corrupt_pieces", "parents_left"):
+            found.told[key] = sum(host[key] for host in found.more.values())
+        for key in ("hosts_suspected", "leases_granted"):
+            found.told[key] = told.get(f"hawker_scheduler_{key}_total", 0)
         return found
 
     async def _metrics(self, name: str) -> dict[str, float]:
