@@ -19,7 +19,13 @@ CHUNK = 16 * 2**20
 START_SECONDS = 60.0
 ROUND_SECONDS = 600.0
 TICKS = os.sysconf("SC_CLK_TCK")
-PACKAGES = {"nginx": "nginx-light", "curl": "curl"}
+PACKAGES = {
+    "nginx": "nginx-light",
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "nft": "nftables",
+    "aria2c": "aria2",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def need(*programs: str) -> None:
     """Raises SystemExit where a program is not installed."""
     missing = [name for name in programs if shutil.which(name) is None]
     if missing:
-        packages = " ".join(PACKAGES.get(name, name) for name in missing)
+        packages = " ".join(dict.fromkeys(PACKAGES.get(name, name) for name in missing))
         raise SystemExit(f"{', '.join(missing)} not found; Debian: apt install {packages}")
 
 
