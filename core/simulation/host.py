@@ -155,10 +155,10 @@ class SimulatedHost:
             timeline.at(now + 2 * self.world.scenario.latency, self._begin, fetch, host)
         wake = machine.wake_at(now)
         if self._unreported:
-            if now - self._reported_at >= HAVE_EVERY:
+            due = self._reported_at + HAVE_EVERY
+            if now >= due:
                 self.flush()
             else:
-                due = self._reported_at + HAVE_EVERY
                 wake = due if wake is None else min(wake, due)
         if wake is not None and wake < self._timer:
             self._timer = wake

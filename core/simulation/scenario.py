@@ -113,6 +113,7 @@ class Scenario:
             raise BadRequest(f"{self.peers} peers are not from 1 to {MOST_PEERS}")
         if not 1 <= self.pieces <= MOST_PIECES:
             raise BadRequest(f"{self.pieces} pieces are not from 1 to {MOST_PIECES}")
+        self.layout.check()
         if min(self.link, self.origin, *self.classes) <= 0:
             raise BadRequest("every link needs a rate above 0")
         if self.churn + self.freeze >= 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import random
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from hawker.core.simulation.control import Control
 from hawker.core.simulation.host import SimulatedHost
 from hawker.core.simulation.network import Link, Network
 from hawker.core.simulation.optimum import optimum
-from hawker.core.simulation.outcome import CURVE_POINTS, Outcome, ratios
+from hawker.core.simulation.outcome import CURVE_POINTS, CurvePoint, Outcome, ratios
 from hawker.core.simulation.scenario import Scenario
 from hawker.core.simulation.timeline import Timeline
 
@@ -145,5 +146,15 @@ class World:
             curve=self._curve([p.finished for p in done if p.finished is not None]),
         )
 
-    def _curve(self, finishes: list[float]) -> list[tuple[float, float, float]]:
-        return []
+    def _curve(self, finishes: list[float]) -> list[CurvePoint]:
+        """Bytes and complete peers over time, in steps of the optimum's `CURVE_POINTS`th part."""
+        gains, step = self.figures.gains, self.figures.step
+        wanted = self.scenario.peers * self.scenario.pieces
+        finishes.sort()
+        points, gained = [CurvePoint(0.0, 0.0, 0.0)], 0
+        for at in range(max(gains, default=-1) + 1):
+            gained += gains.get(at, 0)
+            now = (at + 1) * step
+            complete = bisect.bisect_right(finishes, now) / self.scenario.peers
+            points.append(CurvePoint(now, gained / wanted, complete))
+        return points
