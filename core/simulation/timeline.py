@@ -10,7 +10,7 @@ from typing import Any
 class Timeline:
     """Calls functions at their times; at equal times in the order in which they were asked for."""
 
-    __slots__ = ("_queue", "_number", "now")
+    __slots__ = ("_number", "_queue", "now")
 
     def __init__(self) -> None:
         self.now = 0.0
