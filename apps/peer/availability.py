@@ -46,11 +46,10 @@ class Announcer:
         self._turns: dict[tuple[str, str], Turns] = {}
 
     def served(self, task: str, generation: str, run: Run) -> None:
-        """A run of pieces left this peer: everybody may have them now."""
+        """A run of pieces left this peer."""
         turns = self._turns.get((task, generation))
         if turns is not None:
-            for piece in range(run[0], run[1] + 1):
-                turns.held.pop(piece, None)
+            turns.served(PieceSet.of_run(*run), self._conductor().ground.clock())
 
     async def frames(
         self, task: str, generation: str, caller: Caller
@@ -84,7 +83,7 @@ class Announcer:
         key = (entry.task, entry.generation)
         turns = self._turns.setdefault(key, Turns(seen=entry.valid))
         child = next(self._numbers)
-        turns.children.append(child)
+        turns.join(child, conductor.ground.clock())
         self._streams += 1
         try:
             said = PieceSet()
@@ -97,7 +96,8 @@ class Announcer:
                     beat = HELD_BEAT if turns.held else BEAT
                     version = await entry.wait_change(version, beat)
                 now = conductor.ground.clock()
-                turns.deal(entry.valid, now, reading=conductor.reads(entry.task))
+                reading, idle = conductor.reads(entry.task), self._free_slots() > 0
+                turns.deal(entry.valid, now, reading=reading, idle=idle)
                 # Possession only grows; a windowed entry forgets what it delivered: no offer.
                 have = PieceSet() if entry.windowed else turns.visible(child, entry.valid)
                 # Digests alone are no news: they come before their pieces, and go with them.
@@ -112,7 +112,7 @@ class Announcer:
                 await asyncio.sleep(EVENT_COST * self._streams)
         finally:
             self._streams -= 1
-            turns.children.remove(child)
+            turns.leave(child, conductor.ground.clock())
             if not turns.children:
                 self._turns.pop(key, None)
 

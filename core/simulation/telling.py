@@ -46,7 +46,7 @@ class Teller:
             return
         self._numbers += 1
         stream = self._streams[child.id] = Stream(child, self._numbers)
-        self._turns.children.append(stream.number)
+        self._turns.join(stream.number, self._host.world.timeline.now)
         self._look(stream)
 
     def close(self, child: str) -> None:
@@ -54,7 +54,7 @@ class Teller:
         stream = self._streams.pop(child, None)
         if stream is not None:
             stream.open = False
-            self._turns.children.remove(stream.number)
+            self._turns.leave(stream.number, self._host.world.timeline.now)
 
     @property
     def children(self) -> list[SimulatedHost]:
@@ -67,10 +67,9 @@ class Teller:
                 self._look(stream)
 
     def served(self, pieces: PieceSet) -> None:
-        """These left the host: everybody may have them now."""
+        """These left the host."""
         if self._turns.held:
-            for piece in pieces:
-                self._turns.held.pop(piece, None)
+            self._turns.served(pieces, self._host.world.timeline.now)
 
     def _look(self, stream: Stream) -> None:
         host = self._host
@@ -81,7 +80,8 @@ class Teller:
         world = host.world
         now = world.timeline.now
         if host.reader is not None or self._turns.held:
-            self._turns.deal(valid, now, reading=host.reader is not None)
+            idle = host.slots.free > 0
+            self._turns.deal(valid, now, reading=host.reader is not None, idle=idle)
             have = self._turns.visible(stream.number, valid).bits
         else:
             self._turns.seen = valid
