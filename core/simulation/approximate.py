@@ -1,0 +1,435 @@
+"""The approximate simulation: time in steps, all peers at once, pieces as bits of 64-bit words.
+
+Each peer has the machine's parallel fetches as lanes. A lane asks a source with useful pieces at
+random, as the machine does with sources of equal rate; it is refused where every upload slot is
+taken, and asks another one; what it gets flows at the rate that both links leave it. Sources are
+known by what they told last, at the pace of their streams. The seed deals by the real `Turns`.
+
+What differs from the exact one: which piece is rarest is judged by the age of its word of 64 and
+two other sources, not by all; links are shared in proportion and not max-min fairly; hosts that
+die are replaced by none.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hawker.core.errors import BadRequest
+from hawker.core.pieces import PieceSet
+from hawker.core.settings import PeerSettings
+from hawker.core.simulation.optimum import optimum
+from hawker.core.simulation.outcome import CurvePoint, Outcome, ratios
+from hawker.core.simulation.overlay import build
+from hawker.core.simulation.scenario import Scenario
+from hawker.core.transfer.machine import PARALLEL
+from hawker.core.transfer.swarm import STALL
+from hawker.core.transfer.turns import EVENT_COST, Turns
+
+Words = NDArray[np.uint64]
+# Steps within the time of one request that has its share of both links.
+STEPS = 3
+# How often a lane asks within a step.
+ASKS = 4
+# How often what one link's flows leave is given to others.
+ROUNDS = 2
+# How many other sources a piece's rarity is judged by.
+COMPARED = 2
+PATIENCE = 20.0
+# Peers worked on at once, so that what they need stays in the caches.
+CHUNK = 1 << 15
+# Messages before the first byte flows: asked, leased, opened, told, named, listened, heard.
+MESSAGES_BEFORE = 9
+NOBODY = -1
+
+
+class Crowd:
+    """All peers of one scenario and their seed."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        if scenario.zones > 1 or scenario.seeds != 1:
+            raise BadRequest(
+                "the approximate simulation has one zone and one seed", hint="use --exact"
+            )
+        self.scenario = scenario
+        self.rng = np.random.default_rng(scenario.seed)
+        peers, lanes = scenario.peers, PARALLEL
+        self.words = -(-scenario.pieces // 64)
+        self.slots = PeerSettings().upload_slots
+        self.rate = np.array([scenario.rate(n) for n in range(len(scenario.classes))])
+        self.rate = self.rate[np.arange(peers + 1) % len(scenario.classes)]
+        self.rate[peers] = scenario.link
+        self.overlay = build(peers, self.rng)
+        self.have = np.zeros((peers, self.words), dtype=np.uint64)
+        self.mine = np.zeros((peers, self.words), dtype=np.uint64)
+        self.told = np.zeros((peers, self.words), dtype=np.uint64)
+        self.count = np.zeros(peers, dtype=np.int32)
+        self.source = np.full((peers, lanes), NOBODY, dtype=np.int32)
+        self.piece = np.zeros((peers, lanes), dtype=np.int32)
+        self.left = np.zeros((peers, lanes), dtype=np.float32)
+        self.ready = np.zeros((peers, lanes), dtype=np.float64)
+        self.fresh = np.zeros((peers, lanes), dtype=bool)
+        self.spare_up, self.spare_down = np.zeros(peers + 1), np.zeros(peers)
+        self.used = np.zeros(peers + 1, dtype=np.int32)
+        self.finished = np.full(peers, np.inf)
+        arrivals = scenario.arrivals.times(peers, random.Random(scenario.seed + 2))
+        self.began = np.array(arrivals)
+        self.ready[:] = self.began[:, None] + MESSAGES_BEFORE * scenario.latency
+        self.gone = np.zeros(peers, dtype=bool)
+        self.frozen = np.zeros(peers, dtype=bool)
+        pace = EVENT_COST * np.maximum(1, self.overlay.listeners)
+        self.next_word = self.rng.random(peers) * pace
+        self.pace = pace
+        self.now = 0.0
+        self.wasted = 0.0
+        self.refused = self.asked = 0
+        self.seed = Seed(self)
+
+    @property
+    def trip(self) -> float:
+        """Seconds from a request to the first byte of its answer."""
+        return 2 * self.scenario.latency
+
+    # ------------------------------------------------------------------ one step
+
+    def step(self, seconds: float) -> None:
+        """Let time pass."""
+        self.flow(seconds)
+        # Who found nobody to ask in this step asks later, and not in the past.
+        self.ready[self.source == NOBODY] = np.maximum(self.ready[self.source == NOBODY], self.now)
+        self.now += seconds
+        self.tell()
+        self.seed.step()
+        for _ in range(ASKS):
+            if not self.ask():
+                break
+
+    def flow(self, seconds: float) -> None:
+        """Bytes for every lane that has a source, and what becomes of the last ones."""
+        peers = self.scenario.peers
+        active = self.source != NOBODY
+        child, lane = np.nonzero(active)
+        if not len(child):
+            return
+        source = self.source[child, lane]
+        # Whoever asked within the last step began in it.
+        began = np.maximum(self.ready[child, lane], self.now - seconds)
+        fresh = self.fresh[child, lane]
+        time = self.now + seconds - np.where(fresh, began, np.maximum(began, self.now))
+        time = np.maximum(time, 0.0)
+        self.fresh[child, lane] = time <= 0.0
+        moved = self._moved(child, source, time, seconds)
+        left = self.left[child, lane] - moved
+        over = left <= 0.0
+        self.left[child, lane] = left
+        # What a lane that ended in this step did not need goes to those that begin in it.
+        unused = np.where(over, -left, 0.0)
+        self.spare_up = np.bincount(source, unused, self.scenario.peers + 1)
+        self.spare_down = np.bincount(child, unused, self.scenario.peers)
+        rate = moved[over] / np.maximum(time[over], 1e-9)
+        spent = -left[over] / np.maximum(rate, 1.0)
+        self._land(child[over], lane[over], self.now + seconds - spent)
+
+    def _moved(
+        self,
+        child: NDArray[Any],
+        source: NDArray[Any],
+        time: NDArray[np.float64],
+        seconds: float,
+    ) -> NDArray[np.float64]:
+        """Bytes for each: an equal share of both links, then what others leave."""
+        peers = self.scenario.peers
+        up_room = self.rate * seconds + self.spare_up
+        down_room = self.rate[:peers] * seconds + self.spare_down
+        most = np.minimum(self.rate[source], self.rate[child]) * time
+        if self.frozen.any():
+            most[self.frozen[np.minimum(source, peers - 1)] & (source < peers)] = 0.0
+        ups = np.maximum(np.bincount(source, time, peers + 1), seconds)
+        downs = np.maximum(np.bincount(child, time, peers), seconds)
+        per_up, per_down = up_room / ups, down_room / downs
+        moved = np.minimum(np.minimum(per_up[source], per_down[child]) * time, most)
+        for _ in range(ROUNDS):
+            up = up_room / np.maximum(np.bincount(source, moved, peers + 1), 1.0)
+            down = down_room / np.maximum(np.bincount(child, moved, peers), 1.0)
+            moved = np.minimum(moved * np.minimum(up[source], down[child]), most)
+        return moved
+
+    def _land(
+        self, child: NDArray[Any], lane: NDArray[Any], when: NDArray[np.float64]
+    ) -> None:
+        """Pieces arrived; the lanes are free from then on."""
+        source, piece = self.source[child, lane], self.piece[child, lane]
+        np.subtract.at(self.used, source, 1)
+        word, bit = piece >> 6, np.uint64(1) << (piece & 63).astype(np.uint64)
+        np.bitwise_or.at(self.have, (child, word), bit)
+        np.add.at(self.count, child, 1)
+        self.source[child, lane] = NOBODY
+        self.ready[child, lane] = when + self.trip
+        from_seed = source == self.scenario.peers
+        if from_seed.any():
+            self.seed.served(piece[from_seed])
+        full = child[self.count[child] == self.scenario.pieces]
+        if len(full):
+            np.minimum.at(self.finished, full, np.inf)
+            ended = np.full(self.scenario.peers, -np.inf)
+            np.maximum.at(ended, child, when)
+            self.finished[full] = ended[full]
+
+    def tell(self) -> None:
+        """Hosts whose turn it is tell what they have."""
+        due = np.nonzero((self.next_word <= self.now) & ~self.gone & ~self.frozen)[0]
+        self.told[due] = self.have[due]
+        self.next_word[due] += self.pace[due]
+
+    # ------------------------------------------------------------------ asking
+
+    def ask(self) -> int:
+        """Every free lane of a peer that lacks something asks once; how many did."""
+        waiting = (self.count < self.scenario.pieces) & ~self.gone & ~self.frozen
+        asked = 0
+        for lane in range(PARALLEL):
+            free = waiting & (self.source[:, lane] == NOBODY)
+            free &= self.ready[:, lane] <= self.now + self.trip
+            who = np.nonzero(free)[0]
+            for begin in range(0, len(who), CHUNK):
+                asked += self._ask(who[begin : begin + CHUNK], lane)
+        return asked
+
+    def _ask(self, who: NDArray[Any], lane: int) -> int:
+        who = self.seed.offer(who, lane)
+        starts = self.overlay.starts
+        degree = starts[who + 1] - starts[who]
+        who, degree = who[degree > 0], degree[degree > 0]
+        first = starts[who]
+        source = self.overlay.sources[first + self._random(degree)]
+        busy = (self.source[who] == source[:, None]).any(axis=1) | self.gone[source]
+        useful = self.told[source] & ~self.mine[who]
+        order = self.seed.order
+        filled = useful[:, order] != 0
+        column = order[filled.argmax(axis=1)]
+        bits = useful[np.arange(len(who)), column]
+        good = (bits != 0) & ~busy
+        who, source, column, bits = who[good], source[good], column[good], bits[good]
+        first, degree = first[good], degree[good]
+        for _ in range(COMPARED):
+            other = self.overlay.sources[first + self._random(degree)]
+            rarer = bits & ~self.told[other, column]
+            bits = np.where(rarer != 0, rarer, bits)
+        piece = column * 64 + self._any_bit(bits)
+        self.asked += len(who)
+        taken = self._admit(source)
+        self.refused += len(who) - int(taken.sum())
+        # They ask somebody else as soon as they hear of it.
+        self.ready[who[~taken], lane] += self.trip
+        self._begin(who[taken], lane, source[taken], piece[taken])
+        return len(who)
+
+    def _begin(
+        self, who: NDArray[Any], lane: int, source: NDArray[Any], piece: NDArray[Any]
+    ) -> None:
+        self.source[who, lane] = source
+        self.piece[who, lane] = piece
+        self.left[who, lane] = self.scenario.piece_length
+        self.fresh[who, lane] = True
+        bit = np.uint64(1) << (piece & 63).astype(np.uint64)
+        self.mine[who, piece >> 6] |= bit
+
+    def _admit(self, source: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of these requests find a free slot, in random order."""
+        taken = np.zeros(len(source), dtype=bool)
+        waiting = self.rng.permutation(len(source))
+        winner = np.zeros(self.scenario.peers + 1, dtype=np.int64)
+        for _ in range(self.slots):
+            waiting = waiting[self.used[source[waiting]] < self.slots]
+            if not len(waiting):
+                break
+            winner[source[waiting]] = waiting
+            won = waiting[winner[source[waiting]] == waiting]
+            taken[won] = True
+            self.used[source[won]] += 1
+            waiting = waiting[~taken[waiting]]
+        return taken
+
+    def _random(self, below: NDArray[Any]) -> NDArray[np.int64]:
+        return (self.rng.random(len(below)) * below).astype(np.int64)
+
+    def _any_bit(self, bits: Words) -> NDArray[np.int64]:
+        """A set bit of each word, the first from a random place on."""
+        turn = self.rng.integers(0, 64, len(bits), dtype=np.uint64)
+        back = (np.uint64(64) - turn) & np.uint64(63)
+        turned = (bits >> turn) | (bits << back)
+        lowest = turned & (~turned + np.uint64(1))
+        # A power of two is exact as a double.
+        at = np.log2(lowest.astype(np.float64)).astype(np.int64)
+        return (at + turn.astype(np.int64)) & 63
+
+    # ------------------------------------------------------------------ faults
+
+    def strike(self) -> None:
+        """Some die, some stand still; what was on its way from them is lost."""
+        scenario, peers = self.scenario, self.scenario.peers
+        staying = np.nonzero(np.isinf(self.finished))[0]
+        leaving = min(len(staying), round(scenario.churn * peers))
+        freezing = min(len(staying) - leaving, round(scenario.freeze * peers))
+        struck = self.rng.choice(staying, leaving + freezing, replace=False)
+        self.gone[struck[:leaving]] = True
+        self.frozen[struck[leaving:]] = True
+        for some, wait in ((self.gone, 0.0), (self.frozen, STALL)):
+            if not some.any():
+                continue
+            hit = (self.source >= 0) & (self.source < peers)
+            hit &= some[np.minimum(self.source, peers - 1)]
+            self._break(hit, wait)
+            own = (self.source != NOBODY) & some[:, None]
+            self._break(own, 0.0)
+        self.gone |= self.frozen
+        self.seed.lost(struck)
+
+    def _break(self, lanes: NDArray[np.bool_], wait: float) -> None:
+        child, lane = np.nonzero(lanes)
+        piece = self.piece[child, lane]
+        np.subtract.at(self.used, self.source[child, lane], 1)
+        self.wasted += float((self.scenario.piece_length - self.left[child, lane]).sum())
+        bit = np.uint64(1) << (piece & 63).astype(np.uint64)
+        self.mine[child, piece >> 6] &= ~bit
+        self.source[child, lane] = NOBODY
+        self.ready[child, lane] = self.now + wait + self.trip
+
+
+class Seed:
+    """The seed: reads the origin in order, and deals what it has read by the real rules."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+        self._turns = Turns()
+        self._children = {int(child): n for n, child in enumerate(crowd.overlay.children)}
+        for number in self._children.values():
+            self._turns.join(number, 0.0)
+        scenario = crowd.scenario
+        self._rate = min(scenario.link, scenario.origin)
+        self._begins = 5 * scenario.latency
+        self._known = dict.fromkeys(self._children.values(), 0)
+        self._pace = EVENT_COST * len(self._children)
+        rng = random.Random(scenario.seed + 3)
+        self._next = {number: rng.random() * self._pace for number in self._known}
+        self._is_child = np.zeros(scenario.peers, dtype=bool)
+        self._is_child[crowd.overlay.children] = True
+        self._rng = rng
+        self.read = 0
+        self.order = np.arange(crowd.words)
+
+    @property
+    def reading(self) -> bool:
+        return self.read < self._crowd.scenario.pieces
+
+    def step(self) -> None:
+        """What was read is dealt, and told to those whose turn it is."""
+        crowd, scenario = self._crowd, self._crowd.scenario
+        passed = max(0.0, crowd.now - self._begins)
+        self.read = min(scenario.pieces, int(passed * self._rate / scenario.piece_length))
+        valid = PieceSet.first(self.read)
+        idle = crowd.used[scenario.peers] < crowd.slots
+        self._turns.deal(valid, crowd.now, reading=self.reading, idle=bool(idle))
+        for number, when in self._next.items():
+            if when <= crowd.now:
+                self._known[number] = self._turns.visible(number, valid).bits
+                self._next[number] = when + self._pace
+        # The rarest pieces are the newest ones: their words are looked at first.
+        newest = min(crowd.words - 1, self.read >> 6)
+        self.order = np.concatenate(
+            [np.arange(newest, -1, -1), np.arange(newest + 1, crowd.words)]
+        )
+
+    def served(self, pieces: NDArray[Any]) -> None:
+        self._turns.served(PieceSet.of(int(piece) for piece in pieces), self._crowd.now)
+
+    def lost(self, peers: NDArray[Any]) -> None:
+        for peer in peers:
+            number = self._children.pop(int(peer), None)
+            if number is not None:
+                self._turns.leave(number, self._crowd.now)
+                del self._next[number]
+                self._is_child[peer] = False
+
+    def offer(self, who: NDArray[Any], lane: int) -> NDArray[Any]:
+        """Let children among these ask the seed, as often as they ask any source; the others."""
+        crowd, seed = self._crowd, self._crowd.scenario.peers
+        children = who[self._is_child[who]]
+        asked = []
+        for child in children.tolist():
+            if crowd.used[seed] >= crowd.slots:
+                break
+            sources = int(crowd.overlay.starts[child + 1] - crowd.overlay.starts[child])
+            if self._rng.random() * (sources + 1) >= 1 or seed in crowd.source[child]:
+                continue
+            mine = int.from_bytes(crowd.mine[child].tobytes(), "little")
+            useful = self._known[self._children[child]] & ~mine
+            if not useful:
+                continue
+            asked.append(child)
+            crowd.used[seed] += 1
+            piece = np.array([self._pick(useful)])
+            crowd._begin(np.array([child]), lane, np.array([seed]), piece)
+        return who[~np.isin(who, asked)] if asked else who
+
+    def _pick(self, bits: int) -> int:
+        offset = self._rng.randrange(bits.bit_length())
+        above = bits >> offset
+        bits, base = (above, offset) if above else (bits, 0)
+        return base + (bits & -bits).bit_length() - 1
+
+
+def approximate(scenario: Scenario) -> Outcome:
+    """Simulate in steps of time.
+
+    Raises:
+        BadRequest: a scenario that only the exact simulation can do.
+    """
+    crowd, best = Crowd(scenario), optimum(scenario)
+    request = PARALLEL * scenario.piece_length / max(crowd.rate) + crowd.trip
+    step = request / STEPS
+    half = float(crowd.began.max()) + best.seconds / 2
+    until = float(crowd.began.max()) + PATIENCE * best.seconds
+    curve, struck = [CurvePoint(0.0, 0.0, 0.0)], False
+    wanted = scenario.peers * scenario.pieces
+    while crowd.now < until and (np.isinf(crowd.finished) & ~crowd.gone).any():
+        crowd.step(step)
+        if not struck and crowd.now >= half and scenario.churn + scenario.freeze:
+            crowd.strike()
+            struck = True
+        complete = float(np.isfinite(crowd.finished).mean())
+        curve.append(CurvePoint(crowd.now, float(crowd.count.sum()) / wanted, complete))
+    return _outcome(crowd, best.seconds, best.formula, curve)
+
+
+def _outcome(crowd: Crowd, unit: float, formula: str, curve: list[CurvePoint]) -> Outcome:
+    scenario = crowd.scenario
+    done = np.isfinite(crowd.finished) & ~crowd.gone
+    seconds = crowd.finished[done] - crowd.began[done]
+    rates = crowd.rate[:-1][done]
+    left = int(crowd.gone.sum())
+    useful = float(crowd.count.sum()) * scenario.piece_length
+    return Outcome(
+        engine="approximate",
+        peers=scenario.peers,
+        pieces=scenario.pieces,
+        optimum_seconds=unit,
+        optimum_formula=formula,
+        ratio_to_optimum=ratios(seconds.tolist(), unit),
+        seconds_by_rate={
+            float(rate): ratios(seconds[rates == rate].tolist(), 1.0) for rate in np.unique(rates)
+        },
+        finished=int(done.sum()),
+        starved=scenario.peers - left - int(done.sum()),
+        left=left,
+        origin_ratio=crowd.seed.read / scenario.pieces,
+        duplicate_ratio=crowd.wasted / useful,
+        zone_copies=0.0,
+        refusals_per_request=crowd.refused / max(1, crowd.asked - crowd.refused),
+        decisions=0,
+        decisions_per_second=0.0,
+        curve=curve,
+    )
