@@ -33,7 +33,7 @@ Words = NDArray[np.uint64]
 # Steps within the time of one request that has its share of both links.
 STEPS = 3
 # How often a lane asks within a step.
-ASKS = 4
+ASKS = 8
 # How often what one link's flows leave is given to others.
 ROUNDS = 2
 # How many other sources a piece's rarity is judged by.
@@ -81,7 +81,9 @@ class Crowd:
         self.gone = np.zeros(peers, dtype=bool)
         self.frozen = np.zeros(peers, dtype=bool)
         pace = EVENT_COST * np.maximum(1, self.overlay.listeners)
-        self.next_word = self.rng.random(peers) * pace
+        self.next_word = np.zeros(peers)
+        self.news = np.zeros(peers, dtype=bool)
+        self.has_told = np.zeros(peers, dtype=bool)
         self.pace = pace
         self.now = 0.0
         self.wasted = 0.0
@@ -166,6 +168,7 @@ class Crowd:
         word, bit = piece >> 6, np.uint64(1) << (piece & 63).astype(np.uint64)
         np.bitwise_or.at(self.have, (child, word), bit)
         np.add.at(self.count, child, 1)
+        self.news[child] = True
         self.source[child, lane] = NOBODY
         self.ready[child, lane] = when + self.trip
         from_seed = source == self.scenario.peers
@@ -179,10 +182,12 @@ class Crowd:
             self.finished[full] = ended[full]
 
     def tell(self) -> None:
-        """Hosts whose turn it is tell what they have."""
-        due = np.nonzero((self.next_word <= self.now) & ~self.gone & ~self.frozen)[0]
+        """Hosts with news tell them, at once where they have been silent for long enough."""
+        due = np.nonzero((self.next_word <= self.now) & self.news & ~self.gone & ~self.frozen)[0]
         self.told[due] = self.have[due]
-        self.next_word[due] += self.pace[due]
+        self.news[due] = False
+        self.has_told[due] = True
+        self.next_word[due] = self.now + self.pace[due]
 
     # ------------------------------------------------------------------ asking
 
@@ -205,13 +210,21 @@ class Crowd:
         who, degree = who[degree > 0], degree[degree > 0]
         first = starts[who]
         source = self.overlay.sources[first + self._random(degree)]
-        busy = (self.source[who] == source[:, None]).any(axis=1) | self.gone[source]
+        # Sources without anything, those that send already, and full ones need no closer look.
+        ready = self.has_told[source] & ~(self.source[who] == source[:, None]).any(axis=1)
+        who, source, first, degree = who[ready], source[ready], first[ready], degree[ready]
+        full = self.used[source] >= self.slots
+        self.asked += len(who)
+        self.refused += int(full.sum())
+        # They ask somebody else as soon as they hear of it.
+        self.ready[who[full], lane] += self.trip
+        who, source, first, degree = who[~full], source[~full], first[~full], degree[~full]
         useful = self.told[source] & ~self.mine[who]
         order = self.seed.order
         filled = useful[:, order] != 0
         column = order[filled.argmax(axis=1)]
         bits = useful[np.arange(len(who)), column]
-        good = (bits != 0) & ~busy
+        good = bits != 0
         who, source, column, bits = who[good], source[good], column[good], bits[good]
         first, degree = first[good], degree[good]
         for _ in range(COMPARED):
@@ -219,10 +232,8 @@ class Crowd:
             rarer = bits & ~self.told[other, column]
             bits = np.where(rarer != 0, rarer, bits)
         piece = column * 64 + self._any_bit(bits)
-        self.asked += len(who)
         taken = self._admit(source)
         self.refused += len(who) - int(taken.sum())
-        # They ask somebody else as soon as they hear of it.
         self.ready[who[~taken], lane] += self.trip
         self._begin(who[taken], lane, source[taken], piece[taken])
         return len(who)
@@ -276,6 +287,7 @@ class Crowd:
         freezing = min(len(staying) - leaving, round(scenario.freeze * peers))
         struck = self.rng.choice(staying, leaving + freezing, replace=False)
         self.gone[struck[:leaving]] = True
+        self.has_told[struck[:leaving]] = False
         self.frozen[struck[leaving:]] = True
         for some, wait in ((self.gone, 0.0), (self.frozen, STALL)):
             if not some.any():
@@ -286,6 +298,9 @@ class Crowd:
             own = (self.source != NOBODY) & some[:, None]
             self._break(own, 0.0)
         self.gone |= self.frozen
+        # Their neighbours have found out by the time their own fetches are over.
+        self.has_told[self.frozen] = False
+        self.news[self.gone] = False
         self.seed.lost(struck)
 
     def _break(self, lanes: NDArray[np.bool_], wait: float) -> None:
@@ -313,11 +328,10 @@ class Seed:
         self._begins = 5 * scenario.latency
         self._known = dict.fromkeys(self._children.values(), 0)
         self._pace = EVENT_COST * len(self._children)
-        rng = random.Random(scenario.seed + 3)
-        self._next = {number: rng.random() * self._pace for number in self._known}
+        self._next = dict.fromkeys(self._known, 0.0)
         self._is_child = np.zeros(scenario.peers, dtype=bool)
         self._is_child[crowd.overlay.children] = True
-        self._rng = rng
+        self._rng = random.Random(scenario.seed + 3)
         self.read = 0
         self.order = np.arange(crowd.words)
 
@@ -335,8 +349,10 @@ class Seed:
         self._turns.deal(valid, crowd.now, reading=self.reading, idle=bool(idle))
         for number, when in self._next.items():
             if when <= crowd.now:
-                self._known[number] = self._turns.visible(number, valid).bits
-                self._next[number] = when + self._pace
+                visible = self._turns.visible(number, valid).bits
+                if visible & ~self._known[number]:
+                    self._known[number] |= visible
+                    self._next[number] = crowd.now + self._pace
         # The rarest pieces are the newest ones: their words are looked at first.
         newest = min(crowd.words - 1, self.read >> 6)
         self.order = np.concatenate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import gc
 import hashlib
 import random
 from dataclasses import dataclass, field
@@ -102,7 +103,14 @@ class World:
         half = times[-1] + self.optimum.seconds / 2
         timeline.at(half, self._strike, rng)
         until = times[-1] + PATIENCE * self.optimum.seconds + GRACE
-        timeline.run(until, lambda: self._open == 0)
+        # A crowd of hosts that live as long as the run: looking for garbage among them takes long.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            timeline.run(until, lambda: self._open == 0)
+        finally:
+            if collecting:
+                gc.enable()
         return self._outcome()
 
     def _strike(self, rng: random.Random) -> None:

@@ -194,10 +194,14 @@ class DownloadMachine:
 
     def _has_room(self, now: float) -> bool:
         """Another fetch may begin. Slow ones count half: parents that trickle must not hold all."""
-        if len(self._flights) < self._parallel:
+        flights = len(self._flights)
+        if flights < self._parallel:
             return True
+        # In the order in which they began: where the first is not slow none is.
+        if now - next(iter(self._flights.values())).since < HEDGE_AFTER:
+            return False
         slow = sum(now - flight.since >= HEDGE_AFTER for flight in self._flights.values())
-        return 2 * len(self._flights) - slow < 2 * self._parallel
+        return 2 * flights - slow < 2 * self._parallel
 
     def wake_at(self, now: float) -> float | None:
         """When `plan` may return something though nothing else happened; None for never."""
