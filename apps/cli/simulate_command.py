@@ -11,6 +11,7 @@ from hawker.apps.cli.curve import chart
 from hawker.apps.cli.options import Session, common_options, json_option, pass_session
 from hawker.apps.cli.text import size as as_size
 from hawker.apps.cli.text import table
+from hawker.core.errors import Unavailable
 from hawker.core.pieces import MIB, piece_length_for
 
 if TYPE_CHECKING:
@@ -175,8 +176,13 @@ def _run(session: Session, scenario: Scenario, evaluator: str, exact: bool) -> O
         from hawker.core.simulation.world import World
 
         return World(scenario, score).run()
-    from hawker.core.simulation.approximate import approximate
-
+    try:
+        from hawker.core.simulation.approximate import approximate
+    except ModuleNotFoundError as exc:
+        raise Unavailable(
+            f"the approximate simulation needs {exc.name}",
+            hint="pip install 'hawker[simulate]', or --exact",
+        ) from exc
     return approximate(scenario)
 
 

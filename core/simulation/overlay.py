@@ -28,13 +28,22 @@ BATCH = 50
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """`sources[starts[peer] : starts[peer + 1]]` are the hosts a peer may ask; `listeners` is how
-    many may ask each host; `children` are the peers that may ask the seed, which is not a source."""
+    """Edges.
+
+    Attributes:
+        sources: those from `starts[peer]` to `starts[peer + 1]` are the hosts a peer may ask.
+        listeners: how many may ask each host.
+        children: the peers that may ask the seed, which is not among the sources.
+    """
 
     starts: NDArray[np.int64]
     sources: Ints
     listeners: Ints
     children: Ints
+
+    def sources_of(self, peer: int) -> Ints:
+        """The hosts that one peer may ask."""
+        return self.sources[self.starts[peer] : self.starts[peer + 1]]
 
 
 def build(peers: int, rng: np.random.Generator) -> Overlay:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -74,16 +76,16 @@ def test_one_piece_doubles_its_holders_in_each_slot(peers: int) -> None:
     assert relays.run() == pytest.approx(peers.bit_length())
 
 
-def finish_times(sizes: list[tuple[float, tuple[Link, ...]]]) -> list[float]:
+def finish_times(sizes: Sequence[tuple[float, tuple[Link, ...]]]) -> list[float]:
     timeline = Timeline()
     network = Network(timeline)
     times = [0.0] * len(sizes)
 
-    def note(number: int) -> None:
+    def note(number: int, flow: Flow) -> None:
         times[number] = timeline.now
 
     for number, (size, links) in enumerate(sizes):
-        network.start(size, links, lambda flow, number=number: note(number))
+        network.start(size, links, functools.partial(note, number))
     timeline.run(1e9, lambda: False)
     return times
 
