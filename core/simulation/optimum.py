@@ -38,5 +38,8 @@ def optimum(scenario: Scenario) -> Optimum:
         "F/min d": size / min(rates),
         "N F/(U_s + sum u)": peers * size / uploads,
     }
+    if scenario.zones > 1 and scenario.zone_link:
+        # Each other zone needs one copy at least, and all of them leave the first.
+        bounds["F/zone link"] = (min(scenario.zones, peers) - 1) * size / scenario.zone_link
     name = max(bounds, key=lambda bound: bounds[bound])
     return Optimum(bounds[name], name)

@@ -30,6 +30,11 @@ def test_unequal_links_take_the_fluid_bound() -> None:
     assert best.formula == "F/U_s"
 
 
+def test_a_copy_for_each_other_zone_has_to_cross() -> None:
+    best = optimum(Scenario(99, 256, link=1e6, zones=3, zone_link=5e5))
+    assert (best.formula, best.seconds) == ("F/zone link", 2 * 256 * MIB / 5e5)
+
+
 def test_peers_that_come_one_by_one_are_bound_by_their_own_links() -> None:
     best = optimum(Scenario(10, 256, link=1e6, arrivals=Arrivals.parse("poisson:60")))
     assert best.seconds == pytest.approx(256 * MIB / 1e6)
