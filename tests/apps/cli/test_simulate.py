@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -54,6 +55,17 @@ def test_what_makes_no_sense_is_a_usage_error(
 ) -> None:
     assert run([*SMALL, *arguments]) == code
     assert capfd.readouterr().err.startswith("hawker: ")
+
+
+def test_without_numpy_the_approximate_one_says_what_to_install(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("approximate", "crowd", "dealing", "overlay"):
+        monkeypatch.delitem(sys.modules, f"hawker.core.simulation.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert run([*SMALL, "--approximate"]) == 1
+    assert "pip install 'hawker[simulate]'" in capfd.readouterr().err
+    assert run([*SMALL, "--exact"]) == 0
 
 
 def test_a_size_is_cut_as_hawker_cuts_it(capfd: pytest.CaptureFixture[str]) -> None:
