@@ -36,6 +36,7 @@ COMMANDS = {
     "config": ("settings_commands:config", "Show the settings and where they come from."),
     "cluster": ("settings_commands:cluster", "Make the key that a cluster's hosts share."),
     "ca": ("ca_command:ca", "Make certificates for TLS between processes."),
+    "simulate": ("simulate_command:simulate", "Simulate a swarm of any size."),
     "doctor": ("doctor_command:doctor", "Check this machine and these settings."),
 }
 PLACES = {name: (f"hawker.apps.cli.{place}", help) for name, (place, help) in COMMANDS.items()}

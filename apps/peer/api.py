@@ -14,7 +14,7 @@ from hawker.apps.peer.availability import Announcer
 from hawker.apps.peer.content import send_content, send_stored
 from hawker.apps.peer.downloads import progress_lines, receive_import
 from hawker.apps.peer.endpoints import Endpoint
-from hawker.apps.peer.pieces import PieceServer, UploadSlots
+from hawker.apps.peer.pieces import PieceServer
 from hawker.apps.peer.policy import Tickets, check_private, visible
 from hawker.apps.web.access import LOCAL_USER, Access, check_allowed, is_local
 from hawker.apps.web.events import event_stream, ndjson_stream
@@ -28,6 +28,7 @@ from hawker.core.storage import Entry
 from hawker.core.transfer.access import restricted
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.naming import Named
+from hawker.core.transfer.slots import UploadSlots
 
 MAX_BODY = 1024 * 1024
 

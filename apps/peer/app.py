@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from hawker.apps.peer.api import Api
 from hawker.apps.peer.availability import Announcer
 from hawker.apps.peer.figures import peer_metrics
-from hawker.apps.peer.pieces import PieceServer, UploadSlots
+from hawker.apps.peer.pieces import PieceServer
 from hawker.apps.peer.policy import offered
 from hawker.apps.web.access import Access
 from hawker.apps.web.metrics import Metric
@@ -30,6 +30,7 @@ from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey, read_key_file
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.slots import UploadSlots
 
 log = logging.getLogger(__name__)
 

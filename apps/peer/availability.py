@@ -1,9 +1,4 @@
-"""The availability stream: digest runs and pieces this peer has, then each new one.
-
-While this peer reads the origin, each new piece is offered to one child first and to all once it
-has left (or after a moment): the children then have different pieces to exchange, and the reader
-uploads little more than one copy. In simulation this is the largest single lever.
-"""
+"""The availability stream: digest runs and pieces this peer has, then each new one."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 
 from hawker.apps.peer.policy import offered
 from hawker.apps.web.events import Frame
@@ -23,48 +17,16 @@ from hawker.core.messages import Availability, encode
 from hawker.core.pieces import KIB, PieceSet, Run
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
+from hawker.core.transfer.turns import BEAT, EVENT_COST, HELD_BEAT, Turns
 
 log = logging.getLogger(__name__)
 
-BEAT = 0.45
 APPEAR = 5.0
-# Each stream waits this long for each stream there is between two events, so that telling many
-# others costs this host a bounded share of its time (an event takes about 0.1 ms at each end).
-EVENT_COST = 0.005
-# A piece that the first child did not take by then is offered to all.
-FIRST_TURN = 1.0
-HELD_BEAT = 0.05
 # What one event says at most, so that it stays below `MAX_PEER_EVENT` however large the content;
 # the rest follows at once. A signed run costs about RUN_COST bytes besides its digests.
 MAX_HAVE = 8192
 MAX_DIGEST_BYTES = 256 * KIB
 RUN_COST = 512
-
-
-@dataclass(eq=False)
-class _Turns:
-    """Which child may take which new piece first, for one generation."""
-
-    children: list[int] = field(default_factory=list)
-    seen: PieceSet = field(default_factory=PieceSet)
-    held: dict[int, tuple[int, float]] = field(default_factory=dict)
-    next: int = 0
-
-    def deal(self, valid: PieceSet, now: float, *, reading: bool) -> None:
-        """Give each new piece to one child while this host reads; let go of overdue ones."""
-        new = valid - self.seen
-        self.seen = valid
-        if reading and len(self.children) > 1:
-            for piece in new:
-                self.next = (self.next + 1) % len(self.children)
-                self.held[piece] = (self.children[self.next], now + FIRST_TURN)
-        for piece in [piece for piece, (_, until) in self.held.items() if until <= now]:
-            del self.held[piece]
-
-    def visible(self, child: int, valid: PieceSet) -> PieceSet:
-        """What this child may ask for."""
-        others = PieceSet.of(piece for piece, (first, _) in self.held.items() if first != child)
-        return valid - others
 
 
 class Announcer:
@@ -81,14 +43,13 @@ class Announcer:
         self._draining = draining
         self._streams = 0
         self._numbers = itertools.count()
-        self._turns: dict[tuple[str, str], _Turns] = {}
+        self._turns: dict[tuple[str, str], Turns] = {}
 
     def served(self, task: str, generation: str, run: Run) -> None:
-        """A run of pieces left this peer: everybody may have them now."""
+        """A run of pieces left this peer."""
         turns = self._turns.get((task, generation))
         if turns is not None:
-            for piece in range(run[0], run[1] + 1):
-                turns.held.pop(piece, None)
+            turns.served(PieceSet.of_run(*run), self._conductor().ground.clock())
 
     async def frames(
         self, task: str, generation: str, caller: Caller
@@ -120,9 +81,9 @@ class Announcer:
         self, conductor: Conductor, entry: Entry
     ) -> AsyncGenerator[Availability, None]:
         key = (entry.task, entry.generation)
-        turns = self._turns.setdefault(key, _Turns(seen=entry.valid))
+        turns = self._turns.setdefault(key, Turns(seen=entry.valid))
         child = next(self._numbers)
-        turns.children.append(child)
+        turns.join(child, conductor.ground.clock())
         self._streams += 1
         try:
             said = PieceSet()
@@ -135,7 +96,8 @@ class Announcer:
                     beat = HELD_BEAT if turns.held else BEAT
                     version = await entry.wait_change(version, beat)
                 now = conductor.ground.clock()
-                turns.deal(entry.valid, now, reading=conductor.reads(entry.task))
+                reading, idle = conductor.reads(entry.task), self._free_slots() > 0
+                turns.deal(entry.valid, now, reading=reading, idle=idle)
                 # Possession only grows; a windowed entry forgets what it delivered: no offer.
                 have = PieceSet() if entry.windowed else turns.visible(child, entry.valid)
                 # Digests alone are no news: they come before their pieces, and go with them.
@@ -150,7 +112,7 @@ class Announcer:
                 await asyncio.sleep(EVENT_COST * self._streams)
         finally:
             self._streams -= 1
-            turns.children.remove(child)
+            turns.leave(child, conductor.ground.clock())
             if not turns.children:
                 self._turns.pop(key, None)
 

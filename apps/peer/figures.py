@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from hawker.apps.peer.pieces import UploadSlots
 from hawker.apps.web.metrics import Metric, counter, counters, gauge, gauges
 from hawker.core.clients.scheduler import SchedulerLink
 from hawker.core.transfer.conductor import Conductor
+from hawker.core.transfer.slots import UploadSlots
 
 COUNTERS = {
     "origin_bytes": "Bytes read from origins.",

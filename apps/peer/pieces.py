@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
@@ -14,44 +13,18 @@ from hawker.apps.peer.reading import read, send_span
 from hawker.apps.web.access import Access
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.core.contracts import Caller, Codec
-from hawker.core.errors import BadRequest, Busy, NotFound
+from hawker.core.errors import BadRequest, NotFound
 from hawker.core.ids import GENERATION_ID, TASK_ID
 from hawker.core.pieces import KIB, MAX_PIECES, MIB, PieceSet, Run
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
+from hawker.core.transfer.slots import UploadSlots
 
-RETRY_AFTER = 0.02
 # Piece numbers have seven digits at most; Python refuses to convert very long ones by itself.
 _NUMBER = re.compile(r"^[0-9]{1,7}\Z")
 SAMPLE = 64 * KIB
 # A run is coded as a whole in memory; longer ones go as they are.
 MAX_CODED = 16 * MIB
-
-
-class UploadSlots:
-    """How many requests for pieces are answered at once, and what was sent."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-        self.sent_bytes = 0
-        self.refused = 0
-
-    @property
-    def free(self) -> int:
-        return max(0, self.limit - self.used)
-
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """Hold a slot; raises Busy where none is free."""
-        if self.used >= self.limit:
-            self.refused += 1
-            raise Busy("every upload slot is taken", retry_after=RETRY_AFTER)
-        self.used += 1
-        try:
-            yield
-        finally:
-            self.used -= 1
 
 
 class Stored(Protocol):

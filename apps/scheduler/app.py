@@ -48,12 +48,18 @@ from hawker.core.messages import (
     encode,
     report_decoder,
 )
-from hawker.core.scheduling import MAX_RECORDS, LeaseRecord, OriginLimits, Outgoing, Scheduler
+from hawker.core.scheduling import (
+    MAX_RECORDS,
+    TICK,
+    LeaseRecord,
+    OriginLimits,
+    Outgoing,
+    Scheduler,
+)
 
 log = logging.getLogger(__name__)
 
 ANNOUNCE_AFTER = 15.0
-TICK = 0.25
 # A process that was frozen, or a machine that slept, has heard nobody meanwhile.
 LATE = 0.5
 MAX_BODY = 4 * 1024 * 1024

@@ -9,7 +9,7 @@ machine.py    events in, decisions out
 
 from hawker.core.scheduling.entities import LeaseRecord, Outgoing
 from hawker.core.scheduling.leasebook import OriginLimits
-from hawker.core.scheduling.machine import Scheduler
+from hawker.core.scheduling.machine import TICK, Scheduler
 from hawker.core.scheduling.origin import MAX_RECORDS
 
-__all__ = ["MAX_RECORDS", "LeaseRecord", "OriginLimits", "Outgoing", "Scheduler"]
+__all__ = ["MAX_RECORDS", "TICK", "LeaseRecord", "OriginLimits", "Outgoing", "Scheduler"]

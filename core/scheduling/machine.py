@@ -40,6 +40,8 @@ from hawker.core.scheduling.recall import Recall
 from hawker.core.scheduling.views import describe_task, summarize_host, summarize_task
 from hawker.core.telemetry import is_request_id
 
+# How often whoever runs the machine calls `tick`.
+TICK = 0.25
 AWAY_TIMEOUT = 5.0
 # How long one peer avoids another, and all peers a host that several accuse.
 SUSPECT_SECONDS = 10.0

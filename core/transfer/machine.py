@@ -62,6 +62,7 @@ class Offer:
 class _Flight:
     fetch: Fetch
     since: float
+    pieces: PieceSet
 
 
 class Rarity:
@@ -160,10 +161,10 @@ class DownloadMachine:
 
     @property
     def in_flight(self) -> PieceSet:
-        pieces = PieceSet()
+        bits = 0
         for flight in self._flights.values():
-            pieces |= flight.fetch.pieces
-        return pieces
+            bits |= flight.pieces.bits
+        return PieceSet(bits)
 
     @property
     def missing(self) -> PieceSet:
@@ -177,6 +178,9 @@ class DownloadMachine:
     def plan(self, now: float) -> list[Fetch]:
         """Fetches to start now."""
         planned: list[Fetch] = []
+        if not self._has_room(now):
+            # Asked for with every event of every parent: most of the time this is the answer.
+            return planned
         missing = self.missing
         while missing and self._has_room(now):
             fetch = self._next(missing, now)
@@ -190,32 +194,39 @@ class DownloadMachine:
 
     def _has_room(self, now: float) -> bool:
         """Another fetch may begin. Slow ones count half: parents that trickle must not hold all."""
+        flights = len(self._flights)
+        if flights < self._parallel:
+            return True
+        # In the order in which they began: where the first is not slow none is.
+        if now - next(iter(self._flights.values())).since < HEDGE_AFTER:
+            return False
         slow = sum(now - flight.since >= HEDGE_AFTER for flight in self._flights.values())
-        return 2 * len(self._flights) - slow < 2 * self._parallel
+        return 2 * flights - slow < 2 * self._parallel
 
     def wake_at(self, now: float) -> float | None:
         """When `plan` may return something though nothing else happened; None for never."""
-        times = [offer.retry_at for offer in self.offers.values() if offer.retry_at > now]
-        times.extend(flight.since + HEDGE_AFTER for flight in self._flights.values())
-        later = [time for time in times if time > now]
-        return min(later) if later else None
+        times = [flight.since + HEDGE_AFTER for flight in self._flights.values()]
+        if self._has_room(now):
+            times.extend(offer.retry_at for offer in self.offers.values())
+        return min((time for time in times if time > now), default=None)
 
     def _next(self, missing: PieceSet, now: float) -> Fetch | None:
-        useful = {
-            parent: offer.have & missing
+        bits = missing.bits
+        useful = [
+            (parent, offer)
             for parent, offer in self.offers.items()
-            if offer.retry_at <= now and offer.have.bits & missing.bits
-        }
+            if offer.retry_at <= now and offer.have.bits & bits
+        ]
         limit = max(1, self._parallel // max(1, len(useful)))
-        ready = [parent for parent in useful if self.offers[parent].in_flight < limit]
+        ready = [entry for entry in useful if entry[1].in_flight < limit]
         if not ready:
             return None
-        parent = min(ready, key=self._preference)
-        first, last = self._choose_run(useful[parent], len(missing), self.offers[parent])
+        parent, offer = min(ready, key=self._preference)
+        first, last = self._choose_run(offer.have & missing, len(missing), offer)
         return self._start(parent, first, last, now)
 
-    def _preference(self, parent: str) -> tuple[int, float]:
-        offer = self.offers[parent]
+    def _preference(self, entry: tuple[str, Offer]) -> tuple[int, float]:
+        offer = entry[1]
         # Unmeasured parents count as fast, so that each is tried; equal ones are mixed.
         rate = offer.rate or 1e12
         return offer.in_flight, self._rng.random() * 0.1 - min(1.0, rate / 1e9)
@@ -259,7 +270,7 @@ class DownloadMachine:
     def _start(self, parent: str, first: int, last: int, now: float, hedge: bool = False) -> Fetch:
         self._number += 1
         fetch = Fetch(self._number, parent, first, last, hedge)
-        self._flights[fetch.number] = _Flight(fetch, now)
+        self._flights[fetch.number] = _Flight(fetch, now, fetch.pieces)
         self.offers[parent].in_flight += 1
         return fetch
 
@@ -332,7 +343,7 @@ class DownloadMachine:
         return [
             flight.fetch
             for number, flight in self._flights.items()
-            if number != fetch.number and flight.fetch.pieces.bits & fetch.pieces.bits
+            if number != fetch.number and flight.pieces.bits & fetch.pieces.bits
         ]
 
     def held(self, pieces: PieceSet) -> None:

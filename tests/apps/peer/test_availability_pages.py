@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from hawker.apps.peer.availability import BEAT, Announcer
+from hawker.apps.peer.availability import Announcer
 from hawker.core.clients.events import MAX_PEER_EVENT
 from hawker.core.digests import MAX_RUN_PIECES, DigestRun
 from hawker.core.messages import Availability, encode
 from hawker.core.pieces import MAX_PIECES, MIB, Layout, PieceSet
+from hawker.core.transfer.turns import BEAT
 
 # As many separate parts as there can be of so much.
 FRAGMENTED = PieceSet(int("01" * (MAX_PIECES // 16), 2))

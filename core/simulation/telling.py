@@ -1,0 +1,113 @@
+"""The side of a simulated host that tells others what it has: `hawker.apps.peer.availability`
+without HTTP.
+
+Left out: heartbeats without news, which would only tell of free slots.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hawker.core.pieces import PieceSet
+from hawker.core.transfer.turns import EVENT_COST, HELD_BEAT, Turns
+
+if TYPE_CHECKING:
+    from hawker.core.simulation.host import SimulatedHost
+
+
+class Stream:
+    """What one child was told; `seen` is what there was as it was looked for news."""
+
+    __slots__ = ("child", "number", "open", "said", "seen", "waiting")
+
+    def __init__(self, child: SimulatedHost, number: int) -> None:
+        self.child = child
+        self.number = number
+        self.said = 0
+        self.seen = -1
+        self.waiting = False
+        self.open = True
+
+
+class Teller:
+    """Tells children what its host has, each at its own pace."""
+
+    __slots__ = ("_host", "_numbers", "_streams", "_turns")
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+        self._streams: dict[str, Stream] = {}
+        self._turns = Turns(seen=host.machine.valid)
+        self._numbers = 0
+
+    def open(self, child: SimulatedHost) -> None:
+        """A child listens from now on."""
+        if self._host.gone or child.id in self._streams or self._host.id not in child.watches:
+            return
+        self._numbers += 1
+        stream = self._streams[child.id] = Stream(child, self._numbers)
+        self._turns.join(stream.number, self._host.world.timeline.now)
+        self._look(stream)
+
+    def close(self, child: str) -> None:
+        """A child listens no more."""
+        stream = self._streams.pop(child, None)
+        if stream is not None:
+            stream.open = False
+            self._turns.leave(stream.number, self._host.world.timeline.now)
+
+    @property
+    def children(self) -> list[SimulatedHost]:
+        return [stream.child for stream in self._streams.values()]
+
+    def gained(self) -> None:
+        """The host has more than before."""
+        for stream in list(self._streams.values()):
+            if stream.waiting:
+                self._look(stream)
+
+    def served(self, pieces: PieceSet) -> None:
+        """These left the host."""
+        if self._turns.held:
+            self._turns.served(pieces, self._host.world.timeline.now)
+
+    def _look(self, stream: Stream) -> None:
+        host = self._host
+        if host.frozen or host.gone or not stream.open:
+            return
+        valid = host.machine.valid
+        stream.seen = valid.bits
+        world = host.world
+        now = world.timeline.now
+        if host.reader is not None or self._turns.held:
+            idle = host.slots.free > 0
+            self._turns.deal(valid, now, reading=host.reader is not None, idle=idle)
+            have = self._turns.visible(stream.number, valid).bits
+        else:
+            self._turns.seen = valid
+            have = valid.bits
+        news = have & ~stream.said
+        if not news:
+            if not stream.waiting or self._turns.held:
+                stream.waiting = True
+                if self._turns.held:
+                    world.timeline.at(now + HELD_BEAT, self._beat, stream, stream.said)
+            return
+        stream.said |= news
+        stream.waiting = False
+        later = now + world.scenario.latency
+        world.timeline.at(later, stream.child.heard, host.id, PieceSet(news), host.slots.free)
+        world.timeline.at(now + EVENT_COST * len(self._streams), self._awake, stream)
+
+    def _beat(self, stream: Stream, said: int) -> None:
+        if stream.waiting and stream.said == said:
+            self._look(stream)
+
+    def _awake(self, stream: Stream) -> None:
+        if stream.seen != self._host.machine.valid.bits:
+            self._look(stream)
+        else:
+            stream.waiting = True
+            if self._turns.held:
+                now = self._host.world.timeline.now
+                self._host.world.timeline.at(now + HELD_BEAT, self._beat, stream, stream.said)

@@ -1,0 +1,144 @@
+"""What a host tells its children of new pieces, and when: the pace of availability streams, and
+which child may take a new piece of the reader.
+
+While a host reads the origin, each new piece is offered to one child alone: the children then have
+different pieces to exchange, and the reader uploads little more than one copy. What a child took is
+not offered to others as long as there are pieces that nobody took: the others get it from that
+child, and the reader's upload is for what nobody else can give. In simulation this is the largest
+single lever: without, a reader uploads two copies, and the swarm takes twice the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hawker.core.pieces import PieceSet
+
+# The longest silence of a stream.
+BEAT = 0.45
+# The same while pieces are held back for one child.
+HELD_BEAT = 0.05
+# Each stream waits this long for each stream there is between two events, so that telling many
+# others costs this host a bounded share of its time (an event takes about 0.1 ms at each end).
+EVENT_COST = 0.005
+# A child that took nothing for so long, while others took `ROUNDS` pieces each on average, or
+# nobody took any, stands still: what it was to take is offered to another one, too.
+FIRST_TURN = 1.0
+ROUNDS = 2
+# What a child took is offered to all after so long, where there is nothing newer to give: it may
+# have been the only one to get it, and stand still.
+ALONE = 2.0
+# And after so long in any case.
+ALONE_AT_MOST = 30.0
+
+
+@dataclass(eq=False)
+class Turns:
+    """Which child may take which piece, for one generation.
+
+    `fresh` are pieces that nobody took yet, with the child they are offered to; `taken` those that
+    one child took, with that child and when.
+    """
+
+    children: list[int] = field(default_factory=list)
+    seen: PieceSet = field(default_factory=PieceSet)
+    fresh: dict[int, int] = field(default_factory=dict)
+    taken: dict[int, tuple[int, float]] = field(default_factory=dict)
+    served_at: float = 0.0
+    served_count: int = 0
+    _last: dict[int, tuple[float, int]] = field(default_factory=dict)
+    _turn: int = 0
+    _load: dict[int, int] = field(default_factory=dict)
+    _hidden: int = 0
+    _own: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        """Something is held back from some children."""
+        return bool(self._hidden)
+
+    def join(self, child: int, now: float) -> None:
+        """Another child takes part."""
+        self.children.append(child)
+        self._own[child] = self._load[child] = 0
+        self._last[child] = (now, self.served_count)
+
+    def leave(self, child: int, now: float) -> None:
+        """The child is gone: what it was to take goes to others, what it took to all."""
+        self.children.remove(child)
+        del self._own[child], self._last[child], self._load[child]
+        for piece in [piece for piece, (owner, _) in self.taken.items() if owner == child]:
+            self._release(piece)
+        for piece in [piece for piece, owner in self.fresh.items() if owner == child]:
+            self._pass_on(piece)
+
+    def deal(self, valid: PieceSet, now: float, *, reading: bool, idle: bool) -> None:
+        """Give each new piece to one child while this host reads, the more to a child the quicker
+        it takes them; let go of overdue ones. `idle`: an upload slot is free."""
+        new = valid - self.seen
+        self.seen = valid
+        if reading and len(self.children) > 1:
+            for piece in new:
+                self._pass_on(piece)
+        if self.fresh:
+            self._hurry(now, idle=idle)
+        patience = ALONE_AT_MOST if self.fresh else ALONE if reading else 0.0
+        for piece, (_, since) in list(self.taken.items()):
+            if now - since < patience:
+                # They are in order.
+                break
+            self._release(piece)
+
+    def served(self, pieces: PieceSet, now: float) -> None:
+        """These pieces left this host."""
+        for piece in pieces:
+            child = self.fresh.pop(piece, None)
+            self.served_count += 1
+            if child is not None:
+                self.taken[piece] = (child, now)
+                self._load[child] -= 1
+                self._last[child] = (now, self.served_count)
+        self.served_at = now
+
+    def visible(self, child: int, valid: PieceSet) -> PieceSet:
+        """What this child may ask for."""
+        return PieceSet(valid.bits & ~self._hidden | valid.bits & self._own.get(child, 0))
+
+    def _hurry(self, now: float, *, idle: bool) -> None:
+        """Pass on what children were to take that take nothing."""
+        idle = idle and now - self.served_at >= FIRST_TURN
+        enough = ROUNDS * len(self.children)
+        late = {
+            child
+            for child, (when, count) in self._last.items()
+            if now - when >= FIRST_TURN and (idle or self.served_count - count >= enough)
+        }
+        if late:
+            for piece in [piece for piece, owner in self.fresh.items() if owner in late]:
+                self._pass_on(piece)
+            for child in self.children:
+                if child in late:
+                    self._last[child] = (now, self.served_count)
+
+    def _pass_on(self, piece: int) -> None:
+        """Offer a piece to the child that has the fewest to take, in turn where several have."""
+        former = self.fresh.pop(piece, None)
+        others = [child for child in self.children if child != former]
+        if former in self._load:
+            self._load[former] -= 1
+        if not others or len(self.children) < 2:
+            self._release(piece)
+            return
+        self._turn += 1
+        start = self._turn % len(others)
+        child = min(others[start:] + others[:start], key=self._load.__getitem__)
+        self.fresh[piece] = child
+        self._load[child] += 1
+        self._own[child] |= 1 << piece
+        self._hidden |= 1 << piece
+
+    def _release(self, piece: int) -> None:
+        """Offer a piece to all."""
+        self.taken.pop(piece, None)
+        self.fresh.pop(piece, None)
+        self._hidden &= ~(1 << piece)

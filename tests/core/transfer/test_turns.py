@@ -1,0 +1,102 @@
+"""Which child of a reader may take which piece."""
+
+from __future__ import annotations
+
+from hawker.core.pieces import PieceSet
+from hawker.core.transfer.turns import ALONE, ALONE_AT_MOST, FIRST_TURN, ROUNDS, Turns
+
+CHILDREN = (1, 2, 3, 4)
+
+
+def reading(pieces: int, now: float = 0.0) -> tuple[Turns, PieceSet]:
+    """A reader with four children that has just read so many pieces."""
+    turns = Turns()
+    for child in CHILDREN:
+        turns.join(child, now)
+    valid = PieceSet.first(pieces)
+    turns.deal(valid, now, reading=True, idle=False)
+    return turns, valid
+
+
+def test_each_new_piece_is_offered_to_one_child() -> None:
+    turns, valid = reading(8)
+    shares = [turns.visible(child, valid) for child in CHILDREN]
+    assert [len(share) for share in shares] == [2, 2, 2, 2]
+    assert PieceSet.of(piece for share in shares for piece in share) == valid
+
+
+def test_what_a_child_took_is_not_offered_to_others_while_there_is_more_to_take() -> None:
+    turns, valid = reading(8)
+    mine = turns.visible(1, valid)
+    turns.served(mine, 0.1)
+    turns.deal(valid, 0.2 + ALONE, reading=True, idle=False)
+    assert not turns.visible(2, valid) & mine
+    assert turns.visible(1, valid) == mine
+    turns.deal(valid, 0.2 + ALONE_AT_MOST, reading=True, idle=False)
+    assert mine <= turns.visible(2, valid)
+
+
+def test_everything_is_offered_to_all_once_all_of_it_was_read_and_left() -> None:
+    turns, valid = reading(8)
+    turns.served(valid, 0.1)
+    turns.deal(valid, 0.2, reading=True, idle=True)
+    assert len(turns.visible(1, valid)) == 2
+    turns.deal(valid, 0.2, reading=False, idle=True)
+    assert turns.visible(1, valid) == valid
+    assert not turns.held
+
+
+def test_a_child_that_takes_nothing_loses_its_turn_when_others_had_theirs() -> None:
+    turns, valid = reading(80)
+    theirs = [piece for child in (2, 3, 4) for piece in turns.visible(child, valid)]
+    mine = turns.visible(1, valid)
+    for number, piece in enumerate(theirs[: ROUNDS * len(CHILDREN)]):
+        turns.deal(valid, number * 0.01, reading=True, idle=False)
+        turns.served(PieceSet.of([piece]), number * 0.01)
+    # Not before its time, however fast the others are.
+    turns.deal(valid, FIRST_TURN / 2, reading=True, idle=False)
+    assert not turns.visible(2, valid) & mine
+    turns.deal(valid, FIRST_TURN, reading=True, idle=False)
+    others = [turns.visible(child, valid) & mine for child in (2, 3, 4)]
+    assert PieceSet.of(piece for other in others for piece in other) == mine
+
+
+def test_who_takes_quickly_is_offered_more() -> None:
+    turns, _ = reading(8)
+    for count in range(9, 40):
+        valid = PieceSet.first(count)
+        turns.deal(valid, count * 0.01, reading=True, idle=False)
+        turns.served(turns.visible(1, valid), count * 0.01)
+    shares = [len(turns.visible(child, valid)) for child in CHILDREN]
+    assert shares[0] > 20
+    assert max(shares[1:]) < 6
+
+
+def test_nobody_loses_a_turn_for_a_slow_upload() -> None:
+    turns, valid = reading(8)
+    turns.deal(valid, 100 * FIRST_TURN, reading=True, idle=False)
+    assert [len(turns.visible(child, valid)) for child in CHILDREN] == [2, 2, 2, 2]
+    # With slots free it is the children who do not come.
+    turns.deal(valid, 100 * FIRST_TURN, reading=True, idle=True)
+    assert sum(len(turns.visible(child, valid)) for child in CHILDREN) == 16
+
+
+def test_what_a_child_was_to_take_or_had_alone_is_not_lost_with_it() -> None:
+    turns, valid = reading(8)
+    mine = turns.visible(1, valid)
+    first = PieceSet.of([next(iter(mine))])
+    turns.served(first, 0.1)
+    turns.leave(1, 0.2)
+    shares = [turns.visible(child, valid) for child in (2, 3, 4)]
+    assert all(first <= share for share in shares)
+    assert PieceSet.of(piece for share in shares for piece in share) == valid
+
+
+def test_a_child_alone_may_have_everything() -> None:
+    turns, valid = reading(8)
+    for child in (1, 2, 3):
+        turns.leave(child, 0.1)
+    assert turns.visible(4, valid) == valid
+    more = PieceSet.first(9)
+    turns.deal(more, 0.2, reading=True, idle=True)
+    assert turns.visible(4, more) == more
