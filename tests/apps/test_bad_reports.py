@@ -46,6 +46,7 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "done": False,
         "digest": "sha256:" + "5" * 64,
         "checks": True,
+        "modified": 1_600_000_000,
     },
     "changed": {"generation": "0" * 16, "lease": "0" * 16},
     "length": {"generation": "0" * 16, "total": 8 * MIB},
