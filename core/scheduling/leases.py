@@ -220,6 +220,9 @@ class Leases:
                 report.modified,
             )
             self._generations.begin(task, found)
+        elif task.current is not None and not task.current.validator:
+            # Begun by what somebody had stored, of which this reader knows more.
+            task.current.validator, task.current.ranged = report.validator, report.ranged
         if not lease.started or report.read_bytes > lease.read_bytes:
             lease.progress_at = now
             self.book.gate(task).answered()

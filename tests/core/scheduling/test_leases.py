@@ -466,6 +466,28 @@ def test_who_took_the_holders_of_a_part_for_enough_gets_the_rest_once_the_end_is
     assert again.host("seed") in {parent.host for parent in record.parents if parent.spine}
 
 
+def test_what_its_reader_knows_of_content_counts_though_its_part_was_heard_of_first() -> None:
+    """The scheduler ended before it heard what is read: without a validator all would be again."""
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    again = restarted(world, "seed", "one")
+    again.join("seed", seed=True)
+    seed = again.key("seed")
+    readers = [Reader(seed.host, seed.public, read.lease)]
+    again.report("seed", Register(
+        task=read.task, spec=spec("x"), want=[], generation=GENERATION, layout=LAYOUT,
+        have=[(0, 3)], readers=readers,
+    ))  # fmt: skip
+    again.progress("seed", read, size=5)
+    again.join("one")
+    again.ask("one", spec("x"))
+    again.progress("seed", read, size=6)
+    view = again.scheduler.describe(read.task)
+    assert view is not None and view["generation"] == GENERATION
+    task = again.scheduler._board.tasks[read.task]
+    assert task.current is not None and task.current.validator == '"v"'
+
+
 def test_who_only_offers_gets_no_record_that_could_pass_for_an_answer() -> None:
     """It takes nothing, and what it asks next may be about another generation."""
     world = make()
