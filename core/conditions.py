@@ -29,6 +29,17 @@ class Validators(msgspec.Struct, frozen=True):
     etag: str
     modified: int | None = None
 
+    @property
+    def date(self) -> str | None:
+        """The last change as a field's value."""
+        return None if self.modified is None else formatdate(self.modified, usegmt=True)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The header fields that tell them."""
+        date = self.date
+        return {"etag": self.etag} | ({} if date is None else {"last-modified": date})
+
 
 class Conditions(msgspec.Struct, frozen=True):
     """The values of a GET's or HEAD's conditional fields, each None where it was not sent."""
@@ -67,9 +78,7 @@ class Conditions(msgspec.Struct, frozen=True):
         if self.range is None or self.range.strip() == current.etag:
             return True
         # The very date that was sent, no other form of it.
-        return current.modified is not None and self.range.strip() == formatdate(
-            current.modified, usegmt=True
-        )
+        return self.range.strip() == current.date
 
 
 def _tags(field: str) -> list[str]:

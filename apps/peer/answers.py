@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import secrets
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from operator import itemgetter
 
 from starlette.datastructures import Headers
@@ -69,17 +68,15 @@ def _joined(headers: Headers, name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is known of the content; `total` None while its length is not, `modified` (in seconds
-    since 1970) where nobody said when it was changed.
+    """What is known of the content; `total` None while its length is not.
 
     What is `passing` is not kept once it was delivered: there is no way back.
     """
 
-    etag: str
+    validators: Validators
     total: int | None
     digest: Digest | None = None
     passing: bool = False
-    modified: int | None = None
 
     def answer(self, asked: Asked) -> Answer:
         """What the request gets.
@@ -87,19 +84,18 @@ class Content:
         Raises:
             PreconditionFailed, Unsatisfiable: with the fields of the answer.
         """
-        validators = Validators(self.etag, self.modified)
         try:
-            if asked.conditions.not_modified(validators):
-                return Answer(304, self._validators())
+            if asked.conditions.not_modified(self.validators):
+                return Answer(304, self.validators.fields)
             spans = None
-            if asked.ranges is not None and asked.conditions.allow_range(validators):
+            if asked.ranges is not None and asked.conditions.allow_range(self.validators):
                 spans = self._spans(asked.ranges)
         except PreconditionFailed as exc:
-            exc.headers = self._validators()
+            exc.headers = self.validators.fields
             raise
         except Unsatisfiable as exc:
             place = {} if self.total is None else {"content-range": f"bytes */{self.total}"}
-            exc.headers = {**self._validators(), "accept-ranges": "bytes", **place}
+            exc.headers = {**self.validators.fields, "accept-ranges": "bytes", **place}
             raise
         return self._whole() if spans is None else self._partial(spans)
 
@@ -141,14 +137,8 @@ class Content:
         total = "*" if self.total is None else self.total
         return f"bytes {span.start}-{span.stop - 1}/{total}"
 
-    def _validators(self) -> dict[str, str]:
-        fields = {"etag": self.etag}
-        if self.modified is not None:
-            fields["last-modified"] = formatdate(self.modified, usegmt=True)
-        return fields
-
     def _fields(self) -> dict[str, str]:
-        fields = {"content-type": CONTENT_TYPE, "accept-ranges": "bytes", **self._validators()}
+        fields = {"content-type": CONTENT_TYPE, "accept-ranges": "bytes", **self.validators.fields}
         if self.digest is not None and self.digest.algorithm == "sha256":
             coded = base64.b64encode(bytes.fromhex(self.digest.hex)).decode()
             fields["repr-digest"] = f"sha-256=:{coded}:"

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from hawker.apps.peer.answers import Answer, Asked, Content
 from hawker.apps.peer.reading import SLOW_CLIENT, send_span
 from hawker.apps.web.disconnect import until_disconnected
+from hawker.core.conditions import Validators
 from hawker.core.errors import (
     GenerationGone,
     HawkerError,
@@ -146,11 +147,10 @@ async def _stored_body(entry: Entry, answer: Answer, spans: list[ByteRange], sen
 
 def _content(entry: Entry) -> Content:
     return Content(
-        f'"{entry.generation}"',
+        Validators(f'"{entry.generation}"', entry.modified),
         entry.layout.total,
         digest=named_digest(entry.spec.url),
         passing=entry.windowed,
-        modified=entry.modified,
     )
 
 
