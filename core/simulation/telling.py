@@ -88,10 +88,7 @@ class Teller:
             have = valid.bits
         news = have & ~stream.said
         if not news:
-            if not stream.waiting or self._turns.held:
-                stream.waiting = True
-                if self._turns.held:
-                    world.timeline.at(now + HELD_BEAT, self._beat, stream, stream.said)
+            self._wait(stream)
             return
         stream.said |= news
         stream.waiting = False
@@ -107,7 +104,11 @@ class Teller:
         if stream.seen != self._host.machine.valid.bits:
             self._look(stream)
         else:
-            stream.waiting = True
-            if self._turns.held:
-                now = self._host.world.timeline.now
-                self._host.world.timeline.at(now + HELD_BEAT, self._beat, stream, stream.said)
+            self._wait(stream)
+
+    def _wait(self, stream: Stream) -> None:
+        """For news, or for what is held back to be let go."""
+        stream.waiting = True
+        if self._turns.held:
+            timeline = self._host.world.timeline
+            timeline.at(timeline.now + HELD_BEAT, self._beat, stream, stream.said)

@@ -336,15 +336,11 @@ class DownloadMachine:
     def bringing(self, pieces: PieceSet) -> list[Fetch]:
         """Fetches in flight that are to bring any of these pieces."""
         flights = self._flights.values()
-        return [flight.fetch for flight in flights if flight.fetch.pieces.bits & pieces.bits]
+        return [flight.fetch for flight in flights if flight.pieces.bits & pieces.bits]
 
     def rivals(self, fetch: Fetch) -> list[Fetch]:
         """Other fetches in flight that are to bring any of the same pieces."""
-        return [
-            flight.fetch
-            for number, flight in self._flights.items()
-            if number != fetch.number and flight.pieces.bits & fetch.pieces.bits
-        ]
+        return [other for other in self.bringing(fetch.pieces) if other.number != fetch.number]
 
     def held(self, pieces: PieceSet) -> None:
         """These pieces are stored, and wait for their digests to be known."""

@@ -75,8 +75,10 @@ class Publisher:
     async def vouch(self) -> None:
         """Say again, under this lease, what this host read while nobody could grant one: others go
         by it now, and need not read it."""
+        if self._lease.startswith(ALONE):
+            return
         digests = self._entry.read_alone(self._ground.host)
-        if not digests or self._lease.startswith(ALONE):
+        if not digests:
             return
         await self._entry.learn(self._sign_all(digests), [self._reader()])
         have = Have(
@@ -158,13 +160,12 @@ class Publisher:
         own = all(run.lease == self._lease for run in entry.runs)
         if not entry.complete or not own or len(entry.runs) < 2:
             return
-        count, total = self.layout.count or 0, self.layout.total or 0
-        runs: list[DigestRun] = []
-        for first in range(0, count, MAX_RUN_PIECES):
-            pieces = range(first, min(count, first + MAX_RUN_PIECES))
-            digests = [digest for piece in pieces if (digest := entry.digest_of(piece)) is not None]
-            runs.append(self._sign(first, b"".join(digests), total))
-        await entry.learn(runs, [self._reader()])
+        digests = {
+            piece: digest
+            for piece in range(self.layout.count or 0)
+            if (digest := entry.digest_of(piece)) is not None
+        }
+        await entry.learn(self._sign_all(digests), [self._reader()])
 
     def _sign_all(self, digests: Mapping[int, bytes]) -> list[DigestRun]:
         total = UNKNOWN_TOTAL if self.layout.total is None else self.layout.total
