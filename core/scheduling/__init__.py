@@ -4,6 +4,7 @@ states.py     what may happen to a host, task, generation and peer, as tables
 entities.py   what is known of them
 graph.py      the spine and the neighbours of a generation
 origin.py     who reads the origin: leases and their ledger
+registrations.py  what hosts want and have
 machine.py    events in, decisions out
 """
 

@@ -61,19 +61,25 @@ class Board:
             peer = None if task is None else task.peers.get(host)
             if task is None or peer is None or host not in self.hosts:
                 continue
-            # Who only offers takes nothing from others. Nor may a record that was on its way pass
-            # for the answer to what it asks next: the generation may be over by then.
-            if not peer.only_offers:
-                peer.revision += 1
-                out.append(Outgoing(host, self.parents(task, peer)))
+            out.extend(Outgoing(host, record) for record in self.renewed(task, peer))
         # A host may have gone after something was decided for it.
         out = [outgoing for outgoing in out if outgoing.host in self.hosts]
         for _, decision in out:
             self.figures.decisions[kind_of(decision)] += 1
         return out
 
-    def parents(self, task: Task, peer: Peer) -> Parents:
-        """The peer's current record."""
+    def renewed(self, task: Task, peer: Peer) -> list[Parents]:
+        """The peer's record as a new revision; none for who only offers.
+
+        That one takes nothing from others. Nor may a record that was on its way pass for the answer
+        to what it asks next: the generation may be over by then.
+        """
+        if peer.only_offers:
+            return []
+        peer.revision += 1
+        return [self._parents(task, peer)]
+
+    def _parents(self, task: Task, peer: Peer) -> Parents:
         generation = peer.generation
         if generation is None:
             return Parents(task=task.id, revision=peer.revision)

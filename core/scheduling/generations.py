@@ -84,7 +84,7 @@ class Generations:
         if generation is None:
             return
         reading = any(lease.host == peer.host for lease in task.leases.values())
-        holder = peer.machine.state == "holding" and bool(peer.have)
+        holder = peer.only_offers and bool(peer.have)
         if peer.host in generation.complete or reading or holder:
             self._board.graph.make_root(task, peer, now)
         else:

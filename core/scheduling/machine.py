@@ -7,8 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 
-import msgspec
-
 from hawker.core.contracts import Evaluator
 from hawker.core.errors import BadRequest, DigestMismatch, Unavailable
 from hawker.core.messages import (
@@ -25,20 +23,19 @@ from hawker.core.messages import (
     ParentFailed,
     PieceCorrupt,
     Register,
-    Stop,
     WhoHas,
     kind_of,
 )
-from hawker.core.pieces import Layout, PieceSet
+from hawker.core.pieces import PieceSet
 from hawker.core.scheduling.board import Board
-from hawker.core.scheduling.entities import Generation, Host, LeaseRecord, Outgoing, Peer, Task
+from hawker.core.scheduling.entities import Host, LeaseRecord, Outgoing, Peer, Task
 from hawker.core.scheduling.figures import Figures, Standing
 from hawker.core.scheduling.generations import Generations
 from hawker.core.scheduling.leasebook import OriginLimits
 from hawker.core.scheduling.leases import Leases
 from hawker.core.scheduling.recall import Recall
+from hawker.core.scheduling.registrations import Registrations
 from hawker.core.scheduling.views import describe_task, summarize_host, summarize_task
-from hawker.core.telemetry import is_request_id
 
 # How often whoever runs the machine calls `tick`.
 TICK = 0.25
@@ -48,15 +45,10 @@ SUSPECT_SECONDS = 10.0
 LONGEST_SUSPICION = 600.0
 EVIDENCE_SECONDS = 10.0
 ACCUSERS = 2
-# Bounds on what holders of the cluster's key can make a scheduler remember.
-MAX_RANGES = 1024
-MAX_READERS = 1024
+# A bound on what holders of the cluster's key can make a scheduler remember.
 MAX_HOSTS = 1 << 17
-MAX_TASKS = 1 << 18
-MAX_TASKS_OF_HOST = 1 << 16
 # A host that announced itself and opens no decision stream within these seconds is forgotten.
 UNOPENED_TIMEOUT = 60.0
-IMPORT = "import-"
 
 
 class Scheduler:
@@ -70,6 +62,9 @@ class Scheduler:
         self._generations = Generations(self._board)
         self._leases = Leases(
             self._board, self._generations, self._recall, limits or OriginLimits()
+        )
+        self._registrations = Registrations(
+            self._board, self._generations, self._leases, self._recall
         )
         self._away: set[str] = set()
         # When each host announced itself that has no decision stream, the longest silent first.
@@ -188,7 +183,7 @@ class Scheduler:
         known = self._board.host(host)
         self._board.figures.reports[kind_of(report)] += 1
         if isinstance(report, Register):
-            self._register(known, report, now)
+            self._registrations.take(known, report, now)
             return self._board.take()
         task = self._board.tasks.get(report.task)
         peer = None if task is None else task.peers.get(host)
@@ -236,150 +231,6 @@ class Scheduler:
         task = self._board.tasks.get(name)
         if task is not None and not task.leases:
             self._leases.read_what_is_missing(task, now)
-
-    def _register(self, host: Host, report: Register, now: float) -> None:
-        if report.spec.task_id != report.task:
-            raise BadRequest(f"task {report.task} is not the one that its fields name")
-        if len(report.want or ()) > MAX_RANGES:
-            raise BadRequest(f"more than {MAX_RANGES} ranges are wanted")
-        if len(report.readers) > MAX_READERS:
-            raise BadRequest(f"more than {MAX_READERS} readers are named")
-        report.spec.check()
-        have = PieceSet.from_runs(report.have)
-        if report.layout is not None:
-            report.layout.check()
-            if report.layout.total is not None and not have <= report.layout.everything():
-                raise BadRequest("a host has pieces beyond the end of its content")
-        if self._refused(host, report):
-            return
-        task = self._board.tasks.get(report.task) or self._meet(host, report, now)
-        peer = task.peers.get(host.id)
-        new = peer is None
-        if peer is None:
-            peer = task.peers[host.id] = Peer(host.id)
-            host.tasks.add(task.id)
-        peer.want, peer.private, peer.readable = report.want, report.private, report.readable
-        if peer.want != []:
-            task.request = report.request if is_request_id(report.request) else ""
-        peer.machine.fire("offer" if report.want == [] else "ask")
-        if peer.generation is not None:
-            peer.machine.fire("join")
-            same = report.generation == peer.generation.id
-            self._generations.restate(peer, PieceSet.from_runs(report.have if same else []))
-            self._generations.reconsider(task, peer, now)
-        if task.machine.state == "failed":
-            task.machine.fire("ask")
-        before = task.current
-        if report.generation and report.have and report.layout is not None:
-            self._stored(host, task, peer, report, report.layout, now)
-        if task.current is not None and peer.generation is None and peer.wants:
-            self._generations.enter(task, peer, task.current, now)
-        self._generations.settle_root(task, peer, now)
-        if task.current is not before:
-            self._generations.gather(task, now)
-        self._board.graph.supply(task, peer, now)
-        if not new:
-            self._board.graph.review(task, peer, now)
-        self._board.touch(task, peer)
-        self._recall.answered(task.id, host.id)
-        self._leases.read_what_is_missing(task, now)
-
-    def _refused(self, host: Host, report: Register) -> bool:
-        """Whether there is no room for what it registers; who waits for it is told."""
-        of_host = report.task not in host.tasks and len(host.tasks) >= MAX_TASKS_OF_HOST
-        of_all = report.task not in self._board.tasks and len(self._board.tasks) >= MAX_TASKS
-        if not of_host and not of_all:
-            return False
-        if report.want != []:
-            full = Unavailable(
-                f"this scheduler has no room for another task ({MAX_TASKS_OF_HOST} of a host,"
-                f" {MAX_TASKS} of all)",
-                hint="remove what no host needs any more, or add a scheduler",
-            )
-            self._board.send(host.id, Stop(task=report.task, problem=full.problem()))
-        return True
-
-    def _meet(self, host: Host, report: Register, now: float) -> Task:
-        """A task nobody told of yet; the other hosts are asked where they may know more."""
-        task = self._board.tasks[report.task] = Task(report.task, report.spec)
-        if report.failover or self._recall.doubtful(now):
-            others = [h.id for h in self._board.hosts.values() if h.connected and h is not host]
-            self._recall.ask(task.id, others, now)
-            for other in others:
-                self._board.send(other, WhoHas(task=task.id))
-        return task
-
-    def _stored(
-        self, host: Host, task: Task, peer: Peer, report: Register, layout: Layout, now: float
-    ) -> None:
-        """Take what a host has stored, if its readers held the leases they name."""
-        have = PieceSet.from_runs(report.have)
-        ledger = self._board.ledger
-        known = ledger.knows(task.id, report.generation, report.readers)
-        known = known or self._read_here(host, task, report, layout)
-        if not known and task.current is None and not task.leases:
-            known = self._imported(host, task, report, layout)
-        if not known:
-            return
-        if task.current is None:
-            records = list(ledger.of(task.id, report.generation))
-            layout = _agreed(layout, records)
-            validator = next((r.validator for r in records if r.validator), "")
-            whole = layout.total is not None and have == layout.everything()
-            if task.leases and not validator and not whole:
-                # Nobody can finish it, and another reading has begun.
-                return
-            ranged = any(record.ranged for record in records)
-            digest = next((r.digest for r in records if r.digest), "")
-            modified = next((r.modified for r in records if r.modified is not None), None)
-            found = Generation(report.generation, layout, validator, ranged, digest, modified)
-            self._generations.begin(task, found)
-        if task.current is not None and task.current.id == report.generation:
-            if peer.generation is not task.current:
-                self._generations.enter(task, peer, task.current, now)
-            own = [reader for reader in report.readers if reader.host == host.id]
-            if task.current.layout.total is None and layout.total is not None:
-                # The end of content of unknown length is its reader's to say.
-                if ledger.knows(task.id, report.generation, own):
-                    self._leases.measured(task, task.current, layout.total, now)
-            self._generations.gained(task, peer, report.generation, have, now)
-
-    def _read_here(self, host: Host, task: Task, report: Register, layout: Layout) -> bool:
-        """Content that its own host read under a lease of an earlier life of this scheduler, which
-        ended before it heard which generation that was."""
-        ledger = self._board.ledger
-        for reader in report.readers:
-            record = ledger.get(reader.lease)
-            if record is None or record.generation or record.void or reader.host != host.id:
-                continue
-            if (record.task, record.host, record.key) == (task.id, host.id, reader.key):
-                found = msgspec.structs.replace(record, generation=report.generation, layout=layout)
-                ledger.put(found)
-                return True
-        return False
-
-    def _imported(self, host: Host, task: Task, report: Register, layout: Layout) -> bool:
-        """Content that its own host brought: it holds the lease it gave itself."""
-        own = [
-            reader
-            for reader in report.readers
-            if reader.host == host.id
-            and reader.lease.startswith(IMPORT)
-            and reader.key == host.announcement.key
-        ]
-        for reader in own:
-            self._board.ledger.put(
-                LeaseRecord(
-                    lease=reader.lease,
-                    task=task.id,
-                    generation=report.generation,
-                    host=host.id,
-                    key=reader.key,
-                    spec=task.spec,
-                    layout=layout,
-                )
-            )
-        return bool(own)
 
     def _finished(self, task: Task, peer: Peer, report: Finished, now: float) -> None:
         mine = peer.generation
@@ -461,9 +312,7 @@ class Scheduler:
         for name in sorted(known.tasks if known is not None else ()):
             task = self._board.tasks[name]
             peer = task.peers[host]
-            if not peer.only_offers:
-                peer.revision += 1
-                records.append(self._board.parents(task, peer))
+            records.extend(self._board.renewed(task, peer))
             for lease in task.leases.values():
                 if lease.host == host:
                     records.append(self._leases.book.record(task, peer, lease))
@@ -539,17 +388,6 @@ class Scheduler:
     def report_after_ms(self, host: str) -> int:
         """How long a host should collect reports: the more hosts, the longer."""
         return min(1000, 20 + len(self._board.hosts) // 10)
-
-
-def _agreed(layout: Layout, records: list[LeaseRecord]) -> Layout:
-    """The layout that the readers reported; raises BadRequest for a host that claims another."""
-    for record in records:
-        known = record.layout
-        if known is None:
-            continue
-        if known.piece_length != layout.piece_length or known.total not in (None, layout.total):
-            raise BadRequest("a host has stored other content than was read")
-    return layout
 
 
 def _is_in(peer: Peer, generation: str) -> bool:

@@ -25,6 +25,7 @@ from hawker.core.scheduling.entities import Task
 
 LAYOUT = Layout(8 * MIB - 5, MIB)
 ALL = [(0, 7)]
+GENERATION = "g" * 16
 
 
 class Flat:
@@ -129,6 +130,33 @@ class World:
     def of(self, out: Iterable[Outgoing], name: str) -> list[AnyDecision]:
         """What was decided for one host."""
         return [decision for host, decision in out if host == self.host(name)]
+
+
+def spec(name: str, host: str = "origin.test") -> TaskSpec:
+    return TaskSpec(url=f"http://{host}/{name}")
+
+
+def reads(out: Iterable[Outgoing]) -> list[tuple[str, Read]]:
+    """Leases that were granted or changed, with their holder."""
+    return [(h, d) for h, d in out if isinstance(d, Read) and d.ranges != []]
+
+
+def make(limits: OriginLimits | None = None, *peers: str) -> World:
+    world = World(limits=limits)
+    world.join("seed", seed=True)
+    for name in peers or ("one", "two"):
+        world.join(name)
+    return world
+
+
+def restarted(world: World, *hosts: str, others: bool = False) -> World:
+    """The scheduler in another life, with what was on its disk."""
+    again = World(seed=8)
+    again.now = world.now
+    again.keys = world.keys
+    again.scheduler.restore(world.scheduler.take_unsaved())
+    again.scheduler.expect([world.host(name) for name in hosts], again.now, others=others)
+    return again
 
 
 def check(scheduler: Scheduler, now: float) -> None:

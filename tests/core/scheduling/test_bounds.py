@@ -9,7 +9,7 @@ from hawker.core.errors import BadRequest, Unavailable
 from hawker.core.ids import MAX_FIELD_LENGTH, MAX_URL_LENGTH, TaskSpec
 from hawker.core.messages import Register, Stop
 from hawker.core.ranges import ByteRange
-from hawker.core.scheduling import machine, origin
+from hawker.core.scheduling import machine, origin, registrations
 from hawker.core.scheduling.entities import LeaseRecord
 from hawker.core.scheduling.origin import Ledger
 from tests.core.scheduling.conftest import LAYOUT, World
@@ -54,8 +54,8 @@ def test_a_host_that_only_announces_itself_is_forgotten() -> None:
 def test_more_tasks_than_the_bound_are_refused_and_who_waits_is_told(
     monkeypatch: pytest.MonkeyPatch, of_host: int, of_all: int
 ) -> None:
-    monkeypatch.setattr(machine, "MAX_TASKS_OF_HOST", of_host)
-    monkeypatch.setattr(machine, "MAX_TASKS", of_all)
+    monkeypatch.setattr(registrations, "MAX_TASKS_OF_HOST", of_host)
+    monkeypatch.setattr(registrations, "MAX_TASKS", of_all)
     world = World()
     world.join("host")
     for number in range(10):
@@ -87,7 +87,9 @@ def test_more_readers_than_the_bound_are_refused() -> None:
     world = World()
     world.join("host")
     own = world.key("host")
-    readers = [Reader(own.host, own.public, f"import-{n}") for n in range(machine.MAX_READERS + 1)]
+    readers = [
+        Reader(own.host, own.public, f"import-{n}") for n in range(registrations.MAX_READERS + 1)
+    ]
     with pytest.raises(BadRequest, match="readers"):
         world.offer("host", spec(1), "0" * 16, readers)
     assert world.scheduler.records() == []
@@ -114,7 +116,7 @@ def test_many_hosts_of_one_key_holder_cost_no_more_than_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "MAX_HOSTS", 2000)
-    monkeypatch.setattr(machine, "MAX_TASKS", 4000)
+    monkeypatch.setattr(registrations, "MAX_TASKS", 4000)
     world = World()
     refused = 0
     scheduler = world.scheduler

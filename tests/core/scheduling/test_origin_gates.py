@@ -8,8 +8,8 @@ from hawker.core.messages import LeaseProgress, Read
 from hawker.core.pieces import MIB, Layout
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling import OriginLimits
-from tests.core.scheduling.conftest import World
-from tests.core.scheduling.test_leases import BIG, GENERATION, fail, make, reads, spec, stops
+from tests.core.scheduling.conftest import GENERATION, World, make, reads, spec
+from tests.core.scheduling.test_leases import BIG, fail, stops
 
 
 def begun(read: Read, *, size: int = 0, pieces: int = 0, layout: Layout = BIG) -> LeaseProgress:
