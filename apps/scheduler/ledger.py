@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -13,11 +15,13 @@ from hawker.core.scheduling import MAX_RECORDS, LeaseRecord
 
 
 class Ledger:
-    """Tables of lease records and of host ids; blocking, used from threads one at a time."""
+    """Tables of lease records and of host ids; blocking, from any thread: they take turns."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file; raises StorageFailed where it cannot be used."""
         self._path = path
+        # One connection has one transaction; a cancelled caller's thread goes on with its own.
+        self._turn = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -47,17 +51,13 @@ class Ledger:
     def save(self, records: Sequence[LeaseRecord]) -> None:
         """Store these records, in one transaction."""
         rows = [(record.lease, msgspec.msgpack.encode(record)) for record in records]
-        try:
-            with self._db:
-                self._db.execute("BEGIN")
-                self._db.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?)", rows)
-                # A row that is replaced gets a new number: the lowest are those written first.
-                self._db.execute(
-                    "DELETE FROM leases WHERE rowid <= (SELECT max(rowid) FROM leases) - ?",
-                    (MAX_RECORDS,),
-                )
-        except sqlite3.Error as exc:
-            raise self._failed(exc) from exc
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?)", rows)
+            # A row that is replaced gets a new number: the lowest are those written first.
+            self._db.execute(
+                "DELETE FROM leases WHERE rowid <= (SELECT max(rowid) FROM leases) - ?",
+                (MAX_RECORDS,),
+            )
 
     def hosts(self) -> set[str]:
         """The hosts that were there when the scheduler ended."""
@@ -68,16 +68,23 @@ class Ledger:
 
     def save_hosts(self, came: Collection[str], went: Collection[str]) -> None:
         """Hosts that came and went since the last call."""
-        try:
-            with self._db:
-                self._db.execute("BEGIN")
-                self._db.executemany("DELETE FROM hosts WHERE host = ?", [(h,) for h in went])
-                self._db.executemany("INSERT OR IGNORE INTO hosts VALUES (?)", [(h,) for h in came])
-        except sqlite3.Error as exc:
-            raise self._failed(exc) from exc
+        with self._transaction():
+            self._db.executemany("DELETE FROM hosts WHERE host = ?", [(h,) for h in went])
+            self._db.executemany("INSERT OR IGNORE INTO hosts VALUES (?)", [(h,) for h in came])
 
     def close(self) -> None:
-        self._db.close()
+        with self._turn:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of what happens inside, or none of it; raises StorageFailed."""
+        try:
+            with self._turn, self._db:
+                self._db.execute("BEGIN")
+                yield
+        except sqlite3.Error as exc:
+            raise self._failed(exc) from exc
 
     def _failed(self, exc: Exception) -> StorageFailed:
         return StorageFailed(
