@@ -103,6 +103,8 @@ class Entry:
         self._sidecar = Sidecar(files.sidecar)
         self._digests: Digests | None = Digests() if windowed else None
         self._preparing = asyncio.Lock()
+        # Nobody relies on it before the first `prepare` is done, whoever already waits for that.
+        self._prepared = False
         self._users = 0
         self._waiters: set[asyncio.Future[None]] = set()
 
@@ -349,12 +351,13 @@ class Entry:
         """
         async with self._preparing:
             self._check_here()
-            if self._users > 1:
+            if self._users > 1 and self._prepared:
                 # Others rely on what it was: none of it may become invalid under their hands.
                 self.check_unchanged()
             if not self.windowed and self._trust.in_doubt:
                 with self.using():
                     await self._trust.examine(self._layout, self.digest_of, self._examined)
+            self._prepared = True
 
     @property
     def missing(self) -> bool:

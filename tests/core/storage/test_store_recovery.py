@@ -355,3 +355,33 @@ def test_a_changed_hard_link_is_noticed_and_left_to_its_owner(
     in_store(directory, untouched)
     in_store(directory, changed)
     in_store(directory, lambda store: content.put(store.entries()[0]))
+
+
+def test_who_leaves_while_doubts_are_settled_after_a_restart_takes_them_from_nobody(
+    sample: MakeSample, directory: Path
+) -> None:
+    """A killed daemon leaves a file that it wrote last without a word of it; nobody else did."""
+    content = sample("left", 40)
+
+    async def fill(store: Store) -> None:
+        await content.put(await content.create(store))
+
+    async def use(store: Store) -> PieceSet:
+        (entry,) = store.entries()
+        with entry.using():
+            await entry.prepare()
+            entry.check_unchanged()
+            return entry.valid
+
+    async def check(store: Store) -> None:
+        first, *others = [asyncio.ensure_future(use(store)) for _ in range(3)]
+        await asyncio.sleep(0)
+        first.cancel()
+        for valid in await asyncio.gather(*others):
+            assert valid == PieceSet.first(40) - PieceSet.of([1])
+        assert first.cancelled()
+
+    in_store(directory, fill)
+    (path,) = [p for p in directory.glob("content/*/*") if p.suffix != ".runs"]
+    flip_bit(path, PIECE + 5)
+    in_store(directory, check)
