@@ -28,6 +28,9 @@ from tests.faults.world import Daemon, World
 MIB = 1 << 20
 LONGEST_ILLNESS = 1.5
 SLOWER = 4.0
+# A file that was not written for so long is not within a write; how long to wait for that.
+UNWRITTEN = 0.02
+LONGEST_WRITING = 5.0
 # Digest runs, and pieces that are written while others are evicted.
 DISK_SLACK = 2 * MIB
 
@@ -302,6 +305,8 @@ def _spoil(path: Path, fault: Fault) -> None:
     if fault.kind == "delete-file":
         path.unlink()
         return
+    if not _quiet(path):
+        return
     with path.open("r+b") as file:
         at = int(fault.part * max(0, path.stat().st_size - 1))
         file.seek(at)
@@ -309,3 +314,16 @@ def _spoil(path: Path, fault: Fault) -> None:
         if byte:
             file.seek(at)
             file.write(bytes([byte[0] ^ 0x40]))
+
+
+def _quiet(path: Path) -> bool:
+    """Wait until the daemon does not write the file just now; false where it does so all the time.
+
+    What is changed within a write of the store itself is not seen: docs/decisions.md.
+    """
+    deadline = time.monotonic() + LONGEST_WRITING
+    while time.monotonic() < deadline:
+        if time.time() - path.stat().st_mtime > UNWRITTEN:
+            return True
+        time.sleep(UNWRITTEN / 4)
+    return False
