@@ -199,6 +199,8 @@ class Unavailable(HawkerError):
 class StorageFailed(Unavailable):
     """The data directory cannot be used."""
 
+    code, title = "storage-failed", "storage failed"
+
 
 class IllegalTransition(HawkerError):
     """An event that the state machine does not allow in its state; names both."""
@@ -228,6 +230,7 @@ BY_CODE: dict[str, type[HawkerError]] = {
         QuotaExceeded,
         UnknownPlugin,
         Unavailable,
+        StorageFailed,
     )
 }
 
@@ -236,6 +239,15 @@ def from_problem(problem: Problem) -> HawkerError:
     """The error a problem document stands for."""
     cls = BY_CODE.get(problem.code, HawkerError)
     return cls(problem.detail or problem.title, hint=problem.hint, retry_after=problem.retry_after)
+
+
+def from_peer(problem: Problem) -> HawkerError:
+    """The error that a peer answers with, Unavailable where its own disk refuses: whoever asked
+    must not take that for a failure of theirs."""
+    error = from_problem(problem)
+    if isinstance(error, StorageFailed | QuotaExceeded):
+        return Unavailable(error.detail, hint=error.hint, retry_after=error.retry_after)
+    return error
 
 
 def first_of(errors: BaseExceptionGroup[HawkerError]) -> HawkerError:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from urllib.parse import urlsplit
 
 from hawker.core.clients.events import MAX_PEER_EVENT, Event, Splitter
-from hawker.core.errors import HawkerError, Unavailable, from_problem
+from hawker.core.errors import HawkerError, Unavailable, from_peer
 from hawker.core.messages import decode_problem
 
 MAX_HEAD = 64 * 1024
@@ -88,7 +88,7 @@ async def _begin(reader: asyncio.StreamReader, host: str) -> None:
         if name == "content-length" and value.strip().isdecimal():
             body = await reader.readexactly(min(int(value), MAX_PROBLEM))
             try:
-                error = from_problem(decode_problem(body))
+                error = from_peer(decode_problem(body))
             except HawkerError:
                 break
     raise error

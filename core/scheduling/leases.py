@@ -25,6 +25,8 @@ from hawker.core.scheduling.origin import (
 from hawker.core.scheduling.recall import Recall
 
 PERMANENT = frozenset({"not-found", "origin-refused", "forbidden", "bad-request", "unknown-plugin"})
+# What keeps one host from storing anything says nothing of the origin, nor of other hosts.
+OWN = frozenset({"storage-failed", "quota-exceeded"})
 # Smaller parts are not worth a reader of their own. A multiple of every piece length.
 PART = 64 * MIB
 
@@ -45,8 +47,9 @@ class Leases:
 
     # ------------------------------------------------------------------ granting
 
-    def read_what_is_missing(self, task: Task, now: float) -> None:
-        """Grant a lease, or extend those there are, for what no live peer has."""
+    def read_what_is_missing(self, task: Task, now: float, failure: Problem | None = None) -> None:
+        """Grant a lease, or extend those there are, for what no live peer has; `failure` is why the
+        last one who might have read it cannot."""
         self._waiting.pop(task.id, None)
         if task.leases:
             self._widen(task, now)
@@ -76,7 +79,7 @@ class Leases:
                 # Who could read is away for a moment: it comes back, or is forgotten.
                 self._waiting[task.id] = None
                 return
-            self.give_up(task, None, now)
+            self.give_up(task, failure, now)
             return
         if self._must_wait(task, now):
             return
@@ -336,10 +339,19 @@ class Leases:
             current = task.current
             mine = current is not None and current.id == lease.generation
             self._spoil(task, current if mine else None, problem, now)
+        elif problem.code in OWN:
+            self._set_aside(task, peer, problem, now)
         elif problem.code in PERMANENT or task.attempts >= MAX_ATTEMPTS:
             self.give_up(task, problem, now)
         else:
             self.read_what_is_missing(task, now)
+
+    def _set_aside(self, task: Task, peer: Peer, problem: Problem, now: float) -> None:
+        """Others read in the place of a host that cannot store anything."""
+        task.attempts = max(0, task.attempts - 1)
+        if peer.wants:
+            self._stop(task, peer, problem, now)
+        self.read_what_is_missing(task, now, problem)
 
     def mismatched(self, task: Task, peer: Peer, problem: Problem, now: float) -> None:
         """A peer has all of a generation, and not what the origin says it has."""
@@ -393,16 +405,20 @@ class Leases:
         for peer in [peer for peer in task.peers.values() if peer.wants]:
             if self._generations.can_finish(task, peer):
                 continue
-            self._board.figures.given_up[problem.code] += 1
-            peer.revision += 1
-            stop = Stop(task=task.id, revision=peer.revision, problem=problem)
-            self._board.send(peer.host, stop)
-            self.remove(task, peer, now)
+            self._stop(task, peer, problem, now)
         if task.current is None and task.machine.allows("fail"):
             task.machine.fire("fail")
         # Whoever asks next is not answered by what happened to these.
         task.attempts = 0
         self.tidy(task)
+
+    def _stop(self, task: Task, peer: Peer, problem: Problem, now: float) -> None:
+        """Tell a peer why it gets nothing (more), and do without it."""
+        self._board.figures.given_up[problem.code] += 1
+        peer.revision += 1
+        stop = Stop(task=task.id, revision=peer.revision, problem=problem)
+        self._board.send(peer.host, stop)
+        self.remove(task, peer, now)
 
     def remove(self, task: Task, peer: Peer, now: float) -> None:
         """The peer takes no part any more."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from hawker.core.contracts import ContentDecoder, PieceRequest, Sink
-from hawker.core.errors import BY_CODE, HawkerError, Unavailable, from_problem
+from hawker.core.errors import BY_CODE, HawkerError, Unavailable, from_peer
 from hawker.core.messages import decode_problem
 
 MAX_PROBLEM = 64 * 1024
@@ -43,7 +43,7 @@ def refusal(status: int, body: bytes, host: str) -> HawkerError:
     try:
         problem = decode_problem(body)
         if problem.code in BY_CODE:
-            return from_problem(problem)
+            return from_peer(problem)
     except HawkerError:
         pass
     return Unavailable(f"{host} answered {status}")

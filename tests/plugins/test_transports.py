@@ -17,7 +17,14 @@ import trustme
 from hawker.apps.serve import Files, Listen, serving
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.core.contracts import PieceRequest, Transport
-from hawker.core.errors import Busy, NotFound, Unavailable
+from hawker.core.errors import (
+    Busy,
+    HawkerError,
+    NotFound,
+    QuotaExceeded,
+    StorageFailed,
+    Unavailable,
+)
 from hawker.core.messages import encode
 from hawker.core.settings import TlsSettings
 from hawker.core.tls import server_context
@@ -180,13 +187,24 @@ def test_requests_at_once_do_not_mix(kind: str, tls: bool, tmp_path: Path) -> No
 @EACH
 def test_problems_are_the_errors_they_name(kind: str, tls: bool, tmp_path: Path) -> None:
     async def answer(scope: Any, send: Any) -> None:
-        error = Busy("no slot", retry_after=0.5) if "busy" in scope["path"] else NotFound("gone")
+        error = said.get(scope["path"].rpartition("/")[2], NotFound("gone"))
         text = encode(error.problem())
         await _head(send, error.status, len(text))
         await _body(send, text)
 
+    said: dict[str, HawkerError] = {
+        "busy": Busy("no slot", retry_after=0.5),
+        "full": QuotaExceeded("no room"),
+        "ill": StorageFailed("a bad disk"),
+    }
+
     async def main() -> None:
         async with _between(kind, tls, tmp_path, answer) as (transport, request, _):
+            for path in ("/full", "/ill"):
+                # The parent's disk: who asked must not take it for their own.
+                with pytest.raises(Unavailable) as failed:
+                    await transport.fetch(msgspec.structs.replace(request, path=path), Sink())
+                assert type(failed.value) is Unavailable
             with pytest.raises(Busy) as caught:
                 await transport.fetch(msgspec.structs.replace(request, path="/busy"), Sink())
             assert caught.value.retry_after == 0.5

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from hawker.core.digests import Reader
-from hawker.core.errors import OriginFailed
+from hawker.core.errors import OriginFailed, StorageFailed
 from hawker.core.messages import (
     Failed,
     Have,
@@ -55,6 +55,43 @@ def test_a_reader_that_never_says_a_word_loses_its_lease() -> None:
     assert not reads(world.tick(4.9))
     [(second, _)] = reads(world.tick(0.2))
     assert second != first
+
+
+def test_a_reader_that_cannot_store_is_told_alone_and_others_read() -> None:
+    """Its disk is full: neither the origin is to blame nor do others wait for the same end."""
+    world = make()
+    full = StorageFailed("the store cannot be written: File too large").problem()
+    [(first, read)] = reads(world.ask("one", spec("x"), private=True))
+    assert first == world.host("one")
+    for name in ("two", "three", "four", "five"):
+        world.join(name)
+        world.ask(name, spec("x"), private=True)
+    failing = ["one"]
+    while len(failing) < 5:
+        out = world.report(failing[-1], Failed(task=read.task, problem=full, lease=read.lease))
+        assert [host for host, d in out if isinstance(d, Stop)] == [world.host(failing[-1])]
+        assert [stop.problem for stop in stops(out)] == [full]
+        [(host, read)] = reads(out)
+        failing += [name for name in ("two", "three", "four", "five") if world.host(name) == host]
+    assert len(set(failing)) == 5
+    [stop] = stops(
+        world.report(failing[-1], Failed(task=read.task, problem=full, lease=read.lease))
+    )
+    assert stop.problem == full
+
+
+def test_a_seed_that_cannot_store_is_said_to_be_why_nobody_reads() -> None:
+    world = make()
+    full = StorageFailed("the store cannot be written: No space left on device").problem()
+    [(seed, read)] = reads(world.ask("two", spec("x")))
+    world.ask("one", spec("x"), readable=False)
+    out = world.report("seed", Failed(task=read.task, problem=full, lease=read.lease))
+    assert seed == world.host("seed")
+    [(host, read)] = reads(out)
+    assert (host, stops(out)) == (world.host("two"), [])
+    out = world.report("two", Failed(task=read.task, problem=full, lease=read.lease))
+    assert sorted(host for host, _ in out) == sorted([world.host("one"), world.host("two")])
+    assert [stop.problem for stop in stops(out)] == [full, full]
 
 
 def test_a_living_reader_whose_origin_is_stuck_is_replaced() -> None:
