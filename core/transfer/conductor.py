@@ -15,6 +15,7 @@ from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, Left, Read, Register, Withdrawn
 from hawker.core.storage import Entry
 from hawker.core.telemetry import TASK
+from hawker.core.transfer.bygone import Bygone
 from hawker.core.transfer.ground import Ground, SchedulerPort
 from hawker.core.transfer.signal import Signal
 from hawker.core.transfer.solo import Solo
@@ -57,6 +58,7 @@ class Conductor:
         self._links: list[asyncio.Task[None]] = []
         self._guards: set[asyncio.Task[None]] = set()
         self._offered: dict[str, Link] = {}
+        self._bygone = Bygone()
         self._solo = Solo(ground.key, self._decide_own)
         ground.store.on_removed = self._removed
 
@@ -154,6 +156,7 @@ class Conductor:
 
     def introduce(self, link: Link) -> None:
         """Tell a scheduler that does not know them of all tasks this host has."""
+        self._bygone.clear()
         for task, run in self.runs.items():
             if not run.own and self._link_for(task) is link:
                 self._assign(run, link)
@@ -257,6 +260,7 @@ class Conductor:
             self.ground,
             spec,
             self._find_port,
+            self._bygone,
             origin=origin or SourceRequest(spec.url),
             on_entry=lambda entry: self.appeared.fire(),
             on_end=self._ended,

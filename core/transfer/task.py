@@ -40,6 +40,7 @@ from hawker.core.pieces import Layout
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.telemetry import REQUEST
+from hawker.core.transfer.bygone import Bygone
 from hawker.core.transfer.desk import Desk
 from hawker.core.transfer.ground import Ground, SchedulerPort
 from hawker.core.transfer.holding import Holding, end
@@ -60,6 +61,7 @@ class TaskRun:
         ground: Ground,
         spec: TaskSpec,
         find_port: Callable[[TaskRun], SchedulerPort],
+        bygone: Bygone,
         *,
         origin: SourceRequest,
         on_entry: Callable[[Entry], None],
@@ -76,6 +78,7 @@ class TaskRun:
         self.tally = Tally(ground.clock)
         self._ground = ground
         self._find_port = find_port
+        self._bygone = bygone
         self._on_entry = on_entry
         self._on_end = on_end
         self._port: SchedulerPort | None = None
@@ -274,7 +277,8 @@ class TaskRun:
             if over and self._reading is not None:
                 self._reading.cancel()
         elif not over:
-            self._lease = lease
+            if lease.lease not in self._bygone:
+                self._lease = lease
         elif self._lease is not None and self._lease.lease == lease.lease:
             self._lease = None
 
@@ -346,6 +350,7 @@ class TaskRun:
         try:
             await reader.run()
         finally:
+            self._bygone.add(reader.lease.lease)
             self._reader = None
             self._reading = None
             if self._holding.swarm is not None:

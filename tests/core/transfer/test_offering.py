@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Awaitable, Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import msgspec
 
 from hawker.core.digests import HostKey
 from hawker.core.ids import TaskSpec
-from hawker.core.messages import AnyReport, Left, Read, Register
+from hawker.core.messages import AnyReport, LeaseProgress, Left, Read, Register
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
 from hawker.core.storage import Store
@@ -36,6 +40,15 @@ class Link:
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None:
         self.reports.append(report)
+
+    async def told_end_of(self, lease: str) -> None:
+        """All of it was read."""
+        async with asyncio.timeout(5):
+            while True:
+                for report in self.reports:
+                    if isinstance(report, LeaseProgress) and report.lease == lease and report.done:
+                        return
+                await asyncio.sleep(0)
 
     async def told_of(self, task: str) -> Register:
         """The offer of what is stored of a task."""
@@ -98,3 +111,44 @@ def test_a_task_that_nobody_here_wants_is_offered_though_it_is_at_work(tmp_path:
             await link.told_of(spec.task_id)
 
         _with_stored(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}/x", check)
+
+
+class Origin(BaseHTTPRequestHandler):
+    """Counts what it is asked."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(200)
+        self.send_header("etag", '"1"')
+        self.send_header("content-length", "5")
+        self.end_headers()
+        self.wfile.write(b"12345")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_an_extension_that_crosses_the_end_of_its_lease_begins_nothing(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Origin) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        spec = TaskSpec(f"http://127.0.0.1:{server.server_port}/x")
+
+        async def check(conductor: Conductor, link: Link, _: TaskSpec) -> None:
+            for number, lease in enumerate(("a" * 16, "b" * 16), 1):
+                read = Read(task=spec.task_id, lease=lease, spec=spec, revision=2 * number)
+                conductor.decide(read)
+                await link.told_end_of(lease)
+                # Still at work, and a moment later.
+                conductor.decide(msgspec.structs.replace(read, revision=2 * number + 1))
+                await asyncio.sleep(0.2)
+                conductor.decide(msgspec.structs.replace(read, revision=2 * number + 2))
+                await asyncio.sleep(0.2)
+                assert conductor.runs == {}
+                assert Origin.asked == number
+
+        try:
+            _with_stored(tmp_path, "http://origin.test/x", check)
+        finally:
+            server.shutdown()
