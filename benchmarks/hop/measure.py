@@ -198,6 +198,19 @@ class Bench:
         self.series = Series(self.over, self.content.size)
 
 
+def touch_memory(directory: Path, size: int) -> None:
+    """Write and remove a file as large as what the next round writes.
+
+    A virtual machine may have to get each page from its host first, which costs up to 2.5 s/GB; it
+    may have given freed ones back two seconds later. Whichever round came first would pay for that.
+    """
+    path, block = directory / "touched", bytes(1 << 20)
+    with path.open("wb", buffering=0) as file:
+        for _ in range(0, size, len(block)):
+            file.write(block)
+    path.unlink()
+
+
 async def download(daemon: DaemonClient, url: str) -> Progress:
     """The last step of a download, which is `done`."""
     async with asyncio.timeout(ROUND_SECONDS), daemon.download(DownloadRequest(url)) as steps:
@@ -249,11 +262,13 @@ async def measure(
                 await bench.warm()
             for pair in range(pairs):
                 for bench in benches:
-                    for round in (bench.hawker, bench.curl)[:: 1 if pair % 2 == 0 else -1]:
-                        await round()
-                    await bench.cli()
+                    rounds = [bench.hawker, bench.curl][:: 1 if pair % 2 == 0 else -1]
+                    rounds.append(bench.cli)
                     if floor and bench.over.name == "http1":
-                        await bench.floor()
+                        rounds.append(bench.floor)
+                    for round in rounds:
+                        await asyncio.to_thread(touch_memory, directory, bench.content.size)
+                        await round()
                 print(f"pair {pair + 1} of {pairs} done", file=sys.stderr)
         finally:
             for bench in benches:

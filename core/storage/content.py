@@ -21,6 +21,9 @@ class ContentFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # The kernel writes a file for one thread at a time; the others spin, and take the core
+        # from those that hash.
+        self.turn = threading.Lock()
         self._lock = threading.Lock()
         self._holders = 0
         self._fd = -1

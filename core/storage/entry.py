@@ -255,7 +255,8 @@ class Entry:
                     piece = offset // layout.piece_length
                     part = data[: layout.offset(piece + 1) - offset]
                     if piece not in self._valid:
-                        write_fully(fd, offset, part)
+                        with self._file.turn:
+                            write_fully(fd, offset, part)
                     offset += len(part)
                     data = data[len(part) :]
         except OSError as exc:
