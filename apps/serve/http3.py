@@ -19,7 +19,7 @@ from aioquic.asyncio.server import QuicServer
 from aioquic.h3.connection import H3_ALPN, ErrorCode, H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
+from aioquic.quic.connection import QuicConnection, QuicConnectionState
 from aioquic.quic.events import (
     ConnectionTerminated,
     ProtocolNegotiated,
@@ -138,6 +138,8 @@ class Http3Connection(QuicConnectionProtocol):
         self._idle.set()
         self._tasks = AppTasks(asyncio.get_running_loop())
         self._state = ConnectionState({})
+        # The client has closed the connection.
+        self._left = False
 
     # ------------------------------------------------------------------ from the client
 
@@ -156,6 +158,11 @@ class Http3Connection(QuicConnectionProtocol):
         super().datagram_received(data, addr)
         # What was acknowledged makes room, and no event tells.
         self._moved.set()
+        if self._quic._state is QuicConnectionState.DRAINING and not self._left:
+            # aioquic tells of it once it has drained, three probe timeouts later: seconds under
+            # load, in which all that its apps hold would be kept.
+            self._left = True
+            self.quic_event_received(ConnectionTerminated(ErrorCode.H3_NO_ERROR, None, ""))
 
     async def run(self) -> None:
         """Until the connection is over and its apps have ended."""
@@ -305,7 +312,7 @@ class Http3Connection(QuicConnectionProtocol):
         return False
 
     def _unsent(self, stream_id: int) -> int:
-        """aioquic tells nobody how much it holds; the one place that looks inside it."""
+        """aioquic tells nobody how much it holds, so this looks inside it."""
         stream = self._quic._streams.get(stream_id)
         return 0 if stream is None else stream.sender._buffer_stop - stream.sender._buffer_start
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.events import StreamReset
+from aioquic.quic.recovery import QuicPacketRecovery
 
 from hawker.apps.serve import Listen
 from hawker.apps.serve.listeners import Files, bind
@@ -80,6 +81,24 @@ def test_an_app_hears_that_its_client_has_gone(kind: str, how: str, tmp_path: Pa
             else:
                 client.close()
             assert await eventually(lambda: app.disconnects == 1 and app.running == 0)
+
+    asyncio.run(main())
+
+
+def test_an_app_hears_at_once_that_its_client_has_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when aioquic has drained the connection, which takes long where a path is slow."""
+    monkeypatch.setattr(QuicPacketRecovery, "get_probe_timeout", lambda self, **_: 10.0)
+
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path, http3=True) as place:
+            async with h3_client(place) as client:
+                assert await client.status(client.request("/flood")) == "200"
+                client.close()
+                assert await eventually(lambda: app.running == 0)
+                monkeypatch.undo()
 
     asyncio.run(main())
 
