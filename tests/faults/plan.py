@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 MIB = 1 << 20
 SECRET = "SECRET7d9f"
 PATIENCE = 40.0
-SHORT_PATIENCE = 2.5
+# Whole seconds, as the header field of a plain request says them (`Prefer: wait`).
+SHORT_PATIENCE = 2.0
 # A lease survives a reader that is silent for less than this (`scheduler.lease_timeout` is 2 s).
 SHORT_FREEZE = 1.0
 
