@@ -31,6 +31,8 @@ from tests.faults.world import Daemon, World
 # Socket buffers of both sides, which the kernel widens as bytes come faster, and what a reader
 # gathers before it stores it.
 IN_FLIGHT = 3 << 20
+# The kernels' buffers alone, filled as fast as they widen, when a reader keeps to a rate.
+BUFFERED = 4 << 20
 REVOCATION_SECONDS = 1.0
 # In which a limit is checked, and by how much it may be missed.
 WINDOW = 1.0
@@ -162,7 +164,7 @@ class Bounds:
             while trace[first][0] < now - WINDOW:
                 sent -= trace[first][1]
                 first += 1
-            allowed = HASTE * share * WINDOW * self._plan.limit + IN_FLIGHT * self._open(now)
+            allowed = HASTE * share * WINDOW * self._plan.limit + BUFFERED * self._open(now)
             if sent > allowed:
                 told = f"{sent} bytes within {WINDOW:g} s, {allowed:.0f} are justified"
                 return f"the origin may be read at {self._plan.limit} bytes/s, and sent {told}"
