@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hawker.apps.compose import compose
 from hawker.apps.logs import set_up_logs
-from hawker.apps.memory import giving_back, keep_freed_memory
+from hawker.apps.memory import collect_less, giving_back, keep_freed_memory
 from hawker.apps.serve import Bound, Files, Listen, serving
 from hawker.apps.web.access import decide_mode
 from hawker.core.contracts import RoleApp, RoleContext
@@ -66,6 +66,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
         ):
             plugins.egress.listens(listen.host, where.port)
             bound.set_result(where)
+            collect_less()
             _say_ready(where, roles, json=json)
             await stopped.wait()
             for role in made.values():
