@@ -17,7 +17,7 @@ from hawker.core.messages import Availability, encode
 from hawker.core.pieces import KIB, PieceSet, Run
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
-from hawker.core.transfer.turns import BEAT, EVENT_COST, HELD_BEAT, Turns
+from hawker.core.transfer.turns import BEAT, HELD_BEAT, Turns
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,8 @@ class Announcer:
             full = False
             while not entry.gone and not self._draining():
                 if not full:
-                    beat = HELD_BEAT if turns.held else BEAT
+                    silent = conductor.ground.clock() - spoke
+                    beat = min(HELD_BEAT if turns.held else BEAT, max(0.0, BEAT - silent))
                     version = await entry.wait_change(version, beat)
                 now = conductor.ground.clock()
                 reading, idle = conductor.reads(entry.task), self._free_slots() > 0
@@ -109,7 +110,7 @@ class Announcer:
                 said |= PieceSet.from_runs(event.have)
                 told.update(run.signature for run in event.runs)
                 full = _is_full(event)
-                await asyncio.sleep(EVENT_COST * self._streams)
+                await asyncio.sleep(turns.pause(self._streams, now))
         finally:
             self._streams -= 1
             turns.leave(child, conductor.ground.clock())

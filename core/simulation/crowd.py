@@ -22,7 +22,7 @@ from hawker.core.simulation.overlay import build
 from hawker.core.simulation.scenario import Scenario
 from hawker.core.transfer.machine import PARALLEL
 from hawker.core.transfer.swarm import STALL
-from hawker.core.transfer.turns import EVENT_COST
+from hawker.core.transfer.turns import pause
 
 Words = NDArray[np.uint64]
 # How often a lane asks a source at random within a step; then it looks for one that has something.
@@ -76,7 +76,9 @@ class Crowd:
         self.ready[:] = self.began[:, None] + MESSAGES_BEFORE * scenario.latency
         self.gone = np.zeros(peers, dtype=bool)
         self.frozen = np.zeros(peers, dtype=bool)
-        pace = EVENT_COST * np.maximum(1, self.overlay.listeners)
+        gap = scenario.piece_length / scenario.link
+        listeners = np.maximum(1, self.overlay.listeners)
+        pace = np.array([pause(count, gap) for count in listeners.tolist()])
         self.next_word = np.zeros(peers)
         self.news = np.zeros(peers, dtype=bool)
         self.has_told = np.zeros(peers, dtype=bool)

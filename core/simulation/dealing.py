@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hawker.core.pieces import PieceSet
-from hawker.core.transfer.turns import EVENT_COST, Turns
+from hawker.core.transfer.turns import Turns, pause
 
 if TYPE_CHECKING:
     from hawker.core.simulation.crowd import Crowd
@@ -28,7 +28,7 @@ class CrowdSeed:
         self._rate = min(scenario.link, scenario.origin)
         self._begins = 5 * scenario.latency
         self._known = dict.fromkeys(self._children.values(), 0)
-        self._pace = EVENT_COST * len(self._children)
+        self._pace = pause(len(self._children), scenario.piece_length / self._rate)
         self._next = dict.fromkeys(self._known, 0.0)
         self._is_child = np.zeros(scenario.peers, dtype=bool)
         self._is_child[crowd.overlay.children] = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hawker.core.pieces import PieceSet
-from hawker.core.transfer.turns import EVENT_COST, HELD_BEAT, Turns
+from hawker.core.transfer.turns import HELD_BEAT, Turns
 
 if TYPE_CHECKING:
     from hawker.core.simulation.host import SimulatedHost
@@ -94,7 +94,8 @@ class Teller:
         stream.waiting = False
         later = now + world.scenario.latency
         world.timeline.at(later, stream.child.heard, host.id, PieceSet(news), host.slots.free)
-        world.timeline.at(now + EVENT_COST * len(self._streams), self._awake, stream)
+        pause = self._turns.pause(len(self._streams), now)
+        world.timeline.at(now + pause, self._awake, stream)
 
     def _beat(self, stream: Stream, said: int) -> None:
         if stream.waiting and stream.said == said:

@@ -19,8 +19,13 @@ BEAT = 0.45
 # The same while pieces are held back for one child.
 HELD_BEAT = 0.05
 # Each stream waits this long for each stream there is between two events, so that telling many
-# others costs this host a bounded share of its time (an event takes about 0.1 ms at each end).
-EVENT_COST = 0.005
+# others costs this host a bounded share of its time (an event takes about 0.3 ms at each end).
+EVENT_COST = 0.002
+# And as long as so many pieces take to come: several are told at once where that delays them by
+# little of what moving them takes. Measured over so many seconds, and never more than the last.
+PIECES_AN_EVENT = 2
+GAP_OVER = 0.5
+LONGEST_PAUSE = 0.25
 # A child that took nothing for so long, while others took `ROUNDS` pieces each on average, or
 # nobody took any, stands still: what it was to take is offered to another one, too.
 FIRST_TURN = 1.0
@@ -30,6 +35,12 @@ ROUNDS = 2
 ALONE = 2.0
 # And after so long in any case.
 ALONE_AT_MOST = 30.0
+
+
+def pause(streams: float, gap: float) -> float:
+    """Seconds between two events of a stream, on a host with so many streams that gets a piece
+    every `gap` seconds."""
+    return max(EVENT_COST * streams, min(LONGEST_PAUSE, PIECES_AN_EVENT * gap))
 
 
 @dataclass(eq=False)
@@ -51,6 +62,9 @@ class Turns:
     _load: dict[int, int] = field(default_factory=dict)
     _hidden: int = 0
     _own: dict[int, int] = field(default_factory=dict)
+    _gap: float = 0.0
+    _counted: int = 0
+    _counted_at: float = 0.0
 
     @property
     def held(self) -> bool:
@@ -103,6 +117,15 @@ class Turns:
     def visible(self, child: int, valid: PieceSet) -> PieceSet:
         """What this child may ask for."""
         return PieceSet(valid.bits & ~self._hidden | valid.bits & self._own.get(child, 0))
+
+    def pause(self, streams: int, now: float) -> float:
+        """Seconds of silence on a stream after an event, on a host with so many streams."""
+        if now - self._counted_at >= GAP_OVER:
+            count = len(self.seen)
+            if count > self._counted:
+                self._gap = (now - self._counted_at) / (count - self._counted)
+            self._counted, self._counted_at = count, now
+        return pause(streams, self._gap)
 
     def _hurry(self, now: float, *, idle: bool) -> None:
         """Pass on what children were to take that take nothing."""

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hawker.core.pieces import PieceSet
-from hawker.core.transfer.turns import ALONE, ALONE_AT_MOST, FIRST_TURN, ROUNDS, Turns
+from hawker.core.transfer.turns import (
+    ALONE,
+    ALONE_AT_MOST,
+    EVENT_COST,
+    FIRST_TURN,
+    LONGEST_PAUSE,
+    PIECES_AN_EVENT,
+    ROUNDS,
+    Turns,
+)
 
 CHILDREN = (1, 2, 3, 4)
 
@@ -100,3 +111,17 @@ def test_a_child_alone_may_have_everything() -> None:
     more = PieceSet.first(9)
     turns.deal(more, 0.2, reading=True, idle=True)
     assert turns.visible(4, more) == more
+
+
+def test_events_are_as_rare_as_pieces_are_slow_and_as_many_streams_allow() -> None:
+    turns = Turns()
+    assert turns.pause(8, 100.0) == pytest.approx(8 * EVENT_COST)
+    for number in range(1, 101):
+        # A piece each 50 ms.
+        turns.deal(PieceSet.first(number), 100.0 + number / 20, reading=False, idle=True)
+        wait = turns.pause(8, 100.0 + number / 20)
+    assert wait == pytest.approx(PIECES_AN_EVENT * 0.05, rel=0.1)
+    # Many streams cost time, however fast pieces come.
+    assert turns.pause(200, 105.0) == pytest.approx(200 * EVENT_COST)
+    turns.deal(PieceSet.first(101), 165.0, reading=False, idle=True)
+    assert turns.pause(8, 165.0) == LONGEST_PAUSE
