@@ -51,7 +51,13 @@ async def giving_back() -> AsyncIterator[None]:
         return
     figures.restype = _Figures
     trim.argtypes = [ctypes.c_size_t]
-    async with beside(_watch(lambda: figures().free, lambda: trim(KEPT))):
+
+    def give_back() -> None:
+        # Connections and their streams refer to each other, and to what they hold.
+        gc.collect()
+        trim(KEPT)
+
+    async with beside(_watch(lambda: figures().free, give_back)):
         yield
 
 
@@ -88,4 +94,6 @@ def collect_less() -> None:
     search after more allocations: by default a busy peer spent a seventh of its time on that."""
     gc.collect()
     gc.freeze()
+    # Python puts off the search among old objects by how many it saw the last time: few, now.
+    gc.collect()
     gc.set_threshold(COLLECT_AFTER, 10, 10)

@@ -138,8 +138,6 @@ class Http3Connection(QuicConnectionProtocol):
         self._idle.set()
         self._tasks = AppTasks(asyncio.get_running_loop())
         self._state = ConnectionState({})
-        # The client has closed the connection.
-        self._left = False
 
     # ------------------------------------------------------------------ from the client
 
@@ -158,11 +156,13 @@ class Http3Connection(QuicConnectionProtocol):
         super().datagram_received(data, addr)
         # What was acknowledged makes room, and no event tells.
         self._moved.set()
-        if self._quic._state is QuicConnectionState.DRAINING and not self._left:
-            # aioquic tells of it once it has drained, three probe timeouts later: seconds under
-            # load, in which all that its apps hold would be kept.
-            self._left = True
-            self.quic_event_received(ConnectionTerminated(ErrorCode.H3_NO_ERROR, None, ""))
+        over = self._quic.get_timer()
+        if self._quic._state is QuicConnectionState.DRAINING and over is not None:
+            # The client closed it, and what still comes needs no answer (RFC 9000 section 10.2.2).
+            # aioquic would keep it, and all that its apps hold, for three probe timeouts: minutes
+            # where a client has not acknowledged anything for a while.
+            self._quic.handle_timer(over)
+            self._process_events()
 
     async def run(self) -> None:
         """Until the connection is over and its apps have ended."""
