@@ -113,6 +113,7 @@ class Http3Server:
             log.exception("an HTTP/3 connection failed")
         finally:
             self.connections.discard(connection)
+            connection.let_go()
 
     async def _end(self, grace: float) -> None:
         deadline = asyncio.get_running_loop().time() + grace
@@ -325,6 +326,12 @@ class Http3Connection(QuicConnectionProtocol):
     def _reset(self, stream_id: int, code: ErrorCode) -> None:
         self._quic.reset_stream(stream_id, code)
         self.transmit()
+
+    def let_go(self) -> None:
+        """Forget what was still to be sent: aioquic's connection refers to itself, so that all of
+        that, half a mebibyte a stream, would stay until somebody looks for garbage."""
+        self._quic._streams.clear()
+        self._quic._streams_queue.clear()
 
     async def end(self, grace: float) -> None:
         """Close once its answers have ended, or `grace` seconds are over."""

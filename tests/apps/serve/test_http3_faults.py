@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import socket
 import ssl
@@ -15,6 +16,7 @@ import pytest
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.events import StreamReset
 from aioquic.quic.recovery import QuicPacketRecovery
+from aioquic.quic.stream import QuicStreamSender
 
 from hawker.apps.serve import Listen
 from hawker.apps.serve.listeners import Files, bind
@@ -225,6 +227,31 @@ def test_aborted_downloads_leave_nothing(tmp_path: Path) -> None:
             assert await eventually(lambda: len(asyncio.all_tasks()) <= before)
 
     asyncio.run(main())
+
+
+def test_what_waited_to_be_sent_goes_with_its_connection(tmp_path: Path) -> None:
+    """And not only when Python looks for garbage: aioquic's connections refer to themselves."""
+
+    def waiting() -> int:
+        senders = [each for each in gc.get_objects() if isinstance(each, QuicStreamSender)]
+        return sum(len(sender._buffer) for sender in senders)
+
+    async def main() -> None:
+        app = App()
+        async with served("ours", app, tmp_path, http3=True) as place:
+            async with h3_client(place) as client:
+                for _ in range(5):
+                    assert await client.status(client.request("/flood")) == "200"
+                client.deaf = True
+                assert await eventually(lambda: waiting() > 2**20)
+            assert await eventually(lambda: waiting() < 1024)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 def test_tcp_tells_of_http3_and_the_shutdown_is_quick(tmp_path: Path) -> None:
