@@ -11,8 +11,7 @@ For each stream the daemon's memory grows by at most what is read at once of its
 and what waits to be sent of that: the same again where Python 3.11 copies it for a socket, 160 KiB
 on HTTP/2; and by 30 MB for all. When a storm is over its descriptors are back, and its memory but
 for 96 MiB that it keeps for the next one; what the second storm leaves is no more than what the
-first did, and 64 MiB: with more than that free it is given back. Exits with 1 where a row is wrong,
-with 2 where a program is missing.
+first did, and 30 MB. Exits with 1 where a row is wrong, with 2 where a program is missing.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ SMALL, LARGE = MIB, 64 * MIB
 # same storm may add when it comes again.
 PER_STREAM, BESIDES = 2 * MIB + 128 * KIB, 30_000_000
 STAYS = 96 * MIB
-ADDED = 64 * MIB
+ADDED = 30_000_000
 # How much later than alone curl may have its mebibyte: behind hundreds of streams that are read as
 # fast as they come, and behind those that are not read.
 LATER, HARDLY_LATER = 10.0, 3.0
-SETTLED = 50.0
+SETTLED = 30.0
 WINDOW = 2**31 - 1
 
 
