@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from hawker.core.ids import TaskSpec
-from hawker.core.messages import AnyDecision, HostAnnouncement
+from hawker.core.messages import AnyDecision, HostAnnouncement, LeaseProgress
 from hawker.core.pieces import Layout, PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.states import GENERATION, HOST, PEER, TASK, Machine
@@ -178,6 +178,15 @@ class Generation:
     complete: set[str] = field(default_factory=set)
     last_order: int = 0
     first_order: int = 0
+
+    def supplement(self, report: LeaseProgress) -> bool:
+        """Take what its reader knows of it and nobody said before; whether there was anything."""
+        before = self.validator, self.ranged, self.digest, self.modified
+        self.validator = self.validator or report.validator
+        self.ranged = self.ranged or report.ranged
+        self.digest = self.digest or report.digest
+        self.modified = report.modified if self.modified is None else self.modified
+        return before != (self.validator, self.ranged, self.digest, self.modified)
 
 
 @dataclass(slots=True, eq=False)

@@ -211,6 +211,7 @@ class Leases:
         if lease.generation and lease.generation != report.generation:
             self._generations.supersede(task, now)
         begun = task.current is None or task.current.id != report.generation
+        learned = False
         if begun:
             if task.current is not None:
                 self._generations.supersede(task, now)
@@ -225,7 +226,7 @@ class Leases:
             self._generations.begin(task, found)
         elif task.current is not None and not task.current.validator:
             # Begun by what somebody had stored, of which this reader knows more.
-            task.current.validator, task.current.ranged = report.validator, report.ranged
+            learned = task.current.supplement(report)
         if not lease.started or report.read_bytes > lease.read_bytes:
             lease.progress_at = now
             self.book.gate(task).answered()
@@ -235,7 +236,7 @@ class Leases:
         lease.started = True
         lease.read_bytes, lease.read_pieces = report.read_bytes, report.read_pieces
         lease.checks = report.checks
-        if lease.generation != report.generation:
+        if lease.generation != report.generation or learned:
             lease.generation = report.generation
             assert task.current is not None
             self.book.enter(host, task, lease, task.current)

@@ -207,6 +207,33 @@ def test_what_its_reader_knows_of_content_counts_though_its_part_was_heard_of_fi
     assert task.current is not None and task.current.validator == '"v"'
 
 
+def test_what_its_reader_knows_of_content_outlives_the_next_restart_too() -> None:
+    """Validator, digest and date of content whose part was heard of before its reader."""
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    again = restarted(world, "seed", "one")
+    again.join("seed", seed=True)
+    seed = again.key("seed")
+    offer = Register(
+        task=read.task, spec=spec("x"), want=[], generation=GENERATION, layout=LAYOUT,
+        have=[(0, 3)], readers=[Reader(seed.host, seed.public, read.lease)],
+    )  # fmt: skip
+    again.report("seed", offer)
+    digest = "sha256:" + "0" * 64
+    told = LeaseProgress(
+        task=read.task, lease=read.lease, generation=GENERATION, layout=LAYOUT, validator='"v"',
+        ranged=True, read_bytes=5, digest=digest, modified=1_700_000_000,
+    )  # fmt: skip
+    again.report("seed", told)
+    third = restarted(again, "seed", "one")
+    third.join("seed", seed=True)
+    third.report("seed", offer)
+    current = third.scheduler._board.tasks[read.task].current
+    assert current is not None
+    assert (current.validator, current.ranged) == ('"v"', True)
+    assert (current.digest, current.modified) == (digest, 1_700_000_000)
+
+
 def test_after_five_seconds_nobody_is_waited_for_any_more() -> None:
     world = make()
     world.ask("one", spec("x"))
