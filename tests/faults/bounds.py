@@ -20,6 +20,7 @@ Without a fault each version of an object is sent once. A fault justifies more o
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ IN_FLIGHT = 3 << 20
 # The kernels' buffers alone, filled as fast as they widen, when a reader keeps to a rate.
 BUFFERED = 4 << 20
 REVOCATION_SECONDS = 1.0
+ON_ITS_WAY = 0.1
 # In which a limit is checked, and by how much it may be missed.
 WINDOW = 1.0
 HASTE = 1.25
@@ -53,13 +55,16 @@ class Charge:
 
 @dataclass(frozen=True)
 class Stake:
-    """What hangs on the daemons that are about to be hit, for the newest version of a thing."""
+    """What hangs on the daemons that are about to be hit, for the newest version of a thing;
+    `names` are theirs, `answers` how many the origin had given by then."""
 
     thing: int
     version: int
     involved: bool
     reading: bool
     held: int
+    names: frozenset[str]
+    answers: int
 
 
 class Bounds:
@@ -71,12 +76,13 @@ class Bounds:
 
     def stakes(self, hit: list[Daemon]) -> list[Stake]:
         """To be called right before the daemons are hit."""
+        given = len(self._origin.answers)
         live = [daemon for daemon in self._world.hosts if daemon.live and daemon not in hit]
         with ThreadPoolExecutor(len(self._world.hosts)) as pool:
             held = list(pool.map(self.held, live))
             own = list(pool.map(self.held, hit))
         # A reader without a name was gone before it could be found.
-        names = {daemon.name for daemon in hit} | {""}
+        names = frozenset(daemon.name for daemon in hit) | {""}
         found = []
         for number, thing in enumerate(self._origin.things):
             answers = [a for a in self._origin.answers if a.thing == number]
@@ -90,20 +96,29 @@ class Bounds:
                     or any(stored.get(number) for stored in own),
                     reading=any(a.reader in names for a in reading),
                     held=max([*elsewhere, *(stored.get(number, 0) for stored in held), 0]),
+                    names=names,
+                    answers=given,
                 )
             )
         return found
 
     def lost(self, stakes: list[Stake], why: str) -> None:
         """The daemons have lost what they held, or are not there for a while."""
+        # What they asked for last may just be on its way to the origin.
+        time.sleep(ON_ITS_WAY)
         for stake in stakes:
             thing = self._origin.things[stake.thing]
             size = len(thing.versions[stake.version])
-            if not stake.involved:
+            # Looking at the daemons takes a moment, in which one that is hit may begin to read.
+            begun = any(
+                answer.thing == stake.thing and answer.reader in stake.names
+                for answer in self._origin.answers[stake.answers :]
+            )
+            if not stake.involved and not begun:
                 continue
             if self._plan.resumable:
                 sent = min(size, thing.sent[stake.version])
-                slack = IN_FLIGHT if stake.reading else 0
+                slack = IN_FLIGHT if stake.reading or begun else 0
                 self._charge(stake, max(0, sent - stake.held) + slack, why)
             elif stake.held < size:
                 self._charge(stake, size, why)
