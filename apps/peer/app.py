@@ -77,9 +77,7 @@ class PeerRole(Role):
         return f"{await self._context.advertise()}/{self.name}"
 
     def routes(self) -> Sequence[BaseRoute]:
-        announcer = Announcer(
-            lambda: self.conductor, lambda: self.slots.free, lambda: self.draining
-        )
+        announcer = Announcer(lambda: self.conductor, self.slots, lambda: self.draining)
         pieces = PieceServer(
             _StoreView(self), self.slots, self.access, self.codecs, announcer.served
         )

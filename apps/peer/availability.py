@@ -17,6 +17,7 @@ from hawker.core.messages import Availability, encode
 from hawker.core.pieces import KIB, PieceSet, Run
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
+from hawker.core.transfer.slots import UploadSlots
 from hawker.core.transfer.turns import BEAT, HELD_BEAT, Turns
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,11 @@ class Announcer:
     def __init__(
         self,
         conductor: Callable[[], Conductor],
-        free_slots: Callable[[], int],
+        slots: UploadSlots,
         draining: Callable[[], bool],
     ) -> None:
         self._conductor = conductor
-        self._free_slots = free_slots
+        self._slots = slots
         self._draining = draining
         self._streams = 0
         self._numbers = itertools.count()
@@ -64,7 +65,7 @@ class Announcer:
             waited += BEAT
             if waited > APPEAR or self._draining():
                 return
-            yield None, encode(Availability(free=self._free_slots(), waiting_upstream=True))
+            yield None, encode(Availability(free=self._slots.free, waiting_upstream=True))
         if not offered(conductor.ground, entry, caller):
             return
         try:
@@ -97,7 +98,7 @@ class Announcer:
                     beat = min(HELD_BEAT if turns.held else BEAT, max(0.0, BEAT - silent))
                     version = await entry.wait_change(version, beat)
                 now = conductor.ground.clock()
-                reading, idle = conductor.reads(entry.task), self._free_slots() > 0
+                reading, idle = conductor.reads(entry.task), self._slots.idle
                 turns.deal(entry.valid, now, reading=reading, idle=idle)
                 # Possession only grows; a windowed entry forgets what it delivered: no offer.
                 have = PieceSet() if entry.windowed else turns.visible(child, entry.valid)
@@ -110,7 +111,8 @@ class Announcer:
                 said |= PieceSet.from_runs(event.have)
                 told.update(run.signature for run in event.runs)
                 full = _is_full(event)
-                await asyncio.sleep(turns.pause(self._streams, now))
+                # The rest of what did not fit follows at once.
+                await asyncio.sleep(0.0 if full else turns.pause(self._streams, now))
         finally:
             self._streams -= 1
             turns.leave(child, conductor.ground.clock())
@@ -124,7 +126,7 @@ class Announcer:
             piece_length=entry.layout.piece_length,
             runs=_page([run for run in entry.runs if run.signature not in told]),
             have=new.runs()[:MAX_HAVE],
-            free=self._free_slots(),
+            free=self._slots.free,
             waiting_upstream=not entry.complete and not new,
         )
 

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 
 from hawker.apps.peer.reading import read, send_span
 from hawker.apps.web.access import Access
-from hawker.apps.web.disconnect import until_disconnected
+from hawker.apps.web.departure import until_departed
 from hawker.core.contracts import Caller, Codec
 from hawker.core.errors import BadRequest, NotFound
 from hawker.core.ids import GENERATION_ID, TASK_ID
@@ -72,7 +72,11 @@ class PieceServer:
                 raise NotFound(f"pieces {run[0]}-{run[1]} of task {task} are not all valid here")
             entry.check_unchanged()
             span = entry.layout.span(run)
-            await until_disconnected(receive, self._send(entry, span, coding, send))
+            # Nobody watches for a client that leaves: what is sent to it then goes nowhere, at
+            # once, and watching would take as much time as sending a piece.
+            await self._send(entry, span, coding, send)
+            # The slot is for the link's sake, and the kernel takes a piece long before it is sent.
+            await until_departed(scope)
         self._served(task, generation, run)
 
     def _acceptable(self, scope: Any) -> str:
@@ -95,10 +99,9 @@ class PieceServer:
         headers.append((b"content-length", str(size).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if coded is None:
-            await send_span(entry, span, send)
+            await send_span(entry, span, send, last=True)
         else:
-            await send({"type": "http.response.body", "body": coded, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": coded})
         self._slots.sent_bytes += size
 
     async def _encode(self, entry: Entry, span: ByteRange, coding: str) -> bytes | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
+from pathlib import Path
 from typing import Any, Final
 
 from hawker.core.errors import StorageFailed
@@ -36,7 +38,24 @@ async def read(fd: int, offset: int, size: int) -> bytes:
             # EAGAIN: not in memory. EOPNOTSUPP: the filesystem cannot say.
             if exc.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
                 raise StorageFailed(f"stored content cannot be read: {exc.strerror}") from exc
+            if exc.errno == errno.EOPNOTSUPP and _is_memory(os.fstat(fd).st_dev):
+                return _read_fully(fd, offset, size)
     return await asyncio.to_thread(_read_fully, fd, offset, size)
+
+
+@functools.cache
+def _is_memory(device: int) -> bool:
+    """Files of this filesystem are in memory and nowhere else: reading them waits for no disk."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    # proc(5): ID, parent, major:minor, root, …, "-", type of the filesystem, …
+    kinds = {
+        line.partition(" - ")[2].split(" ")[0] for line in mounts if line.split(" ")[2] == number
+    }
+    return kinds == {"tmpfs"}
 
 
 def _read_fully(fd: int, offset: int, size: int) -> bytes:
@@ -49,8 +68,9 @@ def _read_fully(fd: int, offset: int, size: int) -> bytes:
     return data
 
 
-async def send_span(entry: Entry, span: ByteRange, send: Any) -> None:
-    """The bytes of a definite span as body messages, more to follow.
+async def send_span(entry: Entry, span: ByteRange, send: Any, *, last: bool = False) -> None:
+    """The bytes of a definite span as body messages; unless this is the `last` of an answer, more
+    is to follow.
 
     Raises:
         GenerationGone: somebody else changed the stored file.
@@ -61,5 +81,6 @@ async def send_span(entry: Entry, span: ByteRange, send: Any) -> None:
     for offset in range(span.start, span.stop, MESSAGE):
         data = await read(entry.fd, offset, min(MESSAGE, span.stop - offset))
         entry.check_unchanged()
+        more = not last or offset + len(data) < span.stop
         async with asyncio.timeout(SLOW_CLIENT):
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": data, "more_body": more})

@@ -20,10 +20,12 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from hawker.apps.serve.departure import departed
 from hawker.apps.serve.http1 import Aborted, Http1
 from hawker.apps.serve.http2 import Http2
 from hawker.apps.serve.requests import AppTasks
 from hawker.apps.web.access import LOCAL
+from hawker.apps.web.departure import DEPARTED
 
 # A new connection must show its first request by then.
 FIRST_REQUEST = 10.0
@@ -74,6 +76,8 @@ class Connection(TCPServer):
             extensions: dict[str, Any] = {} if tls is None else {"tls": _described(tls)}
             if sock.family == socket.AF_UNIX:
                 extensions[LOCAL] = {}
+            else:
+                extensions[DEPARTED] = {"wait": self._departed}
             alpn = None if tls is None else tls.selected_alpn_protocol()
             async with AppTasks(self.loop, extensions) as tasks:
                 self.protocol = _Protocols(
@@ -178,6 +182,11 @@ class Connection(TCPServer):
                     self._reset()
                     raise ConnectionResetError("the client takes nothing") from None
                 left = now
+
+    async def _departed(self) -> None:
+        """Until what was written has left; other streams of HTTP/2 would be waited for, too."""
+        if isinstance(self.protocol.protocol, Http1) and not self.writer.is_closing():
+            await departed(self.writer.get_extra_info("socket"))
 
     def _unsent(self) -> int:
         """Bytes that the client has not acknowledged. The kernel's are counted, too: it takes more

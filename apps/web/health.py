@@ -19,7 +19,7 @@ from hawker.core.version import version
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
-LAG_EVERY = 0.02
+LAG_EVERY = 0.1
 LAG_BUCKETS = (
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip

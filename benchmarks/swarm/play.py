@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.processes import sha256_of
 from benchmarks.swarm.description import Description, Scenario
 from benchmarks.swarm.network import Network
+from benchmarks.swarm.reserve import Reserve, reserve
 from benchmarks.swarm.strike import Strike
 from benchmarks.swarm.systems.base import Figures, System
 from benchmarks.swarm.watch import Watch
@@ -112,7 +113,8 @@ async def play(
             system = kind(network, content.path, list(receivers), directory)
             await system.start()
             found = Round(kind.name, scenario.name, content.size, list(receivers))
-            await _race(description.limit, network, system, scenario, found)
+            with reserve(directory, (len(receivers) + 1) * content.size) as memory:
+                await _race(description.limit, network, system, scenario, found, memory)
             for name in found.survivors:
                 if name in found.seconds and sha256_of(system.output(name)) != content.sha256:
                     found.problems.append(f"{name}: wrong bytes")
@@ -121,10 +123,15 @@ async def play(
 
 
 async def _race(
-    limit: float, network: Network, system: System, scenario: Scenario, found: Round
+    limit: float,
+    network: Network,
+    system: System,
+    scenario: Scenario,
+    found: Round,
+    memory: Reserve,
 ) -> None:
     before = await network.received()
-    watch = Watch(network, system.agents)
+    watch = Watch(network, system.agents, memory)
     strike = Strike(network, system, watch)
     changed = asyncio.Event()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.swarm.agents import Agent
 from benchmarks.swarm.network import Network, Traffic
+from benchmarks.swarm.reserve import Reserve
 
 LOOK_SECONDS = 0.2
 
@@ -22,6 +23,7 @@ class Watch:
 
     network: Network
     agents: dict[str, Agent]
+    memory: Reserve
     began: float = 0.0
     cpu: dict[str, float] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
@@ -36,6 +38,8 @@ class Watch:
         self.times.append(now - self.began)
         self.traffic.append(self.network.traffic())
         self._clocks.append(machine_clock())
+        first_look, last_look = self.traffic[0], self.traffic[-1]
+        self.memory.taken(sum(last_look[name].down - first_look[name].down for name in last_look))
         for name, agent in list(self.agents.items()):
             before = self._cpu_before.setdefault(agent.pid, agent.cpu if first else 0.0)
             self.cpu[f"{name} {agent.pid}"] = agent.cpu - before

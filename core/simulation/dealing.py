@@ -46,7 +46,7 @@ class CrowdSeed:
         passed = max(0.0, crowd.now - self._begins)
         self.read = min(scenario.pieces, int(passed * self._rate / scenario.piece_length))
         valid = PieceSet.first(self.read)
-        idle = crowd.used[scenario.peers] < crowd.slots
+        idle = 4 * crowd.used[scenario.peers] <= crowd.slots
         self._turns.deal(valid, crowd.now, reading=self.reading, idle=bool(idle))
         for number, when in self._next.items():
             if when <= crowd.now:

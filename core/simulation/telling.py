@@ -80,7 +80,7 @@ class Teller:
         world = host.world
         now = world.timeline.now
         if host.reader is not None or self._turns.held:
-            idle = host.slots.free > 0
+            idle = host.slots.idle
             self._turns.deal(valid, now, reading=host.reader is not None, idle=idle)
             have = self._turns.visible(stream.number, valid).bits
         else:

@@ -17,7 +17,11 @@ from dataclasses import dataclass, field
 
 from hawker.core.pieces import KIB, MIB, Layout, PieceSet
 
-PARALLEL = 4
+# Requests at once, and at one parent. With half as many a swarm of 16 leaves a fifth of its uplinks
+# idle, as chance makes requests meet at some parents (simulated); one parent alone gives no more
+# for more.
+PARALLEL = 8
+PER_PARENT = 4
 RUN_BYTES = 4 * MIB
 # A run lasts about this long on the parent's measured rate, so that a slow parent binds little.
 RUN_SECONDS = 0.25
@@ -178,21 +182,18 @@ class DownloadMachine:
     def plan(self, now: float) -> list[Fetch]:
         """Fetches to start now."""
         planned: list[Fetch] = []
-        if not self._has_room(now):
-            # Asked for with every event of every parent: most of the time this is the answer.
-            return planned
         missing = self.missing
-        while missing and self._has_room(now):
+        while missing and self.has_room(now):
             fetch = self._next(missing, now)
             if fetch is None:
                 break
             planned.append(fetch)
             missing -= fetch.pieces
-        if not missing and self._has_room(now):
+        if not missing and self.has_room(now):
             planned.extend(self._hedges(now))
         return planned
 
-    def _has_room(self, now: float) -> bool:
+    def has_room(self, now: float) -> bool:
         """Another fetch may begin. Slow ones count half: parents that trickle must not hold all."""
         flights = len(self._flights)
         if flights < self._parallel:
@@ -206,7 +207,7 @@ class DownloadMachine:
     def wake_at(self, now: float) -> float | None:
         """When `plan` may return something though nothing else happened; None for never."""
         times = [flight.since + HEDGE_AFTER for flight in self._flights.values()]
-        if self._has_room(now):
+        if self.has_room(now):
             times.extend(offer.retry_at for offer in self.offers.values())
         return min((time for time in times if time > now), default=None)
 
@@ -217,7 +218,7 @@ class DownloadMachine:
             for parent, offer in self.offers.items()
             if offer.retry_at <= now and offer.have.bits & bits
         ]
-        limit = max(1, self._parallel // max(1, len(useful)))
+        limit = min(PER_PARENT, max(1, self._parallel // max(1, len(useful))))
         ready = [entry for entry in useful if entry[1].in_flight < limit]
         if not ready:
             return None

@@ -24,6 +24,11 @@ class UploadSlots:
     def free(self) -> int:
         return max(0, self.limit - self.used)
 
+    @property
+    def idle(self) -> bool:
+        """Few uploads are under way: there is room for what is not urgent."""
+        return 4 * self.used <= self.limit
+
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Hold a slot; raises Busy where none is free."""

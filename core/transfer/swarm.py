@@ -161,6 +161,13 @@ class Swarm:
 
     def _plan(self, group: asyncio.TaskGroup) -> None:
         now = self._ground.clock()
+        # Woken by every event of every parent: most of the time there is no room.
+        if self.machine.has_room(now):
+            self._begin_fetches(group, now)
+        if self._unreported and now - self._reported_at >= HAVE_EVERY:
+            self.flush()
+
+    def _begin_fetches(self, group: asyncio.TaskGroup, now: float) -> None:
         machine = self.machine
         machine.layout = self.entry.layout
         offered = PieceSet()
@@ -176,8 +183,6 @@ class Swarm:
             task = group.create_task(self._fetch(fetch, ref))
             self._fetches[fetch.number] = task
             task.add_done_callback(functools.partial(self._ended, fetch))
-        if self._unreported and now - self._reported_at >= HAVE_EVERY:
-            self.flush()
 
     def _pause(self) -> float:
         now = self._ground.clock()
@@ -308,6 +313,8 @@ class Swarm:
                 self._give_up(fetch.parent, exc)
         else:
             self.machine.received(fetch, sink.received, self._ground.clock())
+        # The next request need not wait until these pieces are committed.
+        self.wake.fire()
         self._fetches.pop(fetch.number, None)
         await self._keep(fetch, sink)
 

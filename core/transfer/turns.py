@@ -23,15 +23,16 @@ HELD_BEAT = 0.05
 EVENT_COST = 0.002
 # And as long as so many pieces take to come: several are told at once where that delays them by
 # little of what moving them takes. Measured over so many seconds, and never more than the last.
-PIECES_AN_EVENT = 2
+PIECES_AN_EVENT = 6
 GAP_OVER = 0.5
-LONGEST_PAUSE = 0.25
+LONGEST_PAUSE = BEAT
 # A child that took nothing for so long, while others took `ROUNDS` pieces each on average, or
 # nobody took any, stands still: what it was to take is offered to another one, too.
 FIRST_TURN = 1.0
 ROUNDS = 2
-# What a child took is offered to all after so long, where there is nothing newer to give: it may
-# have been the only one to get it, and stand still.
+# What a child took is offered to all after so long, a piece each `HELD_BEAT`, where there is
+# nothing newer to give and the uplink idles: that child may have been the only one to get it, and
+# stand still.
 ALONE = 2.0
 # And after so long in any case.
 ALONE_AT_MOST = 30.0
@@ -64,7 +65,8 @@ class Turns:
     _own: dict[int, int] = field(default_factory=dict)
     _gap: float = 0.0
     _counted: int = 0
-    _counted_at: float = 0.0
+    _counted_at: float | None = None
+    _released_at: float = -HELD_BEAT
 
     @property
     def held(self) -> bool:
@@ -88,7 +90,7 @@ class Turns:
 
     def deal(self, valid: PieceSet, now: float, *, reading: bool, idle: bool) -> None:
         """Give each new piece to one child while this host reads, the more to a child the quicker
-        it takes them; let go of overdue ones. `idle`: an upload slot is free."""
+        it takes them; let go of overdue ones. `idle`: few uploads are under way."""
         new = valid - self.seen
         self.seen = valid
         if reading and len(self.children) > 1:
@@ -96,12 +98,18 @@ class Turns:
                 self._pass_on(piece)
         if self.fresh:
             self._hurry(now, idle=idle)
-        patience = ALONE_AT_MOST if self.fresh else ALONE if reading else 0.0
+        patience = ALONE_AT_MOST if reading or self.fresh else 0.0
         for piece, (_, since) in list(self.taken.items()):
             if now - since < patience:
                 # They are in order.
                 break
             self._release(piece)
+        if idle and self.taken and not self.fresh and now - self._released_at >= HELD_BEAT:
+            # One after the other: what is new comes first.
+            piece, (_, since) = next(iter(self.taken.items()))
+            if now - since >= ALONE:
+                self._release(piece)
+                self._released_at = now
 
     def served(self, pieces: PieceSet, now: float) -> None:
         """These pieces left this host."""
@@ -120,8 +128,10 @@ class Turns:
 
     def pause(self, streams: int, now: float) -> float:
         """Seconds of silence on a stream after an event, on a host with so many streams."""
+        count = len(self.seen)
+        if self._counted_at is None:
+            self._counted, self._counted_at = count, now
         if now - self._counted_at >= GAP_OVER:
-            count = len(self.seen)
             if count > self._counted:
                 self._gap = (now - self._counted_at) / (count - self._counted)
             self._counted, self._counted_at = count, now

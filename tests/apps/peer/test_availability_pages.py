@@ -15,6 +15,7 @@ from hawker.core.clients.events import MAX_PEER_EVENT
 from hawker.core.digests import MAX_RUN_PIECES, DigestRun
 from hawker.core.messages import Availability, encode
 from hawker.core.pieces import MAX_PIECES, MIB, Layout, PieceSet
+from hawker.core.transfer.slots import UploadSlots
 from hawker.core.transfer.turns import BEAT
 
 # As many separate parts as there can be of so much.
@@ -65,7 +66,7 @@ def test_events_are_small_and_all_is_said_at_once(
         ground=SimpleNamespace(clock=lambda: asyncio.get_running_loop().time()),
         reads=lambda task: False,
     )
-    announcer = Announcer(lambda: conductor, lambda: 4, lambda: False)
+    announcer = Announcer(lambda: conductor, UploadSlots(4), lambda: False)
 
     async def main() -> tuple[list[Availability], float]:
         events: list[Availability] = []

@@ -10,6 +10,7 @@ from hawker.core.transfer.turns import (
     ALONE_AT_MOST,
     EVENT_COST,
     FIRST_TURN,
+    HELD_BEAT,
     LONGEST_PAUSE,
     PIECES_AN_EVENT,
     ROUNDS,
@@ -125,3 +126,23 @@ def test_events_are_as_rare_as_pieces_are_slow_and_as_many_streams_allow() -> No
     assert turns.pause(200, 105.0) == pytest.approx(200 * EVENT_COST)
     turns.deal(PieceSet.first(101), 165.0, reading=False, idle=True)
     assert turns.pause(8, 165.0) == LONGEST_PAUSE
+
+
+def test_with_nothing_newer_an_idle_reader_offers_what_was_taken_again_one_by_one() -> None:
+    turns, valid = reading(8)
+    turns.served(valid, 0.1)
+    mine = turns.visible(1, valid)
+    hidden = valid - mine
+    turns.deal(valid, 0.2 + ALONE, reading=True, idle=False)
+    assert turns.visible(1, valid) == mine, "its uplink is for what is new"
+    for number in range(1, 4):
+        turns.deal(valid, 0.2 + ALONE + number * 1.01 * HELD_BEAT, reading=True, idle=True)
+    again = turns.visible(1, valid) & hidden
+    others = [turns.visible(child, valid) for child in CHILDREN]
+    assert sum(map(len, others)) == len(valid) + 3 * (len(CHILDREN) - 1)
+    assert len(again) <= 3
+
+
+def test_the_first_pause_is_short_however_long_the_clock_runs() -> None:
+    turns = Turns(seen=PieceSet.first(5))
+    assert turns.pause(4, 1e6) == pytest.approx(4 * EVENT_COST)
