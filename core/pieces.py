@@ -19,7 +19,7 @@ MIB = 1024 * KIB
 MIN_PIECE_LENGTH = 256 * KIB
 MAX_PIECE_LENGTH = 16 * MIB
 UNKNOWN_PIECE_LENGTH = MIB
-TARGET_PIECES = 512
+TARGET_PIECES = 256
 # 16 MiB pieces of 16 TiB: a bound for what a message may claim, so that sets stay small.
 MAX_PIECES = 1 << 20
 
@@ -32,7 +32,7 @@ _ONES = re.compile("1+")
 
 
 def piece_length_for(total: int | None) -> int:
-    """Next power of two of total / 512, clamped to 256 KiB … 16 MiB; 1 MiB for an unknown total."""
+    """Next power of two of total / 256, clamped to 256 KiB … 16 MiB; 1 MiB for an unknown total."""
     if total is None:
         return UNKNOWN_PIECE_LENGTH
     wanted = -(-total // TARGET_PIECES)

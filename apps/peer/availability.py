@@ -18,7 +18,7 @@ from hawker.core.pieces import KIB, PieceSet, Run
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.slots import UploadSlots
-from hawker.core.transfer.turns import BEAT, HELD_BEAT, Turns
+from hawker.core.transfer.turns import BEAT, HELD_BEAT, Lateness, Turns
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Announcer:
         self._slots = slots
         self._draining = draining
         self._streams = 0
+        self._late = Lateness()
         self._numbers = itertools.count()
         self._turns: dict[tuple[str, str], Turns] = {}
 
@@ -111,13 +112,19 @@ class Announcer:
                 said |= PieceSet.from_runs(event.have)
                 told.update(run.signature for run in event.runs)
                 full = _is_full(event)
-                # The rest of what did not fit follows at once.
-                await asyncio.sleep(0.0 if full else turns.pause(self._streams, now))
+                if not full:
+                    await self._rest(turns.pause(self._streams, now, self._late.seconds))
         finally:
             self._streams -= 1
             turns.leave(child, conductor.ground.clock())
             if not turns.children:
                 self._turns.pop(key, None)
+
+    async def _rest(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        await asyncio.sleep(seconds)
+        self._late.woke(loop.time() - due)
 
     def _event(self, entry: Entry, new: PieceSet, told: set[bytes]) -> Availability:
         total = entry.layout.total

@@ -70,10 +70,11 @@ class Download:
                 while not self.run.satisfied(self._user):
                     self.run.check()
                     self.run.admit(self._user)
-                    now = self._now(seen)
-                    if now.seconds - told >= PROGRESS_EVERY:
+                    passed = self._ground.clock() - self._since
+                    if passed - told >= PROGRESS_EVERY:
+                        now = self._now(seen)
                         seen += len(now.arrivals)
-                        told = now.seconds
+                        told = passed
                         yield now
                     await self.run.changed.wait(WAIT)
                 await self._authorize()

@@ -31,7 +31,9 @@ LONGEST_RUN = 16 * MIB
 FAILURES_TO_REPORT = 3
 HEDGE_AFTER = 1.0
 MAX_HEDGES = 2
+# After a refusal, doubled with each further one in a row: an upload takes longer than that.
 BUSY_BACKOFF = 0.02
+LONGEST_BUSY = 0.16
 FAILURE_BACKOFF = 0.1
 RATE_WEIGHT = 0.3
 
@@ -59,6 +61,7 @@ class Offer:
     in_flight: int = 0
     retry_at: float = 0.0
     failures: int = 0
+    refusals: int = 0
     rate: float = 0.0
 
 
@@ -306,7 +309,7 @@ class DownloadMachine:
         offer = self._landed(fetch) if flight is not None else None
         if flight is None or offer is None:
             return
-        offer.failures = 0
+        offer.failures = offer.refusals = 0
         offer.retry_at = 0.0
         rate = size / max(1e-6, now - flight.since)
         offer.rate = rate if not offer.rate else offer.rate + RATE_WEIGHT * (rate - offer.rate)
@@ -321,7 +324,8 @@ class DownloadMachine:
         self.drop(fetch)
         offer = self.offers.get(fetch.parent)
         if offer is not None:
-            wait = max(retry_after, BUSY_BACKOFF)
+            wait = max(retry_after, min(LONGEST_BUSY, BUSY_BACKOFF * 2**offer.refusals))
+            offer.refusals += 1
             offer.retry_at = now + wait * (0.5 + self._rng.random())
 
     def failed(self, fetch: Fetch, now: float) -> bool:

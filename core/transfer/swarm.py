@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT = 5.0
 STALL = 1.0
-HAVE_EVERY = 0.5
+HAVE_EVERY = 1.0
 
 
 class SwarmHost(Protocol):

@@ -23,9 +23,13 @@ HELD_BEAT = 0.05
 EVENT_COST = 0.002
 # And as long as so many pieces take to come: several are told at once where that delays them by
 # little of what moving them takes. Measured over so many seconds, and never more than the last.
-PIECES_AN_EVENT = 6
+PIECES_AN_EVENT = 3
 GAP_OVER = 0.5
 LONGEST_PAUSE = BEAT
+# A host that is late has no time for many events: so many times what it wakes late, on average over
+# about as many events, is added.
+LATE_TIMES = 10
+LATE_EVENTS = 16
 # A child that took nothing for so long, while others took `ROUNDS` pieces each on average, or
 # nobody took any, stands still: what it was to take is offered to another one, too.
 FIRST_TURN = 1.0
@@ -38,10 +42,21 @@ ALONE = 2.0
 ALONE_AT_MOST = 30.0
 
 
-def pause(streams: float, gap: float) -> float:
+def pause(streams: float, gap: float, late: float = 0.0) -> float:
     """Seconds between two events of a stream, on a host with so many streams that gets a piece
-    every `gap` seconds."""
-    return max(EVENT_COST * streams, min(LONGEST_PAUSE, PIECES_AN_EVENT * gap))
+    every `gap` seconds, and wakes `late` seconds after it should."""
+    wanted = PIECES_AN_EVENT * gap + LATE_TIMES * late
+    return max(EVENT_COST * streams, min(LONGEST_PAUSE, wanted))
+
+
+@dataclass
+class Lateness:
+    """How many seconds late a host wakes, on average."""
+
+    seconds: float = 0.0
+
+    def woke(self, late: float) -> None:
+        self.seconds += (max(0.0, late) - self.seconds) / LATE_EVENTS
 
 
 @dataclass(eq=False)
@@ -126,8 +141,9 @@ class Turns:
         """What this child may ask for."""
         return PieceSet(valid.bits & ~self._hidden | valid.bits & self._own.get(child, 0))
 
-    def pause(self, streams: int, now: float) -> float:
-        """Seconds of silence on a stream after an event, on a host with so many streams."""
+    def pause(self, streams: int, now: float, late: float = 0.0) -> float:
+        """Seconds of silence on a stream after an event, on a host with so many streams that wakes
+        `late` seconds after it should."""
         count = len(self.seen)
         if self._counted_at is None:
             self._counted, self._counted_at = count, now
@@ -135,7 +151,7 @@ class Turns:
             if count > self._counted:
                 self._gap = (now - self._counted_at) / (count - self._counted)
             self._counted, self._counted_at = count, now
-        return pause(streams, self._gap)
+        return pause(streams, self._gap, late)
 
     def _hurry(self, now: float, *, idle: bool) -> None:
         """Pass on what children were to take that take nothing."""

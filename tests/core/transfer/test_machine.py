@@ -10,7 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hawker.core.pieces import KIB, MIB, Layout, PieceSet
 from hawker.core.transfer.machine import (
+    BUSY_BACKOFF,
     HEDGE_AFTER,
+    LONGEST_BUSY,
     MAX_HEDGES,
     PARALLEL,
     PER_PARENT,
@@ -176,6 +178,27 @@ def test_a_busy_parent_is_left_alone_for_a_moment() -> None:
     wake = machine.wake_at(0.4)
     assert wake is not None and 0.4 < wake <= 1.5
     assert machine.plan(1.6)
+
+
+def test_a_parent_that_stays_busy_is_asked_less_and_less_until_it_gives_or_says_it_can() -> None:
+    machine = machine_with({"a": PieceSet.first(COUNT)})
+    now, waits = 0.0, []
+    for _ in range(8):
+        fetches = machine.plan(now)
+        machine.busy(fetches[0], 0.0, now)
+        for fetch in fetches[1:]:
+            machine.drop(fetch)
+        wake = machine.wake_at(now)
+        assert wake is not None
+        waits.append(wake - now)
+        now = wake
+    assert waits[0] <= 1.5 * BUSY_BACKOFF
+    assert waits[-1] >= 0.5 * LONGEST_BUSY
+    assert max(waits) <= 1.5 * LONGEST_BUSY
+    machine.received(machine.plan(now)[0], 1, now)
+    machine.busy(machine.plan(now)[0], 0.0, now)
+    wake = machine.wake_at(now)
+    assert wake is not None and wake - now <= 1.5 * BUSY_BACKOFF
 
 
 def test_a_free_slot_ends_the_wait() -> None:

@@ -14,7 +14,9 @@ from hawker.core.transfer.turns import (
     LONGEST_PAUSE,
     PIECES_AN_EVENT,
     ROUNDS,
+    Lateness,
     Turns,
+    pause,
 )
 
 CHILDREN = (1, 2, 3, 4)
@@ -146,3 +148,14 @@ def test_with_nothing_newer_an_idle_reader_offers_what_was_taken_again_one_by_on
 def test_the_first_pause_is_short_however_long_the_clock_runs() -> None:
     turns = Turns(seen=PieceSet.first(5))
     assert turns.pause(4, 1e6) == pytest.approx(4 * EVENT_COST)
+
+
+def test_a_host_that_wakes_late_tells_others_less_often() -> None:
+    assert pause(8, 0.01) < pause(8, 0.01, 0.02) < LONGEST_PAUSE
+    assert pause(8, 0.01, 1.0) == LONGEST_PAUSE, "its heart still beats"
+    late = Lateness()
+    for _ in range(100):
+        late.woke(0.05)
+    assert late.seconds == pytest.approx(0.05, rel=0.01)
+    late.woke(-0.01)
+    assert 0.0 < late.seconds < 0.05
