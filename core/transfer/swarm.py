@@ -332,7 +332,9 @@ class Swarm:
 
     async def _keep(self, fetch: Fetch, sink: PieceSink) -> None:
         """Judge every piece that arrived whole, also of a fetch that broke off later."""
-        digests = {p: d for p, d in sink.digests.items() if p not in self.machine.valid}
+        # What another fetch brought meanwhile may still be on its way into the index.
+        here = self.machine.valid | self.machine.unproven
+        digests = {p: d for p, d in sink.digests.items() if p not in here}
         duplicate = sum(self.entry.layout.length(p) for p in sink.digests if p not in digests)
         self._ground.counters.duplicate_bytes += duplicate
         if not digests:

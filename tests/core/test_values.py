@@ -110,8 +110,8 @@ def test_fields_do_not_run_into_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("total", "length"),
-    [(None, MIB), (0, 256 * KIB), (1, 256 * KIB), (128 * MIB, 256 * KIB),
-     (128 * MIB + 1, 512 * KIB), (1024 * MIB, 2 * MIB), (16 * 1024**4, 16 * MIB)],
+    [(None, MIB), (0, 256 * KIB), (1, 256 * KIB), (64 * MIB, 256 * KIB),
+     (64 * MIB + 1, 512 * KIB), (1024 * MIB, 4 * MIB), (16 * 1024**4, 16 * MIB)],
 )  # fmt: skip
 def test_piece_lengths_follow_the_content(total: int | None, length: int) -> None:
     assert piece_length_for(total) == length
