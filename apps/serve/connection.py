@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import ssl
 import struct
-import sys
 import termios
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +18,7 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from hawker.apps.serve.departure import departed
+from hawker.apps.serve.departure import departed, queued
 from hawker.apps.serve.http1 import Aborted, Http1
 from hawker.apps.serve.http2 import Http2
 from hawker.apps.serve.requests import AppTasks
@@ -192,8 +190,7 @@ class Connection(TCPServer):
         """Bytes that the client has not acknowledged. The kernel's are counted, too: it takes more
         only once a third of its own, which may be megabytes, have gone."""
         sock = self.writer.get_extra_info("socket")
-        kernel = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
-        return self.writer.transport.get_write_buffer_size() + int.from_bytes(kernel, sys.byteorder)
+        return self.writer.transport.get_write_buffer_size() + queued(sock, termios.TIOCOUTQ)
 
     def _reset(self) -> None:
         """End by a reset: closed otherwise, what was sent would look complete."""

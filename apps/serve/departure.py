@@ -24,10 +24,15 @@ _LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == 
 _NO_LIMIT = -1
 
 
+def queued(sock: Any, request: int) -> int:
+    """What an ioctl says of the bytes in the kernel's buffer; raises OSError."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), request, bytes(4)), sys.byteorder)
+
+
 def unsent(sock: Any) -> int:
     """Bytes that the kernel keeps and has never sent; 0 where it does not say."""
     try:
-        return int.from_bytes(fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, bytes(4)), sys.byteorder)
+        return queued(sock, _SIOCOUTQNSD)
     except OSError:
         return 0
 

@@ -16,7 +16,7 @@ from hawker.core.simulation.scenario import Scenario
 from hawker.core.transfer.machine import PARALLEL
 
 # Steps within the time of one request that has its share of both links.
-STEPS = 4
+STEPS = 8
 PATIENCE = 20.0
 
 

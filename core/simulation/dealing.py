@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hawker.core.pieces import PieceSet
+from hawker.core.transfer.slots import is_idle
 from hawker.core.transfer.turns import Turns, pause
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class CrowdSeed:
         passed = max(0.0, crowd.now - self._begins)
         self.read = min(scenario.pieces, int(passed * self._rate / scenario.piece_length))
         valid = PieceSet.first(self.read)
-        idle = 4 * crowd.used[scenario.peers] <= crowd.slots
-        self._turns.deal(valid, crowd.now, reading=self.reading, idle=bool(idle))
+        idle = is_idle(int(crowd.used[scenario.peers]), crowd.slots)
+        self._turns.deal(valid, crowd.now, reading=self.reading, idle=idle)
         for number, when in self._next.items():
             if when <= crowd.now:
                 visible = self._turns.visible(number, valid).bits

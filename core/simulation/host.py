@@ -148,7 +148,7 @@ class SimulatedHost:
         timeline = self.world.timeline
         now = timeline.now
         machine = self.machine
-        for fetch in machine.plan(now) if machine.has_room(now) else ():
+        for fetch in machine.plan(now):
             host = self.world.hosts[fetch.parent]
             self._flights[fetch.number] = (fetch, None, host)
             # The request and the first byte of its answer.

@@ -185,6 +185,8 @@ class DownloadMachine:
     def plan(self, now: float) -> list[Fetch]:
         """Fetches to start now."""
         planned: list[Fetch] = []
+        if not self.has_room(now):
+            return planned
         missing = self.missing
         while missing and self.has_room(now):
             fetch = self._next(missing, now)

@@ -11,6 +11,11 @@ from hawker.core.errors import Busy
 RETRY_AFTER = 0.02
 
 
+def is_idle(used: int, limit: int) -> bool:
+    """A quarter of the slots is taken at most."""
+    return 4 * used <= limit
+
+
 class UploadSlots:
     """How many requests for pieces are answered at once, and what was sent."""
 
@@ -27,7 +32,7 @@ class UploadSlots:
     @property
     def idle(self) -> bool:
         """Few uploads are under way: there is room for what is not urgent."""
-        return 4 * self.used <= self.limit
+        return is_idle(self.used, self.limit)
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:

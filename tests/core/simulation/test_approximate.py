@@ -46,8 +46,7 @@ def test_it_agrees_with_the_exact_one() -> None:
     exact = World(scenario, Flat()).run().ratio_to_optimum
     rough = approximate(scenario).ratio_to_optimum
     assert rough.p50 == pytest.approx(exact.p50, rel=0.03)
-    # Its last peers come late: see docs/simulation.md.
-    assert rough.last == pytest.approx(exact.last, rel=0.04)
+    assert rough.last == pytest.approx(exact.last, rel=0.03)
 
 
 def test_what_only_the_exact_one_can_do_is_refused() -> None:
