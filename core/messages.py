@@ -87,11 +87,12 @@ class Parents(Decision, frozen=True, kw_only=True, tag="parents", omit_defaults=
 
     Empty `generation` means that nobody knows the content yet: wait for the next record. `digest`
     is what the origin says the whole has, where no reader checks that for all; `modified` is when
-    it was last changed there, in seconds since 1970.
+    it was last changed there, in seconds since 1970. A `gateway` brings pieces into its zone.
     """
 
     generation: str = ""
     layout: Layout | None = None
+    gateway: bool = False
     parents: list[ParentRef] = []
     readers: list[Reader] = []
     digest: str = ""

@@ -99,7 +99,7 @@ class Announcer:
                     beat = min(HELD_BEAT if turns.held else BEAT, max(0.0, BEAT - silent))
                     version = await entry.wait_change(version, beat)
                 now = conductor.ground.clock()
-                reading, idle = conductor.reads(entry.task), self._slots.idle
+                reading, idle = conductor.brings(entry.task), self._slots.idle
                 turns.deal(entry.valid, now, reading=reading, idle=idle)
                 # Possession only grows; a windowed entry forgets what it delivered: no offer.
                 have = PieceSet() if entry.windowed else turns.visible(child, entry.valid)

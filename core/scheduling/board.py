@@ -84,7 +84,10 @@ class Board:
         if generation is None:
             return Parents(task=task.id, revision=peer.revision)
         refs = []
-        for other in (*sorted(peer.parents), *sorted(peer.neighbours - peer.parents)):
+        for other in (
+            *sorted(peer.parents),
+            *sorted({*self.graph.exchanges_with(task, peer)} - peer.parents),
+        ):
             known = self.hosts.get(other)
             if known is None:
                 continue
@@ -107,6 +110,7 @@ class Board:
             readers=self.ledger.readers(task.id, generation.id),
             digest="" if self._is_checked(task, generation) else generation.digest,
             modified=generation.modified,
+            gateway=peer.gateway,
         )
 
     @staticmethod

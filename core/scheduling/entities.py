@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +11,9 @@ from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, HostAnnouncement, LeaseProgress
 from hawker.core.pieces import Layout, PieceSet
 from hawker.core.ranges import ByteRange
+from hawker.core.scheduling.members import Members
 from hawker.core.scheduling.states import GENERATION, HOST, PEER, TASK, Machine
+from hawker.core.scheduling.zones import Zones
 
 
 class Outgoing(NamedTuple):
@@ -84,7 +84,8 @@ class Lease:
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A host in a task. Edges hold host ids; `order` makes the spine acyclic (see graph)."""
+    """A host in a task. Edges hold host ids; `order` makes the spine acyclic (see graph). `zone` is
+    its data centre's name as it joined; a `gateway` brings pieces into its zone (see zones)."""
 
     host: str
     machine: Machine = field(default_factory=lambda: Machine("peer", PEER, "new"))
@@ -94,6 +95,8 @@ class Peer:
     have: PieceSet = field(default_factory=PieceSet)
     generation: Generation | None = None
     order: int = 0
+    zone: str = ""
+    gateway: bool = False
     parents: set[str] = field(default_factory=set)
     children: set[str] = field(default_factory=set)
     neighbours: set[str] = field(default_factory=set)
@@ -124,41 +127,6 @@ class Peer:
         return layout.covering(self.want)
 
 
-class Members:
-    """Hosts of a generation, with random choice in constant time."""
-
-    __slots__ = ("_at", "_list")
-
-    def __init__(self) -> None:
-        self._list: list[str] = []
-        self._at: dict[str, int] = {}
-
-    def add(self, host: str) -> None:
-        if host not in self._at:
-            self._at[host] = len(self._list)
-            self._list.append(host)
-
-    def remove(self, host: str) -> None:
-        at = self._at.pop(host, None)
-        if at is not None:
-            last = self._list.pop()
-            if last != host:
-                self._list[at] = last
-                self._at[last] = at
-
-    def sample(self, rng: random.Random, count: int) -> list[str]:
-        """Different members at random, all of them where there are no more than `count`."""
-        if len(self._list) <= count:
-            return list(self._list)
-        return rng.sample(self._list, count)
-
-    def __len__(self) -> int:
-        return len(self._list)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._list)
-
-
 @dataclass(slots=True, eq=False)
 class Generation:
     """One content of a task; `roots` are members whose pieces come from no other peer. `digest` is
@@ -175,6 +143,7 @@ class Generation:
     machine: Machine = field(default_factory=lambda: Machine("generation", GENERATION, "live"))
     members: Members = field(default_factory=Members)
     roots: Members = field(default_factory=Members)
+    zones: Zones = field(default_factory=Zones)
     complete: set[str] = field(default_factory=set)
     last_order: int = 0
     first_order: int = 0

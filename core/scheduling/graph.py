@@ -2,7 +2,8 @@
 
 Every member has an order; a spine edge leads only from a lower order to a higher one, so the spine
 is acyclic by construction and no search for cycles is ever needed. Members are ordered as they
-join. One that becomes a root gives up its parents and moves in front of all others.
+join. One that becomes a root gives up its parents and moves in front of all others. Edges stay
+inside a zone, but for the parents of its gateway (see zones).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable
 from hawker.core.contracts import Candidate, Child, Evaluator
 from hawker.core.pieces import Layout, PieceSet
 from hawker.core.scheduling.entities import Generation, Host, Peer, Task
+from hawker.core.scheduling.members import Members
+from hawker.core.scheduling.zones import Zone
 
 PARENTS = 4
 NEIGHBOURS_PICKED = 8
@@ -49,6 +52,8 @@ class Graph:
         generation.last_order += 1
         peer.order = generation.last_order
         generation.members.add(peer.host)
+        peer.zone = self._hosts[peer.host].announcement.idc.lower()
+        generation.zones.join(peer.zone, peer.host)
 
     def leave(self, task: Task, peer: Peer, now: float) -> None:
         """Remove a member; whoever lost an edge by that gets another."""
@@ -58,11 +63,14 @@ class Graph:
         generation.members.remove(peer.host)
         generation.roots.remove(peer.host)
         generation.complete.discard(peer.host)
+        generation.zones.leave(peer.zone, peer.host)
+        generation.zones.hungry.discard(peer.host)
         self._orphans.pop((task.id, peer.host), None)
         bereft = self.cut(task, peer)
-        peer.generation = None
+        peer.generation, peer.gateway = None, False
         for other in bereft:
             self.supply(task, other, now)
+        self.renew_gateway(task, generation, peer.zone, now)
 
     def make_root(self, task: Task, peer: Peer, now: float) -> None:
         """The peer needs no parents any more: it comes before all others."""
@@ -74,8 +82,12 @@ class Graph:
         generation.first_order -= 1
         peer.order = generation.first_order
         generation.roots.add(peer.host)
+        generation.zones.make_root(peer.zone, peer.host)
+        peer.gateway = False
+        generation.zones.hungry.discard(peer.host)
         self._orphans.pop((task.id, peer.host), None)
         self.adopt(task, now)
+        self.renew_gateway(task, generation, peer.zone, now)
 
     def unmake_root(self, task: Task, peer: Peer, now: float) -> None:
         """The peer needs parents like everybody: it starts again behind all others."""
@@ -88,8 +100,10 @@ class Graph:
             self._unlink(task, peer, child)
         generation.last_order += 1
         peer.order = generation.last_order
+        generation.zones.join(peer.zone, peer.host)
         for other in (*orphans, peer):
             self.supply(task, other, now)
+        self.renew_gateway(task, generation, peer.zone, now)
 
     def cut(self, task: Task, peer: Peer) -> list[Peer]:
         """Remove all edges of a peer; returns the others that lost one."""
@@ -121,6 +135,79 @@ class Graph:
         """Tasks with orphans."""
         return {name for name, _ in self._orphans}
 
+    # ------------------------------------------------------------------ zones
+
+    def renew_gateway(self, task: Task, generation: Generation, name: str, now: float) -> None:
+        """See that a zone without a root has a gateway, and no other member that takes pieces from
+        elsewhere; called where that may have changed."""
+        if not generation.zones.several or name not in generation.zones:
+            return
+        zone = generation.zones[name]
+        chosen = self._choose_gateway(task, zone, now)
+        for host in zone.gateways - {chosen}:
+            former = task.peers[host]
+            former.gateway = False
+            zone.dismiss(host)
+            generation.zones.hungry.discard(host)
+            for other in [other for other in former.neighbours if self._apart(task, former, other)]:
+                self._part(task, former, task.peers[other])
+            self._touched(task, former)
+            self.supply(task, former, now)
+        if chosen is not None and chosen not in zone.gateways:
+            self.supply(task, task.peers[chosen], now)
+
+    def _choose_gateway(self, task: Task, zone: Zone, now: float) -> str | None:
+        """The first on the spine that works; nobody where a root does."""
+        if any(self._works(host, now) for host in zone.roots):
+            return None
+        return next((h for h in zone if task.peers[h].wants and self._works(h, now)), None)
+
+    def _works(self, host: str, now: float) -> bool:
+        known = self._hosts.get(host)
+        return known is not None and known.connected and known.suspect_until <= now
+
+    def exchanges_with(self, task: Task, peer: Peer) -> list[str]:
+        """The neighbours that it may take pieces from: a zone gives to another's gateway, and takes
+        nothing back."""
+        if peer.gateway:
+            return list(peer.neighbours)
+        return [host for host in peer.neighbours if not self._apart(task, peer, host)]
+
+    @staticmethod
+    def _apart(task: Task, peer: Peer, host: str) -> bool:
+        return task.peers[host].zone != peer.zone
+
+    def _feed_gateways(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
+        """Let gateways that have too few to take pieces from take them from this peer."""
+        for host in sorted(generation.zones.hungry):
+            gateway = task.peers[host]
+            fits = len(peer.neighbours) < MAX_NEIGHBOURS and self._usable(
+                task, gateway, peer.host, now
+            )
+            if not fits or gateway.zone == peer.zone or peer.host in gateway.neighbours:
+                continue
+            self._befriend(task, gateway, peer)
+            fed = sum(self._apart(task, gateway, other) for other in gateway.neighbours)
+            if fed >= NEIGHBOURS_PICKED:
+                generation.zones.hungry.discard(host)
+
+    def _place(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
+        """Make the peer its zone's gateway where it should be; else it takes pieces from its own
+        zone alone, as far as somebody there gives them."""
+        zone = generation.zones[peer.zone]
+        if peer.gateway or not generation.zones.several:
+            return
+        if self._choose_gateway(task, zone, now) == peer.host:
+            peer.gateway = True
+            zone.appoint(peer.host)
+            generation.zones.hungry.add(peer.host)
+            self._touched(task, peer)
+            return
+        away = [host for host in peer.parents if task.peers[host].zone != peer.zone]
+        if len(away) < len(peer.parents):
+            for host in away:
+                self._unlink(task, task.peers[host], peer)
+
     # ------------------------------------------------------------------ choosing
 
     def supply(self, task: Task, peer: Peer, now: float) -> None:
@@ -128,6 +215,7 @@ class Graph:
         generation = peer.generation
         if generation is None or not peer.wants or peer.host in generation.roots:
             return
+        self._place(task, peer, generation, now)
         if len(peer.parents) < PARENTS:
             self._find_parents(task, peer, generation, now)
         if len(peer.neighbours) < NEIGHBOURS_PICKED:
@@ -157,7 +245,7 @@ class Graph:
         missed = wanted - peer.have
         for host in peer.parents:
             missed -= self._will_have(task, task.peers[host], layout)
-        for host in peer.neighbours:
+        for host in self.exchanges_with(task, peer):
             missed -= task.peers[host].have
         return missed
 
@@ -197,13 +285,14 @@ class Graph:
         *,
         suspects: bool = False,
     ) -> None:
-        sampled = generation.roots.sample(self._rng, SAMPLE)
+        heads, members = self._around(generation, peer)
+        sampled = heads.sample(self._rng, SAMPLE)
         roots = self._possible(task, peer, sampled, now, suspects=suspects)
         free = [root for root in roots if len(root.children) < ROOT_CHILDREN]
-        if not any(host in generation.roots for host in peer.parents) and free:
+        if not any(host in heads for host in peer.parents) and free:
             # The seed's own pieces reach the swarm soonest through many direct children.
             self._link(task, self._best(task, peer, free)[0], peer)
-        others = self._possible(task, peer, generation.members.sample(self._rng, SAMPLE), now)
+        others = self._possible(task, peer, members.sample(self._rng, SAMPLE), now)
         light = [other for other in others if len(other.children) < self._child_limit(other)]
         for parent in self._best(task, peer, light)[: PARENTS - len(peer.parents)]:
             self._link(task, parent, peer)
@@ -213,9 +302,24 @@ class Graph:
             for parent in self._best(task, peer, crowd)[:1]:
                 self._link(task, parent, peer)
 
+    @staticmethod
+    def _has_its_own(peer: Peer) -> bool:
+        """Its zone gets pieces from no other one, so that another may take them from there."""
+        return peer.generation is not None and bool(peer.generation.zones[peer.zone].roots)
+
+    def _around(self, generation: Generation, peer: Peer) -> tuple[Members, Members]:
+        """Those who bring pieces to where the peer is, and all whom it may have as parents."""
+        if not generation.zones.several or peer.gateway:
+            return generation.roots, generation.members
+        zone = generation.zones[peer.zone]
+        return zone.heads, zone.members
+
     def _find_neighbours(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
+        if generation.zones.hungry and self._has_its_own(peer):
+            self._feed_gateways(task, peer, generation, now)
+        members = generation.zones[peer.zone].members
         for _ in range(NEIGHBOURS_PICKED - len(peer.neighbours)):
-            sampled = generation.members.sample(self._rng, PICK_OF)
+            sampled = members.sample(self._rng, PICK_OF)
             fit = [
                 task.peers[host]
                 for host in sampled
@@ -241,6 +345,7 @@ class Graph:
             if self._usable(task, peer, host, now, suspects=suspects)
             and host not in peer.parents
             and task.peers[host].order < peer.order
+            and (not peer.gateway or self._has_its_own(task.peers[host]))
         ]
 
     def _usable(

@@ -51,7 +51,7 @@ class SimulatedHost:
         self.reader: OriginReading | None = None
         self.began: float | None = None
         self.finished: float | None = None
-        self.gone = self.frozen = False
+        self.gone = self.frozen = self.gateway = False
         self.stopped = ""
         self._wants = wants
         self._refs: dict[str, None] = {}
@@ -71,6 +71,7 @@ class SimulatedHost:
         self._revisions[kind] = decision.revision
         match decision:
             case Parents():
+                self.gateway = decision.gateway
                 self._follow([ref.host for ref in decision.parents])
             case Read():
                 self._read(decision)
@@ -238,6 +239,11 @@ class SimulatedHost:
         return self.world.network.stop(flow)
 
     # ------------------------------------------------------------------ pieces
+
+    @property
+    def brings(self) -> bool:
+        """It reads the origin, or takes pieces from another zone."""
+        return self.reader is not None or (self.gateway and self.finished is None)
 
     def ask(self) -> None:
         """A user wants all of it from now on."""

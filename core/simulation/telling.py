@@ -79,9 +79,9 @@ class Teller:
         stream.seen = valid.bits
         world = host.world
         now = world.timeline.now
-        if host.reader is not None or self._turns.held:
+        if host.brings or self._turns.held:
             idle = host.slots.idle
-            self._turns.deal(valid, now, reading=host.reader is not None, idle=idle)
+            self._turns.deal(valid, now, reading=host.brings, idle=idle)
             have = self._turns.visible(stream.number, valid).bits
         else:
             self._turns.seen = valid

@@ -112,10 +112,10 @@ class Conductor:
             await self.appeared.wait(left)
         return entry
 
-    def reads(self, task: str) -> bool:
-        """This host is reading the task's origin now."""
+    def brings(self, task: str) -> bool:
+        """This host reads the task's origin now, or takes its pieces from another zone."""
         run = self.runs.get(task)
-        return run is not None and run.reading
+        return run is not None and run.bringing
 
     # ------------------------------------------------------------------ decisions
 

@@ -86,6 +86,7 @@ class TaskRun:
         self._holding = Holding(ground, spec, self, self._held_another)
         self._revisions: dict[type, int] = {}
         self._record: Parents | None = None
+        self._gateway = False
         self._named = ""
         self._lease: Read | None = None
         self._reader: OriginReader | None = None
@@ -197,6 +198,12 @@ class TaskRun:
         """A lease on the origin is at work here."""
         return self._reading is not None
 
+    @property
+    def bringing(self) -> bool:
+        """What comes here is new to those who take it from here: it comes from the origin, or from
+        another zone."""
+        return self.reading or self._gateway
+
     def may_deliver(self, entry: Entry, user: User) -> bool:
         """Bytes may go to a user who cannot take them back: the rest is not of another generation,
         as far as anybody knows, or is here."""
@@ -224,6 +231,7 @@ class TaskRun:
                 self._record = decision
                 self._named = decision.generation or self._named
                 self.digest = decision.digest
+                self._gateway = decision.gateway
                 self.changed.fire()
             case Read():
                 self._take_lease(decision)

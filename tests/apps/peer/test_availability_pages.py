@@ -64,7 +64,7 @@ def test_events_are_small_and_all_is_said_at_once(
     entry: Any = Stored(valid, run_length, runs)
     conductor: Any = SimpleNamespace(
         ground=SimpleNamespace(clock=lambda: asyncio.get_running_loop().time()),
-        reads=lambda task: False,
+        brings=lambda task: False,
     )
     announcer = Announcer(lambda: conductor, UploadSlots(4), lambda: False)
 

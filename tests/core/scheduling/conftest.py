@@ -42,6 +42,7 @@ class World:
         self.scheduler = Scheduler(Flat(), random.Random(seed), limits)
         self.now = 100.0
         self.keys: dict[str, HostKey] = {}
+        self.zones: dict[str, str] = {}
 
     def key(self, name: str) -> HostKey:
         if name not in self.keys:
@@ -53,7 +54,11 @@ class World:
 
     def announce(self, name: str, *, seed: bool = False, boot: str = "1") -> list[Outgoing]:
         announcement = HostAnnouncement(
-            url=f"http://{name}/peer", key=self.key(name).public, boot=boot, seed=seed
+            url=f"http://{name}/peer",
+            key=self.key(name).public,
+            boot=boot,
+            seed=seed,
+            idc=self.zones.get(name, ""),
         )
         return self.scheduler.announce(self.host(name), announcement, self.now)
 
@@ -166,6 +171,7 @@ def check(scheduler: Scheduler, now: float) -> None:
     for task in scheduler._board.tasks.values():
         assert task.peers, "a task without peers is forgotten"
         check_task(scheduler, task, now)
+        check_zones(scheduler, task, now)
         for peer in task.peers.values():
             assert task.id in hosts[peer.host].tasks
             children[peer.host] += len(peer.children)
@@ -235,3 +241,21 @@ def check_task(scheduler: Scheduler, task: Task, now: float) -> None:
         for name in task.current.complete:
             have = task.peers[name].have
             assert task.current.layout.total is None or have == PieceSet.first(8)
+
+
+def check_zones(scheduler: Scheduler, task: Task, now: float) -> None:
+    """Zones agree with their members, and each has one gateway at most."""
+    generations = {id(p.generation): p.generation for p in task.peers.values() if p.generation}
+    for generation in generations.values():
+        gateways: dict[str, str] = {}
+        for name in generation.members:
+            peer = task.peers[name]
+            zone = generation.zones[peer.zone]
+            assert name in set(zone.members)
+            assert (name in zone.roots) == (name in set(generation.roots))
+            assert peer.gateway == (name in zone.gateways)
+            if peer.gateway:
+                assert peer.zone not in gateways
+                gateways[peer.zone] = name
+                assert peer.wants or not peer.parents
+        assert generation.zones.hungry <= set(gateways.values())

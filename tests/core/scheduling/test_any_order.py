@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -41,10 +43,12 @@ runs = st.sampled_from([ALL, [(0, 0)], [(3, 5)], [(7, 7)], [(0, 6)], [(5, 9)]])
 
 class Swarm(RuleBasedStateMachine):
     limits = OriginLimits()
+    zones: ClassVar[dict[str, str]] = {}
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World(limits=self.limits)
+        self.world.zones = self.zones
         self.leases: dict[str, Read] = {}
         self.size = 1
 
@@ -235,6 +239,19 @@ class CrowdedOrigin(Swarm):
     limits = OriginLimits(reads=2, rate=1000, readers=3)
 
 
+class Zoned(Swarm):
+    """Two zones with a seed, and one without."""
+
+    zones: ClassVar[dict[str, str]] = {
+        "seed-a": "a", "one": "a", "seed-b": "b", "two": "b",
+        "three": "c", "four": "c", "five": "c",
+    }  # fmt: skip
+
+
+TestZoned = Zoned.TestCase
+TestZoned.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, derandomize=True
+)
 TestCrowdedOrigin = CrowdedOrigin.TestCase
 TestCrowdedOrigin.settings = settings(
     max_examples=80, stateful_step_count=40, deadline=None, derandomize=True
