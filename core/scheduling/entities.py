@@ -85,7 +85,7 @@ class Lease:
 @dataclass(slots=True, eq=False)
 class Peer:
     """A host in a task. Edges hold host ids; `order` makes the spine acyclic (see graph). `zone` is
-    its data centre's name as it joined; a `gateway` brings pieces into its zone (see zones)."""
+    its data centre's name as it joined."""
 
     host: str
     machine: Machine = field(default_factory=lambda: Machine("peer", PEER, "new"))
@@ -96,7 +96,6 @@ class Peer:
     generation: Generation | None = None
     order: int = 0
     zone: str = ""
-    gateway: bool = False
     parents: set[str] = field(default_factory=set)
     children: set[str] = field(default_factory=set)
     neighbours: set[str] = field(default_factory=set)
@@ -106,6 +105,11 @@ class Peer:
     @property
     def wants(self) -> bool:
         return self.machine.state in ("waiting", "running")
+
+    @property
+    def gateway(self) -> bool:
+        """It brings pieces from other zones into its own (see zones)."""
+        return self.generation is not None and self.generation.zones[self.zone].gateway == self.host
 
     @property
     def only_offers(self) -> bool:

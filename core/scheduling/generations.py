@@ -36,7 +36,7 @@ class Generations:
         if former is not None:
             self.exit(task, peer, now)
         peer.have = PieceSet()
-        self._board.graph.join(task, peer, generation)
+        self._board.graph.join(task, peer, generation, now)
         peer.machine.fire("join")
         self._board.graph.supply(task, peer, now)
         self._board.touch(task, peer)

@@ -46,14 +46,18 @@ class Graph:
 
     # ------------------------------------------------------------------ members
 
-    def join(self, task: Task, peer: Peer, generation: Generation) -> None:
+    def join(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
         """Make a peer a member without edges."""
         peer.generation = generation
         generation.last_order += 1
         peer.order = generation.last_order
         generation.members.add(peer.host)
         peer.zone = self._hosts[peer.host].announcement.idc.lower()
+        several = generation.zones.several
         generation.zones.join(peer.zone, peer.host)
+        if generation.zones.several and not several:
+            for name in generation.zones:
+                self.renew_gateway(task, generation, name, now)
 
     def leave(self, task: Task, peer: Peer, now: float) -> None:
         """Remove a member; whoever lost an edge by that gets another."""
@@ -64,13 +68,13 @@ class Graph:
         generation.roots.remove(peer.host)
         generation.complete.discard(peer.host)
         generation.zones.leave(peer.zone, peer.host)
-        generation.zones.hungry.discard(peer.host)
         self._orphans.pop((task.id, peer.host), None)
         bereft = self.cut(task, peer)
-        peer.generation, peer.gateway = None, False
+        peer.generation = None
+        for name in generation.zones if not generation.zones.several else (peer.zone,):
+            self.renew_gateway(task, generation, name, now)
         for other in bereft:
             self.supply(task, other, now)
-        self.renew_gateway(task, generation, peer.zone, now)
 
     def make_root(self, task: Task, peer: Peer, now: float) -> None:
         """The peer needs no parents any more: it comes before all others."""
@@ -83,11 +87,9 @@ class Graph:
         peer.order = generation.first_order
         generation.roots.add(peer.host)
         generation.zones.make_root(peer.zone, peer.host)
-        peer.gateway = False
-        generation.zones.hungry.discard(peer.host)
         self._orphans.pop((task.id, peer.host), None)
-        self.adopt(task, now)
         self.renew_gateway(task, generation, peer.zone, now)
+        self.adopt(task, now)
 
     def unmake_root(self, task: Task, peer: Peer, now: float) -> None:
         """The peer needs parents like everybody: it starts again behind all others."""
@@ -103,7 +105,6 @@ class Graph:
         generation.zones.join(peer.zone, peer.host)
         for other in (*orphans, peer):
             self.supply(task, other, now)
-        self.renew_gateway(task, generation, peer.zone, now)
 
     def cut(self, task: Task, peer: Peer) -> list[Peer]:
         """Remove all edges of a peer; returns the others that lost one."""
@@ -140,20 +141,21 @@ class Graph:
     def renew_gateway(self, task: Task, generation: Generation, name: str, now: float) -> None:
         """See that a zone without a root has a gateway, and no other member that takes pieces from
         elsewhere; called where that may have changed."""
-        if not generation.zones.several or name not in generation.zones:
+        if name not in generation.zones:
             return
         zone = generation.zones[name]
-        chosen = self._choose_gateway(task, zone, now)
-        for host in zone.gateways - {chosen}:
-            former = task.peers[host]
-            former.gateway = False
-            zone.dismiss(host)
-            generation.zones.hungry.discard(host)
-            for other in [other for other in former.neighbours if self._apart(task, former, other)]:
-                self._part(task, former, task.peers[other])
+        former = task.peers.get(zone.gateway) if zone.gateway is not None else None
+        chosen = self._choose_gateway(task, zone, now) if generation.zones.several else None
+        if chosen == zone.gateway:
+            return
+        generation.zones.appoint(name, chosen)
+        if former is not None:
+            for host in [host for host in former.neighbours if self._apart(task, former, host)]:
+                self._part(task, former, task.peers[host])
             self._touched(task, former)
             self.supply(task, former, now)
-        if chosen is not None and chosen not in zone.gateways:
+        if chosen is not None:
+            self._touched(task, task.peers[chosen])
             self.supply(task, task.peers[chosen], now)
 
     def _choose_gateway(self, task: Task, zone: Zone, now: float) -> str | None:
@@ -191,20 +193,10 @@ class Graph:
             if fed >= NEIGHBOURS_PICKED:
                 generation.zones.hungry.discard(host)
 
-    def _place(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
-        """Make the peer its zone's gateway where it should be; else it takes pieces from its own
-        zone alone, as far as somebody there gives them."""
-        zone = generation.zones[peer.zone]
-        if peer.gateway or not generation.zones.several:
-            return
-        if self._choose_gateway(task, zone, now) == peer.host:
-            peer.gateway = True
-            zone.appoint(peer.host)
-            generation.zones.hungry.add(peer.host)
-            self._touched(task, peer)
-            return
-        away = [host for host in peer.parents if task.peers[host].zone != peer.zone]
-        if len(away) < len(peer.parents):
+    def _return_home(self, task: Task, peer: Peer) -> None:
+        """Who is no gateway takes pieces from its own zone alone, once somebody there gives any."""
+        away = [host for host in peer.parents if self._apart(task, peer, host)]
+        if not peer.gateway and len(away) < len(peer.parents):
             for host in away:
                 self._unlink(task, task.peers[host], peer)
 
@@ -213,9 +205,12 @@ class Graph:
     def supply(self, task: Task, peer: Peer, now: float) -> None:
         """Give a peer the parents and neighbours it lacks."""
         generation = peer.generation
-        if generation is None or not peer.wants or peer.host in generation.roots:
+        if generation is None:
             return
-        self._place(task, peer, generation, now)
+        self.renew_gateway(task, generation, peer.zone, now)
+        if not peer.wants or peer.host in generation.roots:
+            return
+        self._return_home(task, peer)
         if len(peer.parents) < PARENTS:
             self._find_parents(task, peer, generation, now)
         if len(peer.neighbours) < NEIGHBOURS_PICKED:

@@ -281,8 +281,6 @@ class Scheduler:
             peer = task.peers[host.id]
             for other in self._board.graph.cut(task, peer):
                 self._board.graph.supply(task, other, now)
-            if peer.generation is not None:
-                self._board.graph.renew_gateway(task, peer.generation, peer.zone, now)
             self._board.graph.supply(task, peer, now)
 
     # ------------------------------------------------------------------ taking away

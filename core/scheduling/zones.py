@@ -15,29 +15,20 @@ from hawker.core.scheduling.members import Members
 
 class Zone:
     """Members in the order of the spine, but for roots, which come before all others; `heads` are
-    roots and gateways: those who bring pieces in."""
+    roots and the gateway: those who bring pieces in."""
 
-    __slots__ = ("_order", "gateways", "heads", "members", "roots")
+    __slots__ = ("_order", "gateway", "heads", "members", "roots")
 
     def __init__(self) -> None:
         self.members = Members()
         self.heads = Members()
         self.roots: dict[str, None] = {}
-        self.gateways: set[str] = set()
+        self.gateway: str | None = None
         self._order: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[str]:
         """Members that are no roots, the first on the spine first."""
         return iter(self._order)
-
-    def appoint(self, host: str) -> None:
-        self.gateways.add(host)
-        self.heads.add(host)
-
-    def dismiss(self, host: str) -> None:
-        self.gateways.discard(host)
-        if host not in self.roots:
-            self.heads.remove(host)
 
     def _add(self, host: str) -> None:
         self.members.add(host)
@@ -45,15 +36,22 @@ class Zone:
 
     def _make_root(self, host: str) -> None:
         self._order.pop(host, None)
-        self.gateways.discard(host)
         self.roots[host] = None
         self.heads.add(host)
 
+    def _appoint(self, host: str | None) -> None:
+        if self.gateway is not None and self.gateway not in self.roots:
+            self.heads.remove(self.gateway)
+        self.gateway = host
+        if host is not None:
+            self.heads.add(host)
+
     def _remove(self, host: str) -> None:
+        if host == self.gateway:
+            self._appoint(None)
         self.members.remove(host)
         self.heads.remove(host)
         self.roots.pop(host, None)
-        self.gateways.discard(host)
         self._order.pop(host, None)
 
 
@@ -73,6 +71,9 @@ class Zones:
     def __contains__(self, name: str) -> bool:
         return name in self._zones
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._zones))
+
     @property
     def several(self) -> bool:
         """There is more than one."""
@@ -81,14 +82,28 @@ class Zones:
     def join(self, name: str, host: str) -> None:
         """A member that comes last on the spine, whatever it was before."""
         zone = self._zones.setdefault(name, Zone())
-        zone._remove(host)
+        self._remove(zone, host)
         zone._add(host)
 
     def make_root(self, name: str, host: str) -> None:
+        """A member whose pieces come from no other one; it stays gateway until the next is said."""
         self._zones[name]._make_root(host)
+
+    def appoint(self, name: str, host: str | None) -> None:
+        """Another gateway, or none, in place of the one before."""
+        zone = self._zones[name]
+        if zone.gateway is not None:
+            self.hungry.discard(zone.gateway)
+        zone._appoint(host)
+        if host is not None:
+            self.hungry.add(host)
 
     def leave(self, name: str, host: str) -> None:
         zone = self._zones[name]
-        zone._remove(host)
+        self._remove(zone, host)
         if not zone.members:
             del self._zones[name]
+
+    def _remove(self, zone: Zone, host: str) -> None:
+        zone._remove(host)
+        self.hungry.discard(host)
