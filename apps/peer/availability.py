@@ -82,8 +82,7 @@ class Announcer:
     async def _events(
         self, conductor: Conductor, entry: Entry
     ) -> AsyncGenerator[Availability, None]:
-        key = (entry.task, entry.generation)
-        turns = self._turns.setdefault(key, Turns(seen=entry.valid))
+        turns = self._turns_of(conductor, entry)
         child = next(self._numbers)
         turns.join(child, conductor.ground.clock())
         self._streams += 1
@@ -117,8 +116,22 @@ class Announcer:
         finally:
             self._streams -= 1
             turns.leave(child, conductor.ground.clock())
-            if not turns.children:
-                self._turns.pop(key, None)
+            self._forget_turns(conductor)
+
+    def _turns_of(self, conductor: Conductor, entry: Entry) -> Turns:
+        """Those of an entry; what a host that reads has before the first child asks is new, too."""
+        key = (entry.task, entry.generation)
+        if key not in self._turns:
+            seen = PieceSet() if conductor.brings(entry.task) else entry.valid
+            self._turns[key] = Turns(seen=seen)
+        return self._turns[key]
+
+    def _forget_turns(self, conductor: Conductor) -> None:
+        """Drop those without children; not of a task that is read now, whose children may come
+        back and have been given most of it."""
+        for key, turns in list(self._turns.items()):
+            if not turns.children and not conductor.brings(key[0]):
+                del self._turns[key]
 
     async def _rest(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

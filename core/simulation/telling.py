@@ -37,7 +37,7 @@ class Teller:
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
         self._streams: dict[str, Stream] = {}
-        self._turns = Turns(seen=host.machine.valid)
+        self._turns = Turns()
         self._numbers = 0
 
     def open(self, child: SimulatedHost) -> None:

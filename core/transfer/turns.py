@@ -23,7 +23,7 @@ HELD_BEAT = 0.05
 EVENT_COST = 0.002
 # And as long as so many pieces take to come: several are told at once where that delays them by
 # little of what moving them takes. Measured over so many seconds, and never more than the last.
-PIECES_AN_EVENT = 3
+PIECES_AN_EVENT = 5
 GAP_OVER = 0.5
 LONGEST_PAUSE = BEAT
 # A host that is late has no time for many events: so many times what it wakes late, on average over
@@ -63,12 +63,14 @@ class Lateness:
 class Turns:
     """Which child may take which piece, for one generation.
 
-    `fresh` are pieces that nobody took yet, with the child they are offered to; `taken` those that
-    one child took, with that child and when.
+    `waiting` are new pieces that nobody took while there was one child or none; `fresh` those that
+    nobody took yet, with the child they are offered to; `taken` those that one child took, with
+    that child and when.
     """
 
     children: list[int] = field(default_factory=list)
     seen: PieceSet = field(default_factory=PieceSet)
+    waiting: PieceSet = field(default_factory=PieceSet)
     fresh: dict[int, int] = field(default_factory=dict)
     taken: dict[int, tuple[int, float]] = field(default_factory=dict)
     served_at: float = 0.0
@@ -108,9 +110,11 @@ class Turns:
         it takes them; let go of overdue ones. `idle`: few uploads are under way."""
         new = valid - self.seen
         self.seen = valid
-        if reading and len(self.children) > 1:
-            for piece in new:
+        self.waiting = self.waiting | new if reading else PieceSet()
+        if len(self.children) > 1:
+            for piece in self.waiting:
                 self._pass_on(piece)
+            self.waiting = PieceSet()
         if self.fresh:
             self._hurry(now, idle=idle)
         patience = ALONE_AT_MOST if reading or self.fresh else 0.0
@@ -128,6 +132,7 @@ class Turns:
 
     def served(self, pieces: PieceSet, now: float) -> None:
         """These pieces left this host."""
+        self.waiting -= pieces
         for piece in pieces:
             child = self.fresh.pop(piece, None)
             self.served_count += 1

@@ -106,6 +106,21 @@ def test_what_a_child_was_to_take_or_had_alone_is_not_lost_with_it() -> None:
     assert PieceSet.of(piece for share in shares for piece in share) == valid
 
 
+def test_what_was_read_before_the_second_child_came_is_offered_to_one_each() -> None:
+    turns = Turns()
+    valid = PieceSet.first(4)
+    turns.deal(valid, 0.0, reading=True, idle=True)
+    turns.join(1, 0.0)
+    turns.deal(valid, 0.0, reading=True, idle=True)
+    assert turns.visible(1, valid) == valid
+    turns.served(PieceSet.of([2]), 0.1)
+    turns.join(2, 0.1)
+    turns.deal(valid, 0.1, reading=True, idle=True)
+    one, two = (turns.visible(child, valid) for child in (1, 2))
+    assert one & two == PieceSet.of([2]), "it left already"
+    assert one | two == valid
+
+
 def test_a_child_alone_may_have_everything() -> None:
     turns, valid = reading(8)
     for child in (1, 2, 3):
