@@ -8,6 +8,8 @@ from hawker.core.pieces import MIB
 
 # Taken at once where nothing limits it: enough for a call that releases the GIL.
 PORTION = MIB
+# A piece that is here is not kept waiting for more: others want it. So often a call costs little.
+PIECE_EVERY = 0.05
 # What comes slowly is taken in smaller portions, so that no wait after one is long.
 PORTION_SECONDS = 0.1
 # A rate holds over a second; within it a reader may catch up on a quarter.
@@ -31,6 +33,10 @@ class Rate:
         if not self.limit:
             return PORTION
         return min(PORTION, max(1, int(self.limit * PORTION_SECONDS)))
+
+    def enough(self, size: int, passed: float, piece_length: int) -> bool:
+        """So many bytes, that came over `passed` seconds, are taken now."""
+        return size >= self.portion or (size >= piece_length and passed > PIECE_EVERY)
 
     def portions(self, chunks: Sequence[bytes]) -> Iterator[Sequence[memoryview]]:
         """The same bytes in about such portions, each as large as the rate then allows."""

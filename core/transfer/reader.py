@@ -325,7 +325,9 @@ class OriginReader:
             async for chunk in reading.stream():
                 chunks.append(chunk)
                 size += len(chunk)
-                if size >= self._rate.portion or self._ground.clock() - since > STORE_EVERY:
+                passed = self._ground.clock() - since
+                enough = self._rate.enough(size, passed, self._layout.piece_length)
+                if enough or passed > STORE_EVERY:
                     await self._hand_over(sink, chunks, publisher)
                     chunks, size, since = [], 0, self._ground.clock()
         except OriginFailed:

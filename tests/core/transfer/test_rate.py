@@ -74,3 +74,11 @@ def test_a_rate_that_changes_holds_from_then_on() -> None:
     rate.limit = 0
     assert rate.took(10**9, 0.1) == 0.0
     assert rate.portion == MIB
+
+
+def test_a_piece_that_came_slowly_is_not_kept_waiting_for_more() -> None:
+    rate = Rate(0, 0.0)
+    assert not rate.enough(100 * KIB, 0.2, 256 * KIB)
+    assert rate.enough(256 * KIB, 0.2, 256 * KIB)
+    assert not rate.enough(256 * KIB, 0.001, 256 * KIB), "a call for each would cost too much"
+    assert rate.enough(MIB, 0.001, 256 * KIB)
