@@ -300,7 +300,8 @@ class Transport(Protocol):
         Raises:
             Busy: the parent has no free slot; `retry_after` says when to ask again.
             NotFound, GenerationGone, Forbidden, Unauthenticated: as the parent says.
-            Unavailable: no connection, a broken one, a stall, a body of the wrong length.
+            Unavailable: no connection, a broken one, a body of the wrong length; Stalled: nothing
+                came for `stall` seconds.
         """
         ...
 

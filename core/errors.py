@@ -196,6 +196,12 @@ class Unavailable(HawkerError):
     code, title, status = "unavailable", "unavailable", 503
 
 
+class Stalled(Unavailable):
+    """Nothing came for too long over a connection that is open."""
+
+    code, title = "stalled", "stalled"
+
+
 class StorageFailed(Unavailable):
     """The data directory cannot be used."""
 

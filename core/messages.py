@@ -199,8 +199,8 @@ class Have(Report, frozen=True, kw_only=True, tag="have"):
 
 
 class ParentFailed(Report, frozen=True, kw_only=True, tag="parent-failed", omit_defaults=True):
-    """A parent did not keep its promise; `reason` is a problem suffix or `stalled`, `generation`
-    the one that it was asked for."""
+    """A parent did not keep its promise; `reason` is a problem's suffix, `generation` the one that
+    it was asked for."""
 
     parent: str
     reason: str = ""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 from hawker.core.pieces import KIB, MIB, Layout, PieceSet
 
@@ -36,6 +37,8 @@ BUSY_BACKOFF = 0.02
 LONGEST_BUSY = 0.16
 FAILURE_BACKOFF = 0.1
 RATE_WEIGHT = 0.3
+# A parent's rate counts for so many requests to others; then it may have time again.
+MEASURED_FOR = 4 * PARALLEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +58,17 @@ class Fetch:
 
 @dataclass(slots=True)
 class Offer:
-    """What is known of a parent; `rate` is bytes per second of one request, 0 while unmeasured."""
+    """What is known of a parent; `rate` is bytes per second of one request, 0 while unmeasured,
+    `asked` the number of the last one."""
 
     have: PieceSet = field(default_factory=PieceSet)
     in_flight: int = 0
     retry_at: float = 0.0
     failures: int = 0
+    failed_at: float = -inf
     refusals: int = 0
     rate: float = 0.0
+    asked: int = 0
 
 
 @dataclass(slots=True)
@@ -231,11 +237,12 @@ class DownloadMachine:
         first, last = self._choose_run(offer.have & missing, len(missing), offer)
         return self._start(parent, first, last, now)
 
-    def _preference(self, entry: tuple[str, Offer]) -> tuple[int, float]:
+    def _preference(self, entry: tuple[str, Offer]) -> tuple[int, float, float]:
+        """The least busy here first; of those who was fastest, as few share its uplink now."""
         offer = entry[1]
-        # Unmeasured parents count as fast, so that each is tried; equal ones are mixed.
-        rate = offer.rate or 1e12
-        return offer.in_flight, self._rng.random() * 0.1 - min(1.0, rate / 1e9)
+        # Who was not measured lately counts as fast, so that each is tried; equal ones are mixed.
+        fresh = offer.rate and self._number - offer.asked <= MEASURED_FOR
+        return offer.in_flight, -(offer.rate if fresh else inf), self._rng.random()
 
     def _choose_run(self, useful: PieceSet, missing: int, offer: Offer) -> tuple[int, int]:
         """A run of useful pieces around the rarest one, or from the most urgent one on."""
@@ -277,7 +284,9 @@ class DownloadMachine:
         self._number += 1
         fetch = Fetch(self._number, parent, first, last, hedge)
         self._flights[fetch.number] = _Flight(fetch, now, fetch.pieces)
-        self.offers[parent].in_flight += 1
+        offer = self.offers[parent]
+        offer.in_flight += 1
+        offer.asked = self._number
         return fetch
 
     def _hedges(self, now: float) -> Iterable[Fetch]:
@@ -331,12 +340,15 @@ class DownloadMachine:
             offer.retry_at = now + wait * (0.5 + self._rng.random())
 
     def failed(self, fetch: Fetch, now: float) -> bool:
-        """The fetch failed; True where the parent failed often enough to be reported."""
+        """The fetch failed; True where the parent failed often enough to be reported. What fails
+        together counts once."""
+        flight = self._flights.get(fetch.number)
         self.drop(fetch)
         offer = self.offers.get(fetch.parent)
-        if offer is None:
+        if offer is None or flight is None or flight.since < offer.failed_at:
             return False
         offer.failures += 1
+        offer.failed_at = now
         offer.retry_at = now + FAILURE_BACKOFF * 2 ** min(offer.failures, 5)
         return offer.failures >= FAILURES_TO_REPORT
 

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 from hawker.core.contracts import PieceRequest
@@ -21,6 +22,7 @@ from hawker.core.errors import (
     GenerationGone,
     HawkerError,
     QuotaExceeded,
+    Stalled,
     StorageFailed,
     Unavailable,
 )
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 
 IDLE_WAIT = 5.0
 STALL = 1.0
+# A parent speaks at least each 500 ms: one that did not for so long stands still, or is gone.
+LIVES = 0.9
 HAVE_EVERY = 1.0
 
 
@@ -86,6 +90,7 @@ class Swarm:
         self._tally = tally
         self._refs: dict[str, ParentRef] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._heard_at: dict[str, float] = {}
         self._fetches: dict[int, asyncio.Task[None]] = {}
         self._unreported = PieceSet()
         self._reported_at = 0.0
@@ -212,6 +217,7 @@ class Swarm:
 
     def _forget(self, host: str) -> None:
         self.proof.forget(host)
+        self._heard_at.pop(host, None)
         watch = self._watches.pop(host, None)
         if watch is not None and watch is not asyncio.current_task():
             watch.cancel()
@@ -245,7 +251,12 @@ class Swarm:
             return True
         return False
 
+    def _lives(self, parent: str) -> bool:
+        """Its stream goes on: one connection to it may have failed, or be far behind others."""
+        return self._ground.clock() - self._heard_at.get(parent, -inf) < LIVES
+
     async def _heard(self, parent: str, event: Availability) -> None:
+        self._heard_at[parent] = self._ground.clock()
         if event.runs:
             await self._settle(event.runs, parent)
         news = bool(event.have)
@@ -309,7 +320,9 @@ class Swarm:
             self._ban(fetch.parent, exc)
         except HawkerError as exc:
             self._ground.counters.failed_requests += 1
-            if self.machine.failed(fetch, self._ground.clock()) or isinstance(exc, Unavailable):
+            often = self.machine.failed(fetch, self._ground.clock())
+            stalled = isinstance(exc, Stalled) and self._lives(fetch.parent)
+            if often or (isinstance(exc, Unavailable) and not stalled):
                 self._give_up(fetch.parent, exc)
         else:
             self.machine.received(fetch, sink.received, self._ground.clock())

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from hawker.core.contracts import PieceRequest, Sink, Transport
-from hawker.core.errors import HawkerError, Unavailable
+from hawker.core.errors import HawkerError, Stalled, Unavailable
 from hawker.core.settings import Settings, TlsSettings
 from hawker.core.tls import ClientTls
 from hawker.pluggy_specs import hookimpl
@@ -154,7 +154,7 @@ class Http1Transport:
                 if not kept:
                     raise Unavailable(f"{parts.netloc} closed the connection") from None
             except (TimeoutError, BlockingIOError) as exc:
-                raise Unavailable(f"{parts.netloc} stalled for {job.request.stall:g} s") from exc
+                raise Stalled(f"{parts.netloc} stalled for {job.request.stall:g} s") from exc
             except OSError as exc:
                 raise Unavailable(f"{parts.netloc}: {exc.strerror or exc}") from exc
             except _Answered as exc:

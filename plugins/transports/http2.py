@@ -33,7 +33,7 @@ from h2.settings import SettingCodes
 from h2.settings import Settings as H2Settings
 
 from hawker.core.contracts import PieceRequest, Sink, Transport
-from hawker.core.errors import Unavailable
+from hawker.core.errors import Stalled, Unavailable
 from hawker.core.settings import Settings, TlsSettings
 from hawker.core.tls import ClientTls
 from hawker.pluggy_specs import hookimpl
@@ -230,7 +230,7 @@ class Http2Transport:
             await _receive(connection, stream, request, sink, parts.netloc)
         except TimeoutError as exc:
             connection.doubt(request.stall)
-            raise Unavailable(f"{parts.netloc} stalled for {request.stall:g} s") from exc
+            raise Stalled(f"{parts.netloc} stalled for {request.stall:g} s") from exc
         finally:
             connection.forget(stream)
 

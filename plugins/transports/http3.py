@@ -22,7 +22,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
 
 from hawker.core.contracts import PieceRequest, Sink, Transport
-from hawker.core.errors import Unavailable
+from hawker.core.errors import Stalled, Unavailable
 from hawker.core.settings import Settings, TlsSettings
 from hawker.pluggy_specs import hookimpl
 from hawker.plugins.transports.answers import (
@@ -131,7 +131,7 @@ class Http3Transport:
             await answer.receive(request, sink, parts.netloc)
         except TimeoutError as exc:
             connection.doubt(request.stall)
-            raise Unavailable(f"{parts.netloc} stalled for {request.stall:g} s") from exc
+            raise Stalled(f"{parts.netloc} stalled for {request.stall:g} s") from exc
         finally:
             connection.forget(number, ended=answer.ended)
 

@@ -128,6 +128,12 @@ class Daemon:
                 threading.Event().wait(0.1)
         raise AssertionError(f"{self.url} did not become ready")
 
+    def metric(self, name: str) -> float:
+        """The sum over its labels."""
+        with self.client() as client:
+            lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
     @property
     def port(self) -> str:
         return self.url.rpartition(":")[2]

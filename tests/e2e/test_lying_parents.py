@@ -68,6 +68,32 @@ def test_victims_of_a_liar_have_the_right_bytes(
         assert host_at(cluster, scheduler, liar.daemon)["failures"] > 0
 
 
+def test_a_parent_that_lives_is_not_left_for_one_answer_that_stalls(
+    cluster: Cluster, origin: Origin, tmp_path: Path
+) -> None:
+    data = os.urandom(SIZE)
+    url = origin.put("/file", data)
+    cluster.make_key()
+    scheduler = cluster.scheduler()
+    liar = start_liar(cluster, scheduler, "stops")
+    victim = cluster.peer("victim", scheduler)
+    liar.daemon.wait_ready()
+    victim.wait_ready()
+    assert fetch(liar.daemon, url, tmp_path / "liar.out", *PATIENCE) == (0, "")
+    liar.lie()
+    with ThreadPoolExecutor() as pool:
+        getting = pool.submit(fetch, victim, url, tmp_path / "out", *PATIENCE)
+        while not liar.asked:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        liar.repent()
+        assert getting.result() == (0, "")
+    assert (tmp_path / "out").read_bytes() == data
+    assert (origin.requests, origin.sent_bytes) == (1, SIZE)
+    assert victim.metric("hawker_peer_failed_requests_total") > 0, "nothing stalled"
+    assert victim.metric("hawker_peer_parents_left_total") == 0
+
+
 def stream(daemon: Daemon, url: str, headers: dict[str, str] | None = None) -> tuple[bytes, bool]:
     """What a plain client of a daemon gets, and whether it is told that this is all."""
     body = bytearray()

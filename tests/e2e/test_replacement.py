@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import httpx
 import pytest
 
 from hawker.core.messages import decode_progress
@@ -74,12 +73,6 @@ def swarm(cluster: Cluster, mode: str, victims: int) -> tuple[Daemon, Liar, list
     return scheduler, liar, made
 
 
-def metric(daemon: Daemon, name: str) -> float:
-    """The sum over its labels."""
-    lines = httpx.get(f"{daemon.url}/metrics", trust_env=False).text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-
 @pytest.mark.parametrize("mode", ["wrong", "stops", "freezes"])
 def test_what_a_failing_parent_was_asked_for_comes_from_another_within_two_seconds(
     mode: str, cluster: Cluster, origin: Origin
@@ -104,7 +97,7 @@ def test_what_a_failing_parent_was_asked_for_comes_from_another_within_two_secon
     replaced = max(came[piece].at for r in asked for piece in range(r.first, r.last + 1))
     assert max(request.at for request in asked) < replaced + START
     # One that stands still is outrun by the same requests elsewhere, perhaps before it is accused.
-    assert mode != "wrong" or metric(victim, "hawker_peer_parents_left_total{") >= 1
+    assert mode != "wrong" or victim.metric("hawker_peer_parents_left_total{") >= 1
     assert (origin.requests, origin.sent_bytes) == (1, SIZE)
 
 
@@ -120,7 +113,7 @@ def test_a_host_that_several_accuse_is_avoided_and_tried_again_later(
     with ThreadPoolExecutor() as pool:
         for came in pool.map(lambda victim: traced(victim, first), victims):
             assert name not in {piece.source for piece in came.values()}
-    wait_for(lambda: metric(scheduler, "hawker_scheduler_hosts_suspected_total") == 1, "suspected")
+    wait_for(lambda: scheduler.metric("hawker_scheduler_hosts_suspected_total") == 1, "suspected")
     # By evidence of one task it is avoided in all, also by the peer that was never harmed.
     asked = len(liar.asked)
     liar.repent()
@@ -130,4 +123,4 @@ def test_a_host_that_several_accuse_is_avoided_and_tried_again_later(
     wait_for(lambda: time.monotonic() > liar.asked[-1].at + 5.0, "the suspicion ends")
     assert name in {piece.source for piece in traced(victims[1], third).values()}
     assert len(liar.asked) > asked
-    assert metric(scheduler, "hawker_scheduler_hosts_suspected_total") == 1
+    assert scheduler.metric("hawker_scheduler_hosts_suspected_total") == 1

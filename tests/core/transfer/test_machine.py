@@ -11,9 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hawker.core.pieces import KIB, MIB, Layout, PieceSet
 from hawker.core.transfer.machine import (
     BUSY_BACKOFF,
+    FAILURES_TO_REPORT,
     HEDGE_AFTER,
     LONGEST_BUSY,
     MAX_HEDGES,
+    MEASURED_FOR,
     PARALLEL,
     PER_PARENT,
     DownloadMachine,
@@ -207,6 +209,32 @@ def test_a_free_slot_ends_the_wait() -> None:
         machine.busy(fetch, 1.0, 0.0)
     assert machine.has_slot("a") and not machine.has_slot("a")
     assert machine.plan(0.1)
+
+
+def test_the_faster_parent_is_asked_first_and_the_others_again_after_a_while() -> None:
+    machine = DownloadMachine(LAYOUT, PieceSet(), random.Random(1), parallel=1)
+    machine.want = LAYOUT.everything()
+    for parent in ("slow", "fast"):
+        machine.add_parent(parent)
+        machine.announced(parent, PieceSet.first(COUNT))
+    asked = []
+    for number in range(4 * MEASURED_FOR):
+        [fetch] = machine.plan(float(number))
+        asked.append(fetch.parent)
+        machine.received(fetch, MIB, number + (0.9 if fetch.parent == "slow" else 0.1))
+    assert 3 <= asked.count("slow") <= 6
+
+
+def test_requests_that_fail_together_count_once() -> None:
+    machine = machine_with({"a": PieceSet.first(COUNT)})
+    now = 0.0
+    for time in range(1, FAILURES_TO_REPORT + 1):
+        fetches = machine.plan(now)
+        assert len(fetches) > 1
+        now += 1.0
+        told = [machine.failed(fetch, now) for fetch in fetches]
+        assert any(told) == (time == FAILURES_TO_REPORT)
+        now += 10.0
 
 
 def test_slow_requests_are_repeated_elsewhere_after_a_second_and_only_some() -> None:
