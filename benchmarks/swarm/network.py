@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,10 @@ from benchmarks.swarm.tools import run
 
 # A switch's buffer: what a port holds before it drops.
 BUFFER_SECONDS = 0.05
+IPV4 = Path("/proc/sys/net/ipv4")
+# Linux's own congestion control, whatever this machine has set for itself; and packets that are
+# not smaller than 16 segments where they may be large: each costs a timer at both of its links.
+TCP = {"tcp_congestion_control": "cubic", "tcp_min_tso_segs": "16"}
 LEAST_BUFFER = 256 * 1024
 # More than the 64 KiB that the kernel hands on at a time, and no more than timers are late by.
 BURST_SECONDS, LEAST_BURST = 0.004, 80 * 1024
@@ -152,8 +156,9 @@ class Network:
         lines = _lines(f"link add {name} type bridge\nlink set {name} up" for name in bridges)
         await run("ip", "-n", hub, "-batch", "-", text=lines)
         await self._quiet_bridges()
-        for name, link in self._links.items():
-            await self._attach(name, link)
+        with _allowed(TCP["tcp_congestion_control"]):
+            for name, link in self._links.items():
+                await self._attach(name, link)
         for number, (zone, link) in enumerate(self._zones.items(), 1):
             await self._join(number, zone, link)
 
@@ -174,6 +179,8 @@ class Network:
         lines = f"link set lo up\naddr add {self.address(name)}/16 dev eth0\nlink set eth0 up\n"
         await run("ip", "-n", inner, "-batch", "-", text=lines)
         await self._shape(cable, link.up, link.down)
+        script = "".join(f"echo {value} > {IPV4}/{name};" for name, value in TCP.items())
+        await run(*self.command(name, "sh", "-ec", script))
         loss = LOSING.format(round(link.loss * 100_000)) if link.loss else ""
         await run(*self.command(name, "nft", "-f", "-"), text=COUNTING.replace("LOSS", loss))
         if link.loss:
@@ -318,6 +325,19 @@ class Network:
                     inner = element["elem"]
                     elements.append((inner["val"], inner["counter"]["bytes"]))
         return elements
+
+
+@contextlib.contextmanager
+def _allowed(congestion_control: str) -> Iterator[None]:
+    """A namespace may choose only what the machine allows to all: allow this one for a while."""
+    setting = IPV4 / "tcp_allowed_congestion_control"
+    before = setting.read_text()
+    try:
+        if congestion_control not in before.split():
+            setting.write_text(f"{before.strip()} {congestion_control}")
+        yield
+    finally:
+        setting.write_text(before)
 
 
 def _htb(rate: float) -> str:
