@@ -82,6 +82,13 @@ class Lease:
     checks: bool = False
 
 
+class Avoided(NamedTuple):
+    """Until when a peer keeps off another: `at_least` so long, where there is nobody else."""
+
+    at_least: float
+    until: float
+
+
 @dataclass(slots=True, eq=False)
 class Peer:
     """A host in a task. Edges hold host ids; `order` makes the spine acyclic (see graph). `zone` is
@@ -99,7 +106,7 @@ class Peer:
     parents: set[str] = field(default_factory=set)
     children: set[str] = field(default_factory=set)
     neighbours: set[str] = field(default_factory=set)
-    avoid: dict[str, float] = field(default_factory=dict)
+    avoid: dict[str, Avoided] = field(default_factory=dict)
     revision: int = 0
 
     @property
@@ -119,7 +126,12 @@ class Peer:
         """Hosts that failed this peer lately."""
         if not self.avoid:
             return frozenset()
-        return frozenset(host for host, until in self.avoid.items() if until > now)
+        return frozenset(host for host, avoided in self.avoid.items() if avoided.until > now)
+
+    def keeps_off(self, host: str, now: float, *, suspects: bool = False) -> bool:
+        """It is not to be given this one; `suspects`: not even where there is nobody else."""
+        avoided = self.avoid.get(host)
+        return avoided is not None and now < (avoided.at_least if suspects else avoided.until)
 
     def wanted(self, layout: Layout) -> PieceSet | None:
         """The pieces it wants; None for all of content of unknown length."""

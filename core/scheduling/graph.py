@@ -352,8 +352,8 @@ class Graph:
             and known is not None
             and known.connected
             and (suspects or known.suspect_until <= now)
-            and peer.avoid.get(host, 0.0) <= now
-            and task.peers[host].avoid.get(peer.host, 0.0) <= now
+            and not peer.keeps_off(host, now, suspects=suspects)
+            and not task.peers[host].keeps_off(peer.host, now, suspects=suspects)
         )
 
     def _child_limit(self, parent: Peer) -> int:

@@ -28,7 +28,7 @@ from hawker.core.messages import (
 )
 from hawker.core.pieces import PieceSet
 from hawker.core.scheduling.board import Board
-from hawker.core.scheduling.entities import Host, LeaseRecord, Outgoing, Peer, Task
+from hawker.core.scheduling.entities import Avoided, Host, LeaseRecord, Outgoing, Peer, Task
 from hawker.core.scheduling.figures import Figures, Standing
 from hawker.core.scheduling.generations import Generations
 from hawker.core.scheduling.leasebook import OriginLimits
@@ -42,6 +42,8 @@ TICK = 0.25
 AWAY_TIMEOUT = 5.0
 # How long one peer avoids another, and all peers a host that several accuse.
 SUSPECT_SECONDS = 10.0
+# The same where a peer has nobody else: what was between them may be there again.
+RELENT = 1.0
 LONGEST_SUSPICION = 600.0
 EVIDENCE_SECONDS = 10.0
 ACCUSERS = 2
@@ -251,7 +253,8 @@ class Scheduler:
         host = self._board.hosts[parent]
         # Whoever was not told to ask that host has no evidence against it.
         linked = parent in peer.parents or parent in peer.neighbours
-        peer.avoid[parent] = task.avoided_until = now + SUSPECT_SECONDS
+        peer.avoid[parent] = Avoided(now + RELENT, now + SUSPECT_SECONDS)
+        task.avoided_until = now + SUSPECT_SECONDS
         self._board.graph.separate(task, peer, other)
         if counts and linked:
             host.failed += 1

@@ -220,8 +220,8 @@ def check_task(scheduler: Scheduler, task: Task, now: float) -> None:
                 if root != name
                 and scheduler._board.hosts[root].connected
                 and scheduler._board.hosts[root].suspect_until <= now
-                and peer.avoid.get(root, 0.0) <= now
-                and task.peers[root].avoid.get(name, 0.0) <= now
+                and not peer.keeps_off(root, now)
+                and not task.peers[root].keeps_off(name, now)
             ]
             assert not usable, "a peer that wants pieces has a path from a root"
         graph = scheduler._board.graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hawker.core.ids import TaskSpec
-from hawker.core.messages import Finished, Have, Left, Parents
+from hawker.core.messages import Finished, Have, Left, ParentFailed, Parents
 from hawker.core.scheduling.entities import Peer
 from tests.core.scheduling.conftest import ALL, GENERATION, World, check, reads
 
@@ -70,6 +70,18 @@ def test_a_gateway_that_goes_is_replaced_at_once() -> None:
     world.scheduler.leave(world.host("there-2"), world.now)
     check(world.scheduler, world.now)
     assert crossing(world, *HERE, *THERE[2:]) == ["there-3"]
+
+
+def test_a_gateway_that_lost_all_others_gets_some_again_soon() -> None:
+    world = swarm(*HERE, *THERE)
+    while found := sources(world, "there-1"):
+        for name in found:
+            failed = ParentFailed(task=SPEC.task_id, parent=world.host(name), reason="stalled")
+            world.report("there-1", failed)
+    world.tick(0.25)
+    assert not sources(world, "there-1"), "not at once"
+    world.tick(1.0)
+    assert sources(world, "there-1") & {"here-seed", *HERE}
 
 
 def test_a_zone_with_all_of_it_takes_nothing_more_from_elsewhere() -> None:
