@@ -12,10 +12,12 @@ HERE = ("here-1", "here-2", "here-3", "here-4")
 THERE = ("there-1", "there-2", "there-3", "there-4")
 
 
-def swarm(*names: str) -> World:
-    """A seed in one zone, and hosts that ask for the same, each in the zone of its name."""
+def swarm(*names: str, named: bool = True) -> World:
+    """A seed in one zone, and hosts that ask for the same, each in the zone of its name, if zones
+    are `named`."""
     world = World()
-    world.zones = {name: name.partition("-")[0] for name in ("here-seed", *names)}
+    if named:
+        world.zones = {name: name.partition("-")[0] for name in ("here-seed", *names)}
     world.join("here-seed", seed=True)
     for name in names:
         world.join(name)
@@ -101,14 +103,6 @@ def test_who_comes_from_a_third_zone_does_not_take_from_a_gateway() -> None:
 
 
 def test_without_names_of_zones_all_are_together() -> None:
-    world = World()
-    for name in ("here-seed", *HERE):
-        world.join(name, seed=name.endswith("seed"))
-    lease = None
-    for name in HERE:
-        found = reads(world.ask(name, SPEC))
-        lease = lease or found[0][1]
-    assert lease is not None
-    world.progress("here-seed", lease)
-    assert all("here-seed" in sources(world, name) for name in HERE)
-    assert not any(peer(world, name).gateway for name in HERE)
+    world = swarm(*HERE, *THERE, named=False)
+    assert all("here-seed" in sources(world, name) for name in (*HERE, *THERE))
+    assert not any(peer(world, name).gateway for name in (*HERE, *THERE))
