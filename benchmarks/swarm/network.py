@@ -23,12 +23,12 @@ from benchmarks.swarm.description import ZONE, Link
 from benchmarks.swarm.janitor import PREFIX
 from benchmarks.swarm.tools import run
 
-# A switch's buffer: what a port holds before it drops.
-BUFFER_SECONDS = 0.05
 IPV4 = Path("/proc/sys/net/ipv4")
 # Linux's own congestion control, whatever this machine has set for itself; and packets that are
 # not smaller than 16 segments where they may be large: each costs a timer at both of its links.
 TCP = {"tcp_congestion_control": "cubic", "tcp_min_tso_segs": "16"}
+# A switch's buffer: what a port holds before it drops.
+BUFFER_SECONDS = 0.05
 LEAST_BUFFER = 256 * 1024
 # More than the 64 KiB that the kernel hands on at a time, and no more than timers are late by.
 BURST_SECONDS, LEAST_BURST = 0.004, 80 * 1024

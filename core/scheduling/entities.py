@@ -126,7 +126,7 @@ class Peer:
         """Hosts that failed this peer lately."""
         if not self.avoid:
             return frozenset()
-        return frozenset(host for host, avoided in self.avoid.items() if avoided.until > now)
+        return frozenset(host for host in self.avoid if self.keeps_off(host, now))
 
     def keeps_off(self, host: str, now: float, *, suspects: bool = False) -> bool:
         """It is not to be given this one; `suspects`: not even where there is nobody else."""

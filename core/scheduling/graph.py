@@ -144,12 +144,13 @@ class Graph:
         if name not in generation.zones:
             return
         zone = generation.zones[name]
-        former = task.peers.get(zone.gateway) if zone.gateway is not None else None
+        before = zone.gateway
         chosen = self._choose_gateway(task, zone, now) if generation.zones.several else None
-        if chosen == zone.gateway:
+        if chosen == before:
             return
         generation.zones.appoint(name, chosen)
-        if former is not None:
+        if before is not None:
+            former = task.peers[before]
             for host in [host for host in former.neighbours if self._apart(task, former, host)]:
                 self._part(task, former, task.peers[host])
             self._touched(task, former)

@@ -321,8 +321,8 @@ class Swarm:
         except HawkerError as exc:
             self._ground.counters.failed_requests += 1
             often = self.machine.failed(fetch, self._ground.clock())
-            stalled = isinstance(exc, Stalled) and self._lives(fetch.parent)
-            if often or (isinstance(exc, Unavailable) and not stalled):
+            late = isinstance(exc, Stalled) and self._lives(fetch.parent)
+            if often or (isinstance(exc, Unavailable) and not late):
                 self._give_up(fetch.parent, exc)
         else:
             self.machine.received(fetch, sink.received, self._ground.clock())

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import Cluster, Daemon, Origin, fetch
+from tests.e2e.conftest import Cluster, Daemon, Origin, fetch, wait_for
 from tests.e2e.lying import host_at, start_liar
 
 SIZE = 6 * 2**20 + 99
@@ -83,8 +83,8 @@ def test_a_parent_that_lives_is_not_left_for_one_answer_that_stalls(
     liar.lie()
     with ThreadPoolExecutor() as pool:
         getting = pool.submit(fetch, victim, url, tmp_path / "out", *PATIENCE)
-        while not liar.asked:
-            time.sleep(0.01)
+        wait_for(lambda: liar.asked, "it is asked")
+        # An answer stalls if it begins while the liar lies, a moment after it was asked for.
         time.sleep(0.2)
         liar.repent()
         assert getting.result() == (0, "")

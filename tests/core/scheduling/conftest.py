@@ -253,6 +253,7 @@ def check_zones(scheduler: Scheduler, task: Task, now: float) -> None:
             zone = generation.zones[peer.zone]
             assert name in set(zone.members)
             assert (name in zone.roots) == (name in set(generation.roots))
+            assert set(zone.heads) == {*zone.roots} | {zone.gateway} - {None}
             if peer.gateway:
                 assert peer.zone not in gateways
                 gateways[peer.zone] = name
