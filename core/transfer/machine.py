@@ -30,7 +30,10 @@ RUN_SECONDS = 0.25
 # CPU time at both ends together.
 LONGEST_RUN = 16 * MIB
 FAILURES_TO_REPORT = 3
+# A request is slow that takes longer than this, and than so many times what requests of its length
+# take here: eight at once on a slow link take seconds each, and are none the worse for it.
 HEDGE_AFTER = 1.0
+HEDGE_TIMES = 3
 MAX_HEDGES = 2
 # After a refusal, doubled with each further one in a row: an upload takes longer than that.
 BUSY_BACKOFF = 0.02
@@ -133,6 +136,8 @@ class DownloadMachine:
         self._rng = rng
         self._parallel = parallel
         self._number = 0
+        # Seconds that a byte of a request takes, on average; 0 while nothing came.
+        self._pace = 0.0
 
     # ------------------------------------------------------------------ what parents offer
 
@@ -209,15 +214,15 @@ class DownloadMachine:
         flights = len(self._flights)
         if flights < self._parallel:
             return True
-        # In the order in which they began: where the first is not slow none is.
+        # In the order in which they began: where the first is too young to be slow all are.
         if now - next(iter(self._flights.values())).since < HEDGE_AFTER:
             return False
-        slow = sum(now - flight.since >= HEDGE_AFTER for flight in self._flights.values())
+        slow = sum(now >= self._slow_at(flight) for flight in self._flights.values())
         return 2 * flights - slow < 2 * self._parallel
 
     def wake_at(self, now: float) -> float | None:
         """When `plan` may return something though nothing else happened; None for never."""
-        times = [flight.since + HEDGE_AFTER for flight in self._flights.values()]
+        times = [self._slow_at(flight) for flight in self._flights.values()]
         if self.has_room(now):
             times.extend(offer.retry_at for offer in self.offers.values())
         return min((time for time in times if time > now), default=None)
@@ -289,6 +294,11 @@ class DownloadMachine:
         offer.asked = self._number
         return fetch
 
+    def _slow_at(self, flight: _Flight) -> float:
+        """When a request becomes slow."""
+        size = len(flight.pieces) * self.layout.piece_length
+        return flight.since + max(HEDGE_AFTER, HEDGE_TIMES * self._pace * size)
+
     def _hedges(self, now: float) -> Iterable[Fetch]:
         """Repeat the slowest fetches at another parent, a bounded number of times."""
         flights = sorted(self._flights.values(), key=lambda flight: flight.since)
@@ -299,10 +309,10 @@ class DownloadMachine:
                 hedged |= flight.fetch.pieces
         for flight in flights:
             slow = flight.fetch
-            if room <= 0 or now - flight.since < HEDGE_AFTER:
+            if room <= 0:
                 return
             open_pieces = slow.pieces - self.valid - hedged
-            if slow.hedge or not open_pieces:
+            if slow.hedge or now < self._slow_at(flight) or not open_pieces:
                 continue
             first, last = open_pieces.runs()[0]
             for parent, offer in self.offers.items():
@@ -322,7 +332,10 @@ class DownloadMachine:
             return
         offer.failures = offer.refusals = 0
         offer.retry_at = 0.0
-        rate = size / max(1e-6, now - flight.since)
+        taken = max(1e-6, now - flight.since)
+        rate = size / taken
+        pace = taken / max(1, size)
+        self._pace += (pace - self._pace) * (RATE_WEIGHT if self._pace else 1.0)
         offer.rate = rate if not offer.rate else offer.rate + RATE_WEIGHT * (rate - offer.rate)
 
     def drop(self, fetch: Fetch) -> None:

@@ -250,6 +250,27 @@ def test_slow_requests_are_repeated_elsewhere_after_a_second_and_only_some() -> 
     assert all(any(fetch.pieces <= other.pieces for other in slow) for fetch in again)
 
 
+def test_where_every_request_takes_seconds_none_is_slow_for_that() -> None:
+    layout = Layout(100 * MIB, MIB)
+    machine = DownloadMachine(layout, PieceSet(), random.Random(1))
+    machine.want = layout.everything()
+    for parent in ("a", "b"):
+        machine.add_parent(parent)
+        machine.announced(parent, layout.everything())
+    usual = 2.5 * HEDGE_AFTER
+    begun, now = machine.plan(0.0), 0.0
+    full = len(begun)
+    for _ in range(3):
+        now += usual
+        for fetch in begun:
+            machine.received(fetch, len(fetch.pieces) * MIB, now)
+            machine.proven(fetch.pieces)
+        begun = machine.plan(now)
+        assert len(begun) == full
+    assert not machine.has_room(now + 1.1 * usual)
+    assert machine.has_room(now + 3.1 * usual)
+
+
 def test_rarity_counts_as_a_plain_table_does() -> None:
     rng = random.Random(3)
     rarity, plain = Rarity(), [0] * COUNT
