@@ -49,7 +49,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
         transports=("http1", "http2", "http3") if settings.listen.http3 else ("http1", "http2"),
     )
     made: dict[str, RoleApp] = {name: plugins.get_role(name, context) for name in roles}
-    app = compose({f"/{name}": role for name, role in made.items()})
+    app = compose({getattr(role, "path", f"/{name}"): role for name, role in made.items()})
     listen = Listen(
         host=settings.listen.host,
         port=settings.listen.port,

@@ -370,6 +370,11 @@ class RoleApp(Protocol):
 class Plugins(Protocol):
     """The plugin host, as a role sees it."""
 
+    @property
+    def services(self) -> SourceServices:
+        """The egress policy and the configured credentials."""
+        ...
+
     def get(self, group: str, name: str) -> Any:
         """The object that the plugin's hook returned; raises UnknownPlugin."""
         ...

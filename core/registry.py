@@ -40,7 +40,7 @@ class PluginHost:
     def __init__(self, settings: Settings) -> None:
         self.egress = EgressPolicy(settings.egress, loopback=is_loopback(settings.listen.host))
         self._settings = settings
-        self._services = SourceServices(self.egress, _Configured(self, settings))
+        self.services = SourceServices(self.egress, _Configured(self, settings))
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(pluggy_specs)
         self._objects: dict[tuple[str, str], Any] = {}
@@ -58,7 +58,7 @@ class PluginHost:
         """
         given: dict[str, Any] = {"settings": self._settings}
         if group == SOURCES:
-            given["services"] = self._services
+            given["services"] = self.services
         return self._get(group, name, given)
 
     def get_role(self, name: str, context: RoleContext) -> RoleApp:

@@ -134,6 +134,29 @@ class SourcesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Credentials plugins, asked in this order for what an origin wants to see."""
 
 
+class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The registry role: a mirror of other registries."""
+
+    upstreams: dict[str, str] = msgspec.field(
+        default_factory=lambda: {
+            "docker.io": "https://registry-1.docker.io",
+            "gcr.io": "https://gcr.io",
+            "ghcr.io": "https://ghcr.io",
+            "mcr.microsoft.com": "https://mcr.microsoft.com",
+            "public.ecr.aws": "https://public.ecr.aws",
+            "quay.io": "https://quay.io",
+            "registry.k8s.io": "https://registry.k8s.io",
+        }
+    )
+    """The registries that are mirrored, by the name that images are called by, with their URL."""
+    default: str = "docker.io"
+    """The upstream of requests that name none."""
+    push: bool = False
+    """Hand pushes and deletions on to the upstream, with the client's own credentials."""
+    peer: str = ""
+    """Unix socket or base URL of the peer that brings content; empty: the one in this process."""
+
+
 class EgressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which origins this process may read."""
 
@@ -189,6 +212,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer: PeerSettings = PeerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     sources: SourcesSettings = SourcesSettings()
+    registry: RegistrySettings = RegistrySettings()
     egress: EgressSettings = EgressSettings()
     storage: StorageSettings = StorageSettings()
     plugins: PluginSettings = PluginSettings()

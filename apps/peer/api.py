@@ -13,10 +13,10 @@ from starlette.routing import BaseRoute, Route
 from hawker.apps.peer.availability import Announcer
 from hawker.apps.peer.content import send_content, send_stored
 from hawker.apps.peer.downloads import progress_lines, receive_import
-from hawker.apps.peer.endpoints import Endpoint
 from hawker.apps.peer.pieces import PieceServer
 from hawker.apps.peer.policy import Tickets, check_private, visible
 from hawker.apps.web.access import LOCAL_USER, Access, check_allowed, is_local
+from hawker.apps.web.endpoints import Endpoint
 from hawker.apps.web.events import event_stream, ndjson_stream
 from hawker.apps.web.requests import json_response, read_body, task_of
 from hawker.core.contracts import Caller
@@ -31,6 +31,8 @@ from hawker.core.transfer.naming import Named
 from hawker.core.transfer.slots import UploadSlots
 
 MAX_BODY = 1024 * 1024
+# Fields of a request for content that go to its origin, without this prefix.
+FOR_ORIGIN = "hawker-origin-"
 
 
 class Daemon(Protocol):
@@ -101,6 +103,11 @@ class Api:
             tag=query.get("tag", ""),
             application=query.get("application", ""),
             revision=query.get("revision", ""),
+            headers={
+                name.removeprefix(FOR_ORIGIN): value
+                for name, value in request.headers.items()
+                if name.startswith(FOR_ORIGIN)
+            },
         )
         named = self._named(request, caller, "content", wanted)
         await send_content(self._role.conductor, request, wanted, named, receive, send)

@@ -18,7 +18,8 @@ from hawker.core.errors import Unavailable
 
 
 class Role:
-    """Subclasses give `name`, `routes()` and `resources()`.
+    """Subclasses give `name`, `routes()` and `resources()`; a process of our own mounts them at
+    `path`, or at `/{name}` where they have none.
 
     The lifespan is counted: entered twice it starts once and stops with the last. Resources run in
     one task of their own, so that whoever enters and whoever leaves may be different tasks.

@@ -7,19 +7,15 @@ credentials to their own origin, wherever a redirect leads.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx
 
 from hawker.core.contracts import (
-    Credential,
     Reading,
     Source,
     SourceItem,
@@ -28,7 +24,6 @@ from hawker.core.contracts import (
 )
 from hawker.core.errors import (
     BadRequest,
-    ConfigError,
     HawkerError,
     NotFound,
     OriginChanged,
@@ -36,8 +31,9 @@ from hawker.core.errors import (
     OriginRefused,
     RangeIgnored,
 )
-from hawker.core.ids import origin_of
+from hawker.core.outgoing import OriginClient, origin_tls, reason, shown
 from hawker.core.ranges import ByteRange, parse_content_range, parse_unsatisfied
+from hawker.core.registries import digest_in
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
 from hawker.plugins.sources.answers import (
@@ -49,11 +45,6 @@ from hawker.plugins.sources.answers import (
     settled,
     strong_etag,
 )
-from hawker.plugins.sources.pinned import pinned_client
-
-MAX_REDIRECTS = 10
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-HEAD_TIMEOUT = 30.0
 
 _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):", re.IGNORECASE)
 # Fields that decide what the answer is, or belong to the connection: ours to set.
@@ -79,12 +70,14 @@ class HttpReading:
         *,
         ranges: bool,
         slowest_over: float = SLOWEST_OVER,
+        named: str = "",
     ) -> None:
         self.total = total
         self.validator = validator
         self.ranges = ranges
         self.span = span
-        self.digest = "" if response is None else _digest(response)
+        # A registry's content is what its URL names, whatever the answer says.
+        self.digest = named or ("" if response is None else _digest(response))
         self.modified = None if response is None else settled(response.headers)
         self._response = response
         self._slowest_over = slowest_over
@@ -92,8 +85,8 @@ class HttpReading:
     async def stream(self) -> AsyncIterator[bytes]:
         if self._response is None:
             return
-        shown = _shown(str(self._response.url))
-        received, pace = 0, Pace(shown, self._slowest_over)
+        name = shown(str(self._response.url))
+        received, pace = 0, Pace(name, self._slowest_over)
         # In pieces as they come: a collector of larger ones would hide how slowly they do.
         chunks = self._response.aiter_raw()
         try:
@@ -106,10 +99,10 @@ class HttpReading:
                 pace.took(len(chunk), time.monotonic() - since)
                 yield chunk
         except httpx.HTTPError as exc:
-            raise OriginFailed(f"{shown} broke off after {received} bytes: {_reason(exc)}") from exc
+            raise OriginFailed(f"{name} broke off after {received} bytes: {reason(exc)}") from exc
         expected = self._expected()
         if expected is not None and received != expected:
-            raise OriginFailed(f"{shown} sent {received} bytes, not {expected}")
+            raise OriginFailed(f"{name} sent {received} bytes, not {expected}")
 
     async def close(self) -> None:
         if self._response is not None:
@@ -127,8 +120,7 @@ class HttpSource:
     def __init__(
         self, services: SourceServices, *, ca: str = "", slowest_over: float = SLOWEST_OVER
     ) -> None:
-        self._credentials = services.credentials
-        self._client = pinned_client(services.egress, _tls(ca), TIMEOUT)
+        self._origins = OriginClient(services, origin_tls(ca))
         self._slowest_over = slowest_over
 
     async def open(self, request: SourceRequest, span: ByteRange | None = None) -> Reading:
@@ -138,7 +130,7 @@ class HttpSource:
             return await self._beyond_the_end(request, response)
         await _check(response, 200, 206)
         if response.status_code == 206:
-            return await self._partial(response, span)
+            return await self._partial(request, response, span)
         return HttpReading(
             response,
             content_length(response.headers),
@@ -146,6 +138,7 @@ class HttpSource:
             None,
             ranges="bytes" in response.headers.get("accept-ranges", "").lower(),
             slowest_over=self._slowest_over,
+            named=digest_in(request.url),
         )
 
     async def read(
@@ -153,36 +146,38 @@ class HttpSource:
     ) -> Reading:
         condition = "if-match" if validator.startswith('"') else "if-unmodified-since"
         response = await self._get(request, {"range": span.header(), condition: validator})
-        shown = _shown(request.url)
+        name = shown(request.url)
         if response.status_code == 412:
             await response.aclose()
-            raise OriginChanged(f"{shown} is not what it was any more")
+            raise OriginChanged(f"{name} is not what it was any more")
         await _check(response, 206, 200, 416)
         reading: HttpReading | None = None
         if response.status_code == 206:
-            reading = await self._partial(response, span)
+            reading = await self._partial(request, response, span)
             if reading.validator == validator and reading.total == total and reading.span == span:
                 return reading
         await response.aclose()
         if reading is not None and reading.validator is None:
-            raise OriginFailed(f"{shown} answered a part without saying of what")
+            raise OriginFailed(f"{name} answered a part without saying of what")
         if reading is not None and reading.validator == validator and reading.total == total:
-            raise RangeIgnored(f"{shown} answered with other bytes than were asked for")
+            raise RangeIgnored(f"{name} answered with other bytes than were asked for")
         if response.status_code == 200 and _validator(response) == validator:
-            raise RangeIgnored(f"{shown} ignored the range that was asked for")
-        raise OriginChanged(f"{shown} is not what it was any more")
+            raise RangeIgnored(f"{name} ignored the range that was asked for")
+        raise OriginChanged(f"{name} is not what it was any more")
 
     async def list(self, request: SourceRequest) -> AsyncIterator[SourceItem]:
-        raise BadRequest(f"{_shown(request.url)}: HTTP has no listing")
+        raise BadRequest(f"{shown(request.url)}: HTTP has no listing")
         yield
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._origins.close()
 
-    async def _partial(self, response: httpx.Response, wanted: ByteRange | None) -> HttpReading:
+    async def _partial(
+        self, request: SourceRequest, response: httpx.Response, wanted: ByteRange | None
+    ) -> HttpReading:
         """A 206 that is what it says; raises OriginFailed for one that makes no sense."""
         parsed = parse_content_range(response.headers.get("content-range", ""))
-        shown = _shown(str(response.url))
+        name = shown(str(response.url))
         problem = ""
         if parsed is None or wanted is None or parsed[0].start != wanted.start:
             problem = "another range than was asked for"
@@ -195,7 +190,7 @@ class HttpSource:
                 problem = "more than was asked for"
         if problem or parsed is None:
             await response.aclose()
-            raise RangeIgnored(f"{shown} answered 206 with {problem}")
+            raise RangeIgnored(f"{name} answered 206 with {problem}")
         return HttpReading(
             response,
             parsed[1],
@@ -203,6 +198,7 @@ class HttpSource:
             parsed[0],
             ranges=True,
             slowest_over=self._slowest_over,
+            named=digest_in(request.url),
         )
 
     async def _beyond_the_end(self, request: SourceRequest, response: httpx.Response) -> Reading:
@@ -217,71 +213,10 @@ class HttpSource:
     async def _get(self, request: SourceRequest, extra: Mapping[str, str]) -> httpx.Response:
         """The final answer behind redirects, its body not read yet."""
         _check_fields(request.headers)
-        url = request.url
-        first = origin_of(url)
-        deadline = asyncio.get_running_loop().time() + HEAD_TIMEOUT
-        for _ in range(MAX_REDIRECTS + 1):
-            fields = _signing(await self._credentials.find(url))
-            if origin_of(url) == first:
-                fields |= {name.lower(): value for name, value in request.headers.items()}
-            fields |= {**extra, "accept-encoding": "identity"}
-            response = await self._send(url, fields, deadline)
-            if response.status_code not in (301, 302, 303, 307, 308):
-                hold_back(
-                    response.extensions["network_stream"].get_extra_info("socket"), request.rate
-                )
-                return response
-            target = response.headers.get("location")
-            await response.aclose()
-            if not target:
-                raise OriginFailed(f"{_shown(url)} redirects to nowhere")
-            url = _redirected(url, target)
-        raise OriginFailed(f"{_shown(request.url)} redirects more than {MAX_REDIRECTS} times")
-
-    async def _send(self, url: str, headers: Mapping[str, str], deadline: float) -> httpx.Response:
-        try:
-            built = self._client.build_request("GET", url, headers=headers)
-            async with asyncio.timeout_at(deadline):
-                return await self._client.send(built, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            hint = "add its authority with egress.ca" if "certificate" in str(exc).lower() else ""
-            raise OriginFailed(f"{_shown(url)} cannot be read: {_reason(exc)}", hint=hint) from exc
-        except TimeoutError as exc:
-            raise OriginFailed(f"{_shown(url)} did not answer in {HEAD_TIMEOUT:g} s") from exc
-
-
-def _tls(ca: str) -> ssl.SSLContext:
-    """The system's trusted certificates (SSL_CERT_FILE and SSL_CERT_DIR are honoured) and `ca`."""
-    context = httpx.create_ssl_context()
-    if ca:
-        try:
-            context.load_verify_locations(ca)
-        except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(
-                f"egress.ca: {ca} cannot be used: {exc}", hint="name a file of PEM certificates"
-            ) from exc
-    return context
-
-
-def _shown(url: str) -> str:
-    """The URL for people: what follows the path may be a credential."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
-
-
-def _redirected(url: str, target: str) -> str:
-    try:
-        joined = urljoin(url, target)
-        parts = urlsplit(joined)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise OriginRefused(f"{_shown(url)} redirects to something that is not HTTP")
-    if parts.username is not None:
-        raise OriginRefused(f"{_shown(url)} redirects to a URL with a user's name in it")
-    return joined
+        fields = {**extra, "accept-encoding": "identity"}
+        response = await self._origins.ask("GET", request.url, request.headers, fields)
+        hold_back(response.extensions["network_stream"].get_extra_info("socket"), request.rate)
+        return response
 
 
 def _check_fields(headers: Mapping[str, str]) -> None:
@@ -291,22 +226,9 @@ def _check_fields(headers: Mapping[str, str]) -> None:
             raise BadRequest(f"the header field {name} is set by the source itself")
 
 
-def _signing(credential: Credential | None) -> dict[str, str]:
-    """What a configured credential adds to a request (RFC 7617, RFC 6750)."""
-    if credential is None:
-        return {}
-    fields = {name.lower(): value for name, value in credential.headers.items()}
-    if credential.token:
-        fields["authorization"] = f"Bearer {credential.token}"
-    elif credential.username:
-        pair = f"{credential.username}:{credential.password}".encode()
-        fields["authorization"] = "Basic " + base64.b64encode(pair).decode()
-    return fields
-
-
 async def _check(response: httpx.Response, *expected: int) -> None:
     """Raise what an unwelcome answer means."""
-    url, status = _shown(str(response.url)), response.status_code
+    url, status = shown(str(response.url)), response.status_code
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     error: HawkerError | None = None
     if status in (404, 410):
@@ -339,10 +261,6 @@ def _digest(response: httpx.Response) -> str:
         return "sha256:" + base64.b64decode(match[1], validate=True).hex()
     except binascii.Error:
         return ""
-
-
-def _reason(exc: Exception) -> str:
-    return str(exc) or type(exc).__name__
 
 
 @hookimpl

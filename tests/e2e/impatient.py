@@ -7,6 +7,7 @@ import sys
 import httpx
 
 from hawker.apps.cli import run
+from hawker.core import outgoing
 from hawker.core.scheduling import origin
 from hawker.core.transfer import reader
 from hawker.plugins.sources import http
@@ -14,8 +15,8 @@ from hawker.plugins.sources import http
 
 def main() -> int:
     seconds = float(sys.argv[1])
-    http.HEAD_TIMEOUT = seconds
-    http.TIMEOUT = httpx.Timeout(seconds)
+    outgoing.HEAD_TIMEOUT = seconds
+    outgoing.TIMEOUT = httpx.Timeout(seconds)
     defaults = http.HttpSource.__init__.__kwdefaults__
     assert defaults is not None
     defaults["slowest_over"] = seconds

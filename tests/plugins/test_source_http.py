@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from hawker.core import outgoing
 from hawker.core.contracts import Source, SourceRequest, SourceServices
 from hawker.core.errors import (
     BadRequest,
@@ -27,7 +28,7 @@ from hawker.core.ranges import ByteRange
 from hawker.core.registry import PluginHost
 from hawker.core.scheduling.origin import STUCK
 from hawker.core.settings import EgressSettings, Settings
-from hawker.plugins.sources import answers, http, s3_store
+from hawker.plugins.sources import answers, s3_store
 from hawker.plugins.sources.http import HttpSource
 from tests.plugins.scripted import Keys, Scripted, Talk, serving
 
@@ -261,7 +262,7 @@ def slow_redirect(head: str, connection: socket.socket) -> None:
 def test_a_head_that_does_not_come_to_its_end_is_given_up(
     talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(outgoing, "HEAD_TIMEOUT", 0.5)
     began = time.monotonic()
     with closing(Scripted(talk)) as server:
         with pytest.raises(OriginFailed, match=r"did not answer in 0\.5 s"):
@@ -270,7 +271,12 @@ def test_a_head_that_does_not_come_to_its_end_is_given_up(
 
 
 def test_a_source_says_what_is_wrong_before_its_lease_is_taken_away() -> None:
-    limits = (http.HEAD_TIMEOUT, http.TIMEOUT.read, answers.SLOWEST_OVER, s3_store.HEAD_TIMEOUT)
+    limits = (
+        outgoing.HEAD_TIMEOUT,
+        outgoing.TIMEOUT.read,
+        answers.SLOWEST_OVER,
+        s3_store.HEAD_TIMEOUT,
+    )
     assert all(limit is not None and limit + 5 < STUCK for limit in limits)
 
 

@@ -1,0 +1,1 @@
+"""The registry role: a pull-through mirror of OCI registries, its content out of the swarm."""

@@ -1,0 +1,245 @@
+"""The registry role as an ASGI app: who may ask, what for, and the answers' form."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from hawker.apps.registry.content import SwarmContent
+from hawker.apps.registry.errors import RegistryError, as_registry_error, error_response
+from hawker.apps.registry.manifests import Manifest, Manifests
+from hawker.apps.registry.names import Target, Upstreams
+from hawker.apps.registry.push import hand_on
+from hawker.apps.registry.upstream import MAX_LISTING, Upstream, listing_fields
+from hawker.apps.web.access import Access
+from hawker.apps.web.disconnect import until_disconnected
+from hawker.apps.web.endpoints import Endpoint
+from hawker.apps.web.role import Role
+from hawker.core.contracts import RoleContext
+from hawker.core.errors import ConfigError, HawkerError, OriginRefused, Unauthenticated
+from hawker.core.tls import ClientTls
+
+API_VERSION = {"docker-distribution-api-version": "registry/2.0"}
+# Of an answer about content.
+BLOB_FIELDS = ("content-length", "content-range")
+SLOW_CLIENT = 120.0
+
+
+class RegistryRole(Role):
+    """A mirror of the registries that `registry.upstreams` names."""
+
+    name = "registry"
+    path = "/v2"
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__()
+        self._access = Access(context.settings, context.plugins, context.open)
+        self._context = context
+        self._upstreams = Upstreams(context.settings.registry)
+        if not context.settings.registry.peer and "peer" not in context.beside:
+            raise ConfigError(
+                "a registry mirror needs a peer that brings content",
+                hint="serve it beside one (`hawker serve peer registry`), or set registry.peer",
+            )
+        self._content: SwarmContent | None = None
+        self._upstream: Upstream | None = None
+        self._manifests: Manifests | None = None
+
+    def routes(self) -> Sequence[BaseRoute]:
+        # An endpoint that is an object gets every method.
+        return [Route("/{path:path}", Endpoint(self._serve))]
+
+    @contextlib.asynccontextmanager
+    async def resources(self) -> AsyncIterator[None]:
+        settings, context = self._context.settings, self._context
+        endpoint = settings.registry.peer or str(settings.unix_socket)
+        tls = ClientTls(settings.tls)
+        async with contextlib.AsyncExitStack() as stack:
+            secure = endpoint.startswith("https://")
+            self._content = SwarmContent(
+                endpoint,
+                token=settings.auth.token,
+                tls=await asyncio.to_thread(tls.context) if secure else None,
+            )
+            stack.push_async_callback(self._content.close)
+            self._upstream = Upstream(context.plugins.services, settings.egress.ca)
+            stack.push_async_callback(self._upstream.close)
+            self._manifests = Manifests(self._upstream, self._content)
+            yield
+
+    # ------------------------------------------------------------------ requests
+
+    async def _serve(self, request: Request, receive: Any, send: Any) -> None:
+        kind, begun = "", False
+
+        async def sending(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            shown = await self._admit(request)
+            path = request.path_params["path"]
+            if not path:
+                await Response("{}", headers=API_VERSION, media_type="application/json")(
+                    request.scope, receive, sending
+                )
+                return
+            target = self._upstreams.locate(path, request.query_params.get("ns", ""))
+            kind = target.kind
+            await self._answer(target, shown, request, receive, sending)
+        except HawkerError as exc:
+            if begun:
+                # Nothing but a cut connection says that the rest does not come.
+                raise
+            await error_response(as_registry_error(exc, kind))(request.scope, receive, send)
+
+    async def _answer(
+        self, target: Target, shown: str, request: Request, receive: Any, send: Any
+    ) -> None:
+        assert self._upstream is not None
+        if request.method not in ("GET", "HEAD") or target.kind == "uploads":
+            if not self._context.settings.registry.push:
+                raise RegistryError(
+                    "UNSUPPORTED", "this mirror is read-only", 405, {"allow": "GET, HEAD"}
+                )
+            await hand_on(self._upstream, target, request, receive, send)
+            return
+        try:
+            if target.kind == "blobs":
+                await self._blob(target, shown, request, receive, send)
+            elif target.kind == "manifests":
+                response = await self._manifest(target, shown, request)
+                await response(request.scope, receive, send)
+            else:
+                response = await self._listing(target, shown, request)
+                await response(request.scope, receive, send)
+        except OriginRefused:
+            # The peer cannot say what the upstream wants to see.
+            raise await self._upstream.challenge(target) from None
+
+    async def _manifest(self, target: Target, shown: str, request: Request) -> Response:
+        assert self._manifests is not None
+        accept = ", ".join(request.headers.getlist("accept"))
+        head = request.method == "HEAD"
+        manifest = await self._manifests.get(target, shown, accept, head=head)
+        fields = _fields(manifest.digest)
+        if _has(request, manifest.digest):
+            return Response(status_code=304, headers=fields)
+        fields["content-length"] = str(manifest.length)
+        response = Response(manifest.body, headers=fields)
+        # Exactly as the upstream has it: Starlette would add a charset.
+        _set_type(response, manifest)
+        return response
+
+    async def _listing(self, target: Target, shown: str, request: Request) -> Response:
+        """Tags, or what refers to a manifest; asked anew each time."""
+        assert self._upstream is not None
+        query = "&".join(
+            part for part in request.url.query.split("&") if part and part.partition("=")[0] != "ns"
+        )
+        answer = await self._upstream.ask("GET", target, shown, {}, query)
+        fields = listing_fields(answer, target)
+        return Response(await self._upstream.read(answer, MAX_LISTING), headers=fields)
+
+    async def _blob(
+        self, target: Target, shown: str, request: Request, receive: Any, send: Any
+    ) -> None:
+        assert self._content is not None
+        digest = target.reference
+        method = request.method
+        fields = _range_of(request, digest) if method == "GET" else {}
+        unchanged = _has(request, digest)
+        async with self._content.open(
+            "HEAD" if unchanged else method, target.url, shown, fields
+        ) as answer:
+            status = 304 if unchanged else answer.status_code
+            kept = {n: answer.headers[n] for n in BLOB_FIELDS if n in answer.headers}
+            if status == 416:
+                kept.pop("content-length", None)
+                raise RegistryError(
+                    "RANGE_INVALID", "there are no such bytes", 416, _fields(digest) | kept
+                )
+            head = {**_fields(digest), **({} if unchanged else kept)}
+            head["accept-ranges"] = "bytes"
+            head["content-type"] = answer.headers.get("content-type", "application/octet-stream")
+            raw = [(name.encode(), value.encode()) for name, value in head.items()]
+
+            async def body() -> None:
+                await send({"type": "http.response.start", "status": status, "headers": raw})
+                if method == "GET" and not unchanged:
+                    async for chunk in answer.aiter_raw():
+                        async with asyncio.timeout(SLOW_CLIENT):
+                            await send(
+                                {"type": "http.response.body", "body": chunk, "more_body": True}
+                            )
+                await send({"type": "http.response.body", "body": b""})
+
+            await until_disconnected(receive, body())
+
+    async def _admit(self, request: Request) -> str:
+        """Let the caller in; what it shows for the upstream, which an open mirror hands on.
+
+        A mirror that asks for tokens takes them as the password of any user, too, as that is what
+        clients of registries can be given; they are never handed on.
+        """
+        given = request.headers.get("authorization", "")
+        if self._context.open:
+            await self._access.require(_without_authorization(request.scope), "content", None)
+            return given
+        try:
+            await self._access.require(_as_bearer(request.scope, given), "content", None)
+        except Unauthenticated as exc:
+            raise RegistryError(
+                "UNAUTHORIZED", exc.detail, 401, {"www-authenticate": 'Basic realm="hawker"'}
+            ) from exc
+        return ""
+
+
+def _fields(digest: str) -> dict[str, str]:
+    return {**API_VERSION, "docker-content-digest": digest, "etag": f'"{digest}"'}
+
+
+def _set_type(response: Response, manifest: Manifest) -> None:
+    MutableHeaders(raw=response.raw_headers)["content-type"] = manifest.media_type
+
+
+def _has(request: Request, digest: str) -> bool:
+    """The client has this already (RFC 9110 section 13.1.2; weak comparison)."""
+    tags = request.headers.get("if-none-match", "").split(",")
+    return any(tag.strip().removeprefix("W/") in ("*", f'"{digest}"') for tag in tags)
+
+
+def _range_of(request: Request, digest: str) -> dict[str, str]:
+    """The range that the peer is asked for; none where `If-Range` names something else."""
+    ranges = request.headers.getlist("range")
+    condition = request.headers.get("if-range", f'"{digest}"').strip()
+    return {"range": ", ".join(ranges)} if ranges and condition == f'"{digest}"' else {}
+
+
+def _without_authorization(scope: Mapping[str, Any]) -> dict[str, Any]:
+    headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
+    return {**scope, "headers": headers}
+
+
+def _as_bearer(scope: Mapping[str, Any], given: str) -> dict[str, Any]:
+    """The request with a password as the token that it is."""
+    scheme, _, value = given.partition(" ")
+    if scheme.lower() != "basic":
+        return dict(scope)
+    try:
+        password = base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return _without_authorization(scope)
+    inner = _without_authorization(scope)
+    inner["headers"].append((b"authorization", f"Bearer {password}".encode("latin-1", "replace")))
+    return inner

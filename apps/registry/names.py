@@ -1,0 +1,151 @@
+"""Which upstream, repository and object a request's path names; pure.
+
+Paths and names are those of the OCI distribution specification. containerd names the upstream in
+the parameter `ns`; podman, skopeo and CRI-O in the first component of the repository; a request
+that names none means the default one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from hawker.apps.registry.errors import RegistryError
+from hawker.core.digests import ALGORITHMS
+from hawker.core.errors import ConfigError
+from hawker.core.settings import RegistrySettings
+
+MAX_NAME = 255
+DOCKER = "docker.io"
+_ALIASES = {"index.docker.io": DOCKER, "registry-1.docker.io": DOCKER}
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"^{_COMPONENT}(?:/{_COMPONENT})*\Z")
+_TAG = re.compile(r"^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
+_PATH = re.compile(
+    r"^(?P<name>.+)/(?:(?P<kind>manifests|blobs|referrers)/(?P<reference>[^/]+)"
+    r"|(?P<list>tags/list)|(?P<uploads>blobs/uploads/[^/]*))\Z"
+)
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a request is about.
+
+    `kind` is manifests, blobs, referrers, tags or uploads; `reference` a tag or digest, or the rest
+    of an upload's path. `prefix` is what the client wrote before the repository to name the
+    upstream, `ns` what it said in that parameter.
+    """
+
+    upstream: str
+    base: str
+    repository: str
+    kind: str
+    reference: str
+    prefix: str = ""
+    ns: str = ""
+
+    @property
+    def by_digest(self) -> bool:
+        return ":" in self.reference
+
+    @property
+    def path(self) -> str:
+        """The path at the upstream."""
+        kind = {"tags": "tags/list", "uploads": "blobs/uploads/"}.get(self.kind, f"{self.kind}/")
+        return f"/v2/{self.repository}/{kind}{quote(self.reference, safe=':=-_.~%')}"
+
+    @property
+    def url(self) -> str:
+        """The object's URL at the upstream."""
+        return self.base + self.path
+
+    def with_reference(self, kind: str, reference: str) -> Target:
+        """Another object of the same repository."""
+        return msgspec.structs.replace(self, kind=kind, reference=reference)
+
+
+class Upstreams:
+    """The registries that are mirrored.
+
+    Raises:
+        ConfigError: an upstream has no usable URL, or the default one is none of them.
+    """
+
+    def __init__(self, settings: RegistrySettings) -> None:
+        self._bases = _bases(settings.upstreams)
+        self._default = _plain(settings.default)
+        if self._default not in self._bases:
+            raise ConfigError(
+                f"registry.default: {settings.default!r} is none of registry.upstreams",
+                hint=f"name one of {', '.join(sorted(self._bases))}",
+            )
+
+    @property
+    def bases(self) -> list[str]:
+        """The URL of each."""
+        return list(self._bases.values())
+
+    def locate(self, path: str, ns: str) -> Target:
+        """What a path below `/v2/` names.
+
+        Raises:
+            RegistryError: it names nothing, or an upstream that is not mirrored.
+        """
+        match = _PATH.match(path)
+        if match is None:
+            raise RegistryError("NAME_INVALID", f"/v2/{path} names nothing of a registry", 404)
+        name, prefix = match["name"], ""
+        first, slash, rest = name.partition("/")
+        if ns:
+            upstream = _plain(ns)
+        elif slash and _plain(first) in self._bases:
+            upstream, name, prefix = _plain(first), rest, first
+        else:
+            upstream = self._default
+        base = self._bases.get(upstream)
+        if base is None:
+            raise RegistryError("DENIED", f"registry.upstreams does not name {ns!r}", 403)
+        if upstream == DOCKER and "/" not in name:
+            name = f"library/{name}"
+        if not _NAME.match(name) or len(upstream) + 1 + len(name) > MAX_NAME:
+            raise RegistryError("NAME_INVALID", f"{name!r} is no name of a repository", 400)
+        kind, reference = match["kind"] or "", match["reference"] or ""
+        if match["list"]:
+            kind = "tags"
+        elif match["uploads"] is not None:
+            kind, reference = "uploads", match["uploads"].removeprefix("blobs/uploads/")
+        _check_reference(kind, reference)
+        return Target(upstream, base, name, kind, reference, prefix, ns)
+
+
+def _check_reference(kind: str, reference: str) -> None:
+    if kind in ("tags", "uploads") or (kind == "manifests" and _TAG.match(reference)):
+        return
+    algorithm, colon, value = reference.partition(":")
+    length = ALGORITHMS.get(algorithm)
+    if not colon or length is None or not re.fullmatch(rf"[0-9a-f]{{{length}}}", value):
+        what = "MANIFEST_INVALID" if kind == "manifests" and not colon else "DIGEST_INVALID"
+        raise RegistryError(what, f"{reference!r} is neither a tag nor a digest", 400)
+
+
+def _plain(name: str) -> str:
+    lowered = name.strip().lower()
+    return _ALIASES.get(lowered, lowered)
+
+
+def _bases(upstreams: Mapping[str, str]) -> dict[str, str]:
+    bases: dict[str, str] = {}
+    for name, given in upstreams.items():
+        url = given or f"https://{name}"
+        parts = urlsplit(url)
+        path = parts.path.strip("/")
+        if parts.scheme not in ("http", "https") or not parts.hostname or path or parts.query:
+            raise ConfigError(
+                f"registry.upstreams: {name!r} has the URL {given!r}",
+                hint="write it as https://host or https://host:port",
+            )
+        bases[_plain(name)] = f"{parts.scheme}://{parts.netloc}"
+    return bases

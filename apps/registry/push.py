@@ -1,0 +1,63 @@
+"""Write-through: what a client pushes or deletes goes to the upstream as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+from starlette.requests import Request
+
+from hawker.apps.registry.names import Target
+from hawker.apps.registry.upstream import Upstream, challenge_of, through_here
+from hawker.apps.web.disconnect import until_disconnected
+from hawker.core.errors import OriginFailed
+
+SLOW_CLIENT = 120.0
+# Fields of a push that its upstream needs, and of the answer that the client does.
+ASKING = ("authorization", "content-type", "content-length", "content-range", "accept", "range")
+ANSWERING = (
+    "content-type", "content-length", "docker-content-digest", "docker-upload-uuid", "range",
+    "oci-subject", "oci-chunk-min-length", "oci-tag", "docker-distribution-api-version",
+    "retry-after",
+)  # fmt: skip
+
+
+async def hand_on(
+    upstream: Upstream, target: Target, request: Request, receive: Any, send: Any
+) -> None:
+    """Answer a push with what the upstream says to it.
+
+    Raises:
+        OriginFailed: the upstream cannot be reached, or breaks off.
+    """
+    fields = {name: request.headers[name] for name in ASKING if name in request.headers}
+    fields["accept-encoding"] = "identity"
+    query = "&".join(
+        part for part in request.url.query.split("&") if part and part.partition("=")[0] != "ns"
+    )
+    bodiless = request.headers.get("content-length", "0") == "0" and (
+        "transfer-encoding" not in request.headers
+    )
+    content = None if bodiless else request.stream()
+    answer = await upstream.hand_on(request.method, target, query, fields, content)
+    head = {name: answer.headers[name] for name in ANSWERING if name in answer.headers}
+    if "location" in answer.headers:
+        head["location"] = through_here(answer.headers["location"], target)
+    head |= challenge_of(answer, target)
+    raw = [(name.encode(), value.encode()) for name, value in head.items()]
+
+    async def body() -> None:
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": raw})
+        try:
+            async for chunk in answer.aiter_raw():
+                async with asyncio.timeout(SLOW_CLIENT):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except httpx.HTTPError as exc:
+            raise OriginFailed(f"{target.upstream} broke off its answer") from exc
+        await send({"type": "http.response.body", "body": b""})
+
+    try:
+        await until_disconnected(receive, body())
+    finally:
+        await answer.aclose()

@@ -1,0 +1,246 @@
+"""HTTP clients for origins: they connect only to addresses that the egress policy has checked."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import httpcore
+import httpx
+
+from hawker.core.contracts import Credential, Egress, SourceServices
+from hawker.core.errors import ConfigError, OriginFailed, OriginRefused
+from hawker.core.ids import origin_of
+from hawker.core.registries import Tokens, accepted
+
+MAX_REDIRECTS = 10
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+HEAD_TIMEOUT = 30.0
+
+MAX_CONNECTIONS = 256
+KEPT_CONNECTIONS = 32
+
+
+class _PinnedBackend(httpcore.AsyncNetworkBackend):
+    """Asks the policy for every connection, and connects to what it answered."""
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        failure: Exception | None = None
+        for address in await self._egress.addresses(host, port):
+            try:
+                return await self._inner.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+                failure = exc
+        assert failure is not None
+        raise failure
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        raise httpcore.ConnectError("an origin is not a unix socket")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+class OriginClient:
+    """Asks origins, with the credentials that are configured for each.
+
+    Follows redirects; every connection asks the egress policy.
+    """
+
+    def __init__(self, services: SourceServices, context: ssl.SSLContext) -> None:
+        self._credentials = services.credentials
+        self._client = _pinned_client(services.egress, context, TIMEOUT)
+        self._tokens = Tokens(self._get)
+
+    async def ask(
+        self, method: str, url: str, given: Mapping[str, str], extra: Mapping[str, str]
+    ) -> httpx.Response:
+        """The final answer to a GET or HEAD behind redirects, its body not read yet.
+
+        `given` are fields for the origin of this URL alone, `extra` for whoever answers.
+
+        Raises:
+            OriginRefused: a redirect, or the place where a token is had, is not to be followed.
+            OriginFailed: there is no answer within 30 s, or no end of redirects.
+            Forbidden: the egress policy.
+        """
+        first, asked = origin_of(url), url
+        deadline = asyncio.get_running_loop().time() + HEAD_TIMEOUT
+        for _ in range(MAX_REDIRECTS + 1):
+            fields: Mapping[str, str] = {}
+            if origin_of(url) == first:
+                fields = {name.lower(): value for name, value in given.items()}
+            response = await self._signed(method, url, fields, extra, deadline)
+            if response.status_code not in (301, 302, 303, 307, 308):
+                return response
+            target = response.headers.get("location")
+            await response.aclose()
+            if not target:
+                raise OriginFailed(f"{shown(url)} redirects to nowhere")
+            url = _redirected(url, target)
+        raise OriginFailed(f"{shown(asked)} redirects more than {MAX_REDIRECTS} times")
+
+    async def hand_on(
+        self,
+        method: str,
+        url: str,
+        fields: Mapping[str, str],
+        content: AsyncIterable[bytes] | None,
+    ) -> httpx.Response:
+        """One answer to a request as it is: no credentials are added, no redirect is followed."""
+        built = self._client.build_request(method, url, headers=fields, content=content)
+        return await self._sent(built, None)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _signed(
+        self,
+        method: str,
+        url: str,
+        given: Mapping[str, str],
+        extra: Mapping[str, str],
+        deadline: float,
+    ) -> httpx.Response:
+        """One answer. A registry that wants a token is asked again with one, unless the request
+        brings an authorization of its own."""
+        credential = await self._credentials.find(url)
+        fields = {"accept": accepted(url), **_signing(credential), **given, **extra}
+        token = ""
+        if "authorization" not in given:
+            token = self._tokens.known(url, credential)
+        if token:
+            fields["authorization"] = f"Bearer {token}"
+        response = await self._send(method, url, fields, deadline)
+        if response.status_code != 401 or "authorization" in given:
+            return response
+        try:
+            fresh = await self._tokens.answer(url, response, credential, token)
+        except BaseException:
+            await response.aclose()
+            raise
+        if not fresh:
+            return response
+        await response.aclose()
+        fields["authorization"] = f"Bearer {fresh}"
+        return await self._send(method, url, fields, deadline)
+
+    async def _get(self, url: str, fields: Mapping[str, str]) -> httpx.Response:
+        deadline = asyncio.get_running_loop().time() + HEAD_TIMEOUT
+        return await self._send("GET", url, fields, deadline)
+
+    async def _send(
+        self, method: str, url: str, fields: Mapping[str, str], deadline: float
+    ) -> httpx.Response:
+        try:
+            built = self._client.build_request(method, url, headers=fields)
+        except httpx.InvalidURL as exc:
+            raise OriginFailed(f"{shown(url)} cannot be read: {reason(exc)}") from exc
+        return await self._sent(built, deadline)
+
+    async def _sent(self, built: httpx.Request, deadline: float | None) -> httpx.Response:
+        url = str(built.url)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._client.send(built, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            hint = "add its authority with egress.ca" if "certificate" in str(exc).lower() else ""
+            raise OriginFailed(f"{shown(url)} cannot be read: {reason(exc)}", hint=hint) from exc
+        except TimeoutError as exc:
+            raise OriginFailed(f"{shown(url)} did not answer in {HEAD_TIMEOUT:g} s") from exc
+
+
+def _pinned_client(
+    egress: Egress, context: ssl.SSLContext, timeout: httpx.Timeout
+) -> httpx.AsyncClient:
+    """A client that reads nothing from the environment and follows no redirect.
+
+    TLS still verifies the name of the URL, not the address.
+    """
+    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
+    # httpx has no argument for the backend of the pool that it makes.
+    transport._pool = httpcore.AsyncConnectionPool(
+        ssl_context=context,
+        max_connections=MAX_CONNECTIONS,
+        max_keepalive_connections=KEPT_CONNECTIONS,
+        keepalive_expiry=15.0,
+        network_backend=_PinnedBackend(egress),
+    )
+    return httpx.AsyncClient(
+        transport=transport, timeout=timeout, follow_redirects=False, trust_env=False
+    )
+
+
+def origin_tls(ca: str) -> ssl.SSLContext:
+    """The system's trusted certificates (SSL_CERT_FILE and SSL_CERT_DIR are honoured) and `ca`.
+
+    Raises:
+        ConfigError: `ca` is no file of certificates.
+    """
+    context = httpx.create_ssl_context()
+    if ca:
+        try:
+            context.load_verify_locations(ca)
+        except (OSError, ssl.SSLError) as exc:
+            raise ConfigError(
+                f"egress.ca: {ca} cannot be used: {exc}", hint="name a file of PEM certificates"
+            ) from exc
+    return context
+
+
+def shown(url: str) -> str:
+    """The URL for people: what follows the path may be a credential."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
+
+
+def _redirected(url: str, target: str) -> str:
+    try:
+        joined = urljoin(url, target)
+        parts = urlsplit(joined)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise OriginRefused(f"{shown(url)} redirects to something that is not HTTP")
+    if parts.username is not None:
+        raise OriginRefused(f"{shown(url)} redirects to a URL with a user's name in it")
+    return joined
+
+
+def reason(exc: Exception) -> str:
+    """What an exception of the HTTP client says."""
+    return str(exc) or type(exc).__name__
+
+
+def _signing(credential: Credential | None) -> dict[str, str]:
+    """What a configured credential adds to a request (RFC 7617, RFC 6750)."""
+    if credential is None:
+        return {}
+    fields = {name.lower(): value for name, value in credential.headers.items()}
+    if credential.token:
+        fields["authorization"] = f"Bearer {credential.token}"
+    elif credential.username:
+        pair = f"{credential.username}:{credential.password}".encode()
+        fields["authorization"] = "Basic " + base64.b64encode(pair).decode()
+    return fields
