@@ -178,7 +178,7 @@ class Tokens:
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_ANSWER:
-                    break
+                    raise OriginFailed(f"{host} gave no token: its answer is too long")
             given = msgspec.json.decode(bytes(body), type=_Given)
         except (msgspec.DecodeError, httpx.HTTPError) as exc:
             raise OriginFailed(f"{host} gave no token: {type(exc).__name__}") from exc

@@ -7,6 +7,7 @@ import base64
 import binascii
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from hawker.apps.registry.content import SwarmContent
+from hawker.apps.registry.content import Asker, SwarmContent
 from hawker.apps.registry.errors import RegistryError, as_registry_error, error_response
 from hawker.apps.registry.manifests import Manifest, Manifests
 from hawker.apps.registry.names import Target, Upstreams
@@ -27,6 +28,7 @@ from hawker.apps.web.role import Role
 from hawker.core.contracts import RoleContext
 from hawker.core.errors import ConfigError, HawkerError, OriginRefused, Unauthenticated
 from hawker.core.tls import ClientTls
+from hawker.core.tokens import ClusterKey, read_key_file
 
 API_VERSION = {"docker-distribution-api-version": "registry/2.0"}
 # Of an answer about content.
@@ -67,6 +69,7 @@ class RegistryRole(Role):
             secure = endpoint.startswith("https://")
             self._content = SwarmContent(
                 endpoint,
+                key=await asyncio.to_thread(_key_of, settings.cluster_key_file),
                 token=settings.auth.token,
                 tls=await asyncio.to_thread(tls.context) if secure else None,
             )
@@ -87,7 +90,7 @@ class RegistryRole(Role):
             await send(message)
 
         try:
-            shown = await self._admit(request)
+            asker = await self._admit(request)
             path = request.path_params["path"]
             if not path:
                 await Response("{}", headers=API_VERSION, media_type="application/json")(
@@ -96,7 +99,7 @@ class RegistryRole(Role):
                 return
             target = self._upstreams.locate(path, request.query_params.get("ns", ""))
             kind = target.kind
-            await self._answer(target, shown, request, receive, sending)
+            await self._answer(target, asker, request, receive, sending)
         except HawkerError as exc:
             if begun:
                 # Nothing but a cut connection says that the rest does not come.
@@ -104,7 +107,7 @@ class RegistryRole(Role):
             await error_response(as_registry_error(exc, kind))(request.scope, receive, send)
 
     async def _answer(
-        self, target: Target, shown: str, request: Request, receive: Any, send: Any
+        self, target: Target, asker: Asker, request: Request, receive: Any, send: Any
     ) -> None:
         assert self._upstream is not None
         if request.method not in ("GET", "HEAD") or target.kind == "uploads":
@@ -116,22 +119,22 @@ class RegistryRole(Role):
             return
         try:
             if target.kind == "blobs":
-                await self._blob(target, shown, request, receive, send)
+                await self._blob(target, asker, request, receive, send)
             elif target.kind == "manifests":
-                response = await self._manifest(target, shown, request)
+                response = await self._manifest(target, asker, request)
                 await response(request.scope, receive, send)
             else:
-                response = await self._listing(target, shown, request)
+                response = await self._listing(target, asker, request)
                 await response(request.scope, receive, send)
         except OriginRefused:
             # The peer cannot say what the upstream wants to see.
             raise await self._upstream.challenge(target) from None
 
-    async def _manifest(self, target: Target, shown: str, request: Request) -> Response:
+    async def _manifest(self, target: Target, asker: Asker, request: Request) -> Response:
         assert self._manifests is not None
         accept = ", ".join(request.headers.getlist("accept"))
         head = request.method == "HEAD"
-        manifest = await self._manifests.get(target, shown, accept, head=head)
+        manifest = await self._manifests.get(target, asker, accept, head=head)
         fields = _fields(manifest.digest)
         if _has(request, manifest.digest):
             return Response(status_code=304, headers=fields)
@@ -141,18 +144,18 @@ class RegistryRole(Role):
         _set_type(response, manifest)
         return response
 
-    async def _listing(self, target: Target, shown: str, request: Request) -> Response:
+    async def _listing(self, target: Target, asker: Asker, request: Request) -> Response:
         """Tags, or what refers to a manifest; asked anew each time."""
         assert self._upstream is not None
         query = "&".join(
             part for part in request.url.query.split("&") if part and part.partition("=")[0] != "ns"
         )
-        answer = await self._upstream.ask("GET", target, shown, {}, query)
+        answer = await self._upstream.ask("GET", target, asker.shown, {}, query)
         fields = listing_fields(answer, target)
         return Response(await self._upstream.read(answer, MAX_LISTING), headers=fields)
 
     async def _blob(
-        self, target: Target, shown: str, request: Request, receive: Any, send: Any
+        self, target: Target, asker: Asker, request: Request, receive: Any, send: Any
     ) -> None:
         assert self._content is not None
         digest = target.reference
@@ -160,7 +163,7 @@ class RegistryRole(Role):
         fields = _range_of(request, digest) if method == "GET" else {}
         unchanged = _has(request, digest)
         async with self._content.open(
-            "HEAD" if unchanged else method, target.url, shown, fields
+            "HEAD" if unchanged else method, target.url, asker, fields
         ) as answer:
             status = 304 if unchanged else answer.status_code
             kept = {n: answer.headers[n] for n in BLOB_FIELDS if n in answer.headers}
@@ -186,7 +189,7 @@ class RegistryRole(Role):
 
             await until_disconnected(receive, body())
 
-    async def _admit(self, request: Request) -> str:
+    async def _admit(self, request: Request) -> Asker:
         """Let the caller in; what it shows for the upstream, which an open mirror hands on.
 
         A mirror that asks for tokens takes them as the password of any user, too, as that is what
@@ -194,15 +197,19 @@ class RegistryRole(Role):
         """
         given = request.headers.get("authorization", "")
         if self._context.open:
-            await self._access.require(_without_authorization(request.scope), "content", None)
-            return given
+            scope = _without_authorization(request.scope)
+            return Asker((await self._access.require(scope, "content")).tenant, given)
         try:
-            await self._access.require(_as_bearer(request.scope, given), "content", None)
+            caller = await self._access.require(_as_bearer(request.scope, given), "content")
         except Unauthenticated as exc:
             raise RegistryError(
                 "UNAUTHORIZED", exc.detail, 401, {"www-authenticate": 'Basic realm="hawker"'}
             ) from exc
-        return ""
+        return Asker(caller.tenant)
+
+
+def _key_of(file: Path) -> ClusterKey | None:
+    return ClusterKey(read_key_file(file)) if file.exists() else None
 
 
 def _fields(digest: str) -> dict[str, str]:

@@ -8,43 +8,70 @@ from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlencode
 
 import httpx
+import msgspec
 
 from hawker.core.clients.http import CONNECT_TIMEOUT, control_client, raise_for_problem
 from hawker.core.errors import TooLarge, Unavailable
+from hawker.core.tokens import ClusterKey
 
 CONTENT = "/peer/v1/content"
 FOR_ORIGIN = "hawker-origin-authorization"
 
 
-class SwarmContent:
-    """Asks the peer at `endpoint`, the path of a unix socket or a base URL."""
+class Asker(msgspec.Struct, frozen=True):
+    """Whom content is for: a tenant, and what it shows to the upstream in `Authorization`."""
 
-    def __init__(self, endpoint: str, *, token: str, tls: ssl.SSLContext | None) -> None:
+    tenant: str
+    shown: str = ""
+
+    def __repr__(self) -> str:
+        return f"Asker({self.tenant!r})"
+
+
+class SwarmContent:
+    """Asks the peer at `endpoint`, the path of a unix socket or a base URL.
+
+    With the cluster's `key` it asks in the name of each tenant, else with `token`, if any.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        key: ClusterKey | None,
+        token: str,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         remote = endpoint.startswith(("http://", "https://"))
         self._endpoint = endpoint
         self._base = endpoint.rstrip("/") if remote else "http://localhost"
-        self._fields = {"accept-encoding": "identity"}
-        if token and remote:
-            self._fields["authorization"] = f"Bearer {token}"
+        self._key, self._token = key, token
         self._http = control_client(uds=None if remote else endpoint, tls=tls)
 
     @contextlib.asynccontextmanager
     async def open(
-        self, method: str, url: str, shown: str, fields: Mapping[str, str]
+        self, method: str, url: str, asker: Asker, fields: Mapping[str, str]
     ) -> AsyncIterator[httpx.Response]:
         """The peer's answer about a URL: 200, 206 or 416.
 
         Raises:
             HawkerError: what the peer says; Unavailable where there is none, or it breaks off.
         """
-        mine = {FOR_ORIGIN: shown} if shown else {}
+        mine = {"accept-encoding": "identity"}
+        if asker.shown:
+            mine[FOR_ORIGIN] = asker.shown
+        token = self._token
+        if self._key is not None:
+            token = self._key.mint("", ["content"], tenant=asker.tenant, subject="registry")
+        if token:
+            mine["authorization"] = f"Bearer {token}"
         # The first byte may have to come from far.
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
         try:
             async with self._http.stream(
                 method,
                 f"{self._base}{CONTENT}?{urlencode({'url': url})}",
-                headers={**self._fields, **mine, **fields},
+                headers={**mine, **fields},
                 timeout=timeout,
             ) as response:
                 if response.status_code != 416:
@@ -56,9 +83,9 @@ class SwarmContent:
                 hint="see registry.peer",
             ) from exc
 
-    async def read(self, url: str, shown: str, limit: int) -> bytes:
+    async def read(self, url: str, asker: Asker, limit: int) -> bytes:
         """All of a small object; raises TooLarge beyond `limit` bytes."""
-        async with self.open("GET", url, shown, {}) as response:
+        async with self.open("GET", url, asker, {}) as response:
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from hawker.apps.registry.content import SwarmContent
+from hawker.apps.registry.content import Asker, SwarmContent
 from hawker.apps.registry.errors import RegistryError
 from hawker.apps.registry.names import Target
 from hawker.apps.registry.upstream import Upstream
@@ -45,28 +45,28 @@ class Manifests:
         self._types: OrderedDict[str, str] = OrderedDict()
         self._proven: OrderedDict[str, float] = OrderedDict()
 
-    async def get(self, target: Target, shown: str, accept: str, *, head: bool) -> Manifest:
-        """The manifest that a tag or digest names, for whoever shows `shown`.
+    async def get(self, target: Target, asker: Asker, accept: str, *, head: bool) -> Manifest:
+        """The manifest that a tag or digest names, for whoever asks.
 
         Raises:
             HawkerError: it cannot be had, or its blobs cannot.
         """
         if not target.by_digest:
-            found = await self._resolve(target, shown, accept, head=head)
+            found = await self._resolve(target, asker, accept, head=head)
             if head or found.body is not None:
                 return found
             target = target.with_reference("manifests", found.digest)
-        body = await self._content.read(target.url, shown, MAX_MANIFEST)
+        body = await self._content.read(target.url, asker, MAX_MANIFEST)
         _check(target.reference, body, target.url)
-        await self._prove(target, shown, body)
+        await self._prove(target, asker, body)
         media_type = self._types.get(target.reference) or media_type_of(body)
         return Manifest(target.reference, media_type, len(body), body)
 
-    async def _resolve(self, target: Target, shown: str, accept: str, *, head: bool) -> Manifest:
+    async def _resolve(self, target: Target, asker: Asker, accept: str, *, head: bool) -> Manifest:
         """What a tag names now. Upstreams that do not answer a HEAD in full are asked by a GET."""
         fields = {"accept": accept} if accept else {}
         try:
-            response = await self._upstream.ask("HEAD", target, shown, fields)
+            response = await self._upstream.ask("HEAD", target, asker.shown, fields)
             await response.aclose()
         except RegistryError as exc:
             if exc.answer_status != 405:
@@ -80,17 +80,17 @@ class Manifests:
                 Digest.parse(digest)
                 self._remember(digest, media_type)
                 return Manifest(digest, media_type, int(length))
-        response = await self._upstream.ask("GET", target, shown, fields)
+        response = await self._upstream.ask("GET", target, asker.shown, fields)
         body = await self._upstream.read(response, MAX_MANIFEST)
         digest = response.headers.get(DIGEST_FIELD) or f"sha256:{hashlib.sha256(body).hexdigest()}"
         _check(digest, body, target.url)
         media_type = response.headers.get("content-type") or media_type_of(body)
         self._remember(digest, media_type)
         if not head:
-            await self._prove(target, shown, body)
+            await self._prove(target, asker, body)
         return Manifest(digest, media_type, len(body), body)
 
-    async def _prove(self, target: Target, shown: str, body: bytes) -> None:
+    async def _prove(self, target: Target, asker: Asker, body: bytes) -> None:
         """See that an image's blobs can be had here, by the smallest: clients that got a manifest
         from a mirror take its blobs from there, or fail."""
         config = _config_of(body)
@@ -100,8 +100,9 @@ class Manifests:
             return
         blob = target.with_reference("blobs", config)
         try:
-            async with self._content.open("HEAD", blob.url, shown, {}):
-                pass
+            # Its client asks for it next; a HEAD would have the upstream asked twice.
+            async with self._content.open("GET", blob.url, asker, {}) as response:
+                await anext(response.aiter_raw(), b"")
         except HawkerError as exc:
             raise RegistryError(
                 "UNKNOWN", f"the blobs of {target.repository} cannot be had: {exc.detail}", 503
