@@ -106,6 +106,10 @@ class Http1(H11Protocol):
             has_length = any(name.lower() == b"content-length" for name, _ in event.headers)
             version = getattr(self.connection, "their_http_version", b"1.1")
             self._framed = has_length or version != b"1.0"
+            if self.connection.their_state is h11.SEND_BODY:
+                # Nobody waits for the rest of the body: the connection is closed behind this
+                # answer, and whoever is not told sends the next request in vain.
+                event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
 
     async def _send_h11_event(self, event: Any) -> None:

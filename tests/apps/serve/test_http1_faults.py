@@ -63,6 +63,21 @@ def test_an_app_that_answers_early_ends_though_nobody_reads_the_body(
     asyncio.run(main())
 
 
+def test_who_is_answered_before_the_body_came_is_told_that_the_connection_ends(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with served("ours", App(), tmp_path) as place:
+            head = b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+            async with _asking(place.port, head) as (reader, _):
+                async with asyncio.timeout(PATIENCE):
+                    answer = await reader.readuntil(b"\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 401")
+                assert b"\r\nconnection: close\r\n" in answer.lower()
+
+    asyncio.run(main())
+
+
 def test_lingering_has_an_end(tmp_path: Path) -> None:
     async def main() -> None:
         app = App()
