@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import json as jsonlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hawker.apps.compose import compose
 from hawker.apps.logs import set_up_logs
@@ -65,9 +66,13 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
             serving(app, listen) as where,
         ):
             plugins.egress.listens(listen.host, where.port)
+            others = _own_listeners(made)
+            for url in others.values():
+                parts = urlsplit(url)
+                plugins.egress.listens(parts.hostname or "", parts.port or 0)
             bound.set_result(where)
             collect_less()
-            _say_ready(where, roles, json=json)
+            _say_ready(where, roles, others, json=json)
             await stopped.wait()
             for role in made.values():
                 drain(role)
@@ -128,13 +133,20 @@ async def _advertise(settings: Settings, bound: asyncio.Future[Bound]) -> str:
     return (await asyncio.shield(bound)).url
 
 
-def _say_ready(where: Bound, roles: list[str], *, json: bool) -> None:
+def _own_listeners(made: Mapping[str, RoleApp]) -> dict[str, str]:
+    """The URLs of roles that have a listener besides the process's, by role."""
+    found = {name: str(getattr(role, "listening", "")) for name, role in made.items()}
+    return {name: url for name, url in found.items() if url}
+
+
+def _say_ready(where: Bound, roles: list[str], others: Mapping[str, str], *, json: bool) -> None:
     if json:
-        line = {"url": where.url, "socket": str(where.socket_path), "roles": roles}
+        line = {"url": where.url, "socket": str(where.socket_path), "roles": roles, **others}
         print(jsonlib.dumps(line), flush=True)
     else:
         names = ", ".join(roles)
-        print(f"hawker: {names} at {where.url} and {where.socket_path}", flush=True)
+        more = "".join(f", {name} at {url}" for name, url in others.items())
+        print(f"hawker: {names} at {where.url} and {where.socket_path}{more}", flush=True)
 
 
 @contextlib.asynccontextmanager

@@ -157,6 +157,39 @@ class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Unix socket or base URL of the peer that brings content; empty: the one in this process."""
 
 
+class ProxyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done with requests that match; the first rule that does decides."""
+
+    url: str
+    """Regular expression that is looked for in the URL."""
+    action: str
+    """swarm (its content never changes, and comes out of the swarm), direct, block or redirect."""
+    methods: list[str] = []
+    """Methods it is for; empty: all."""
+    headers: dict[str, str] = {}
+    """Header fields that the request must have, with a regular expression for each."""
+    to: str = ""
+    """Origin (https://host:port) that a redirected request goes to."""
+
+
+class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The proxy role: a forward proxy."""
+
+    port: int = -1
+    """TCP port of the proxy; -1: the one after `listen.port`, 0: a free one."""
+    rules: list[ProxyRule] = []
+    """What comes out of the swarm, goes elsewhere, or nowhere; the rest passes untouched."""
+    intercept: list[str] = []
+    """Hosts, such as example.com or *.example.com, whose https the rules are for, too; tunnels to
+    all others are left alone."""
+    ca_certificate: str = ""
+    """Certificate of the authority that clients take intercepted hosts' certificates from; PEM."""
+    ca_key: str = ""
+    """Private key of that authority."""
+    peer: str = ""
+    """Unix socket or base URL of the peer that brings content; empty: the one in this process."""
+
+
 class EgressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which origins this process may read."""
 
@@ -213,6 +246,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scheduler: SchedulerSettings = SchedulerSettings()
     sources: SourcesSettings = SourcesSettings()
     registry: RegistrySettings = RegistrySettings()
+    proxy: ProxySettings = ProxySettings()
     egress: EgressSettings = EgressSettings()
     storage: StorageSettings = StorageSettings()
     plugins: PluginSettings = PluginSettings()
@@ -313,15 +347,16 @@ def _environment_values(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, 
 
 
 def _from_text(text: str, kind: Any, where: str) -> Any:
-    """A variable's value: lists are comma-separated, tables JSON, the rest as in TOML."""
+    """A variable's value: lists of words are comma-separated, tables and lists of tables JSON, the
+    rest as in TOML."""
     origin = getattr(kind, "__origin__", None)
-    if origin is list:
+    if kind == list[str] or kind == list[int]:
         return [part.strip() for part in text.split(",") if part.strip()]
-    if origin is dict:
+    if origin in (dict, list):
         try:
             return msgspec.json.decode(text)
         except msgspec.DecodeError as exc:
-            raise ConfigError(f"{where}: {exc}", hint="write a JSON object") from exc
+            raise ConfigError(f"{where}: {exc}", hint="write JSON") from exc
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0"):
             raise ConfigError(f"{where}: {text!r} is not true or false")

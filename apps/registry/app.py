@@ -7,7 +7,6 @@ import base64
 import binascii
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -15,20 +14,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from hawker.apps.registry.content import Asker, SwarmContent
 from hawker.apps.registry.errors import RegistryError, as_registry_error, error_response
 from hawker.apps.registry.manifests import Manifest, Manifests
 from hawker.apps.registry.names import Target, Upstreams
 from hawker.apps.registry.push import hand_on
 from hawker.apps.registry.upstream import MAX_LISTING, Upstream, listing_fields
 from hawker.apps.web.access import Access
+from hawker.apps.web.content import Asker, SwarmContent, swarm_content
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.apps.web.endpoints import Endpoint
 from hawker.apps.web.role import Role
 from hawker.core.contracts import RoleContext
-from hawker.core.errors import ConfigError, HawkerError, OriginRefused, Unauthenticated
-from hawker.core.tls import ClientTls
-from hawker.core.tokens import ClusterKey, read_key_file
+from hawker.core.errors import HawkerError, OriginRefused, Unauthenticated
 
 API_VERSION = {"docker-distribution-api-version": "registry/2.0"}
 # Of an answer about content.
@@ -47,11 +44,6 @@ class RegistryRole(Role):
         self._access = Access(context.settings, context.plugins, context.open)
         self._context = context
         self._upstreams = Upstreams(context.settings.registry)
-        if not context.settings.registry.peer and "peer" not in context.beside:
-            raise ConfigError(
-                "a registry mirror needs a peer that brings content",
-                hint="serve it beside one (`hawker serve peer registry`), or set registry.peer",
-            )
         self._content: SwarmContent | None = None
         self._upstream: Upstream | None = None
         self._manifests: Manifests | None = None
@@ -63,17 +55,8 @@ class RegistryRole(Role):
     @contextlib.asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:
         settings, context = self._context.settings, self._context
-        endpoint = settings.registry.peer or str(settings.unix_socket)
-        tls = ClientTls(settings.tls)
         async with contextlib.AsyncExitStack() as stack:
-            secure = endpoint.startswith("https://")
-            self._content = SwarmContent(
-                endpoint,
-                key=await asyncio.to_thread(_key_of, settings.cluster_key_file),
-                token=settings.auth.token,
-                tls=await asyncio.to_thread(tls.context) if secure else None,
-            )
-            stack.push_async_callback(self._content.close)
+            self._content = await stack.enter_async_context(swarm_content(context, self.name))
             self._upstream = Upstream(context.plugins.services, settings.egress.ca)
             stack.push_async_callback(self._upstream.close)
             self._manifests = Manifests(self._upstream, self._content)
@@ -206,10 +189,6 @@ class RegistryRole(Role):
                 "UNAUTHORIZED", exc.detail, 401, {"www-authenticate": 'Basic realm="hawker"'}
             ) from exc
         return Asker(caller.tenant)
-
-
-def _key_of(file: Path) -> ClusterKey | None:
-    return ClusterKey(read_key_file(file)) if file.exists() else None
 
 
 def _fields(digest: str) -> dict[str, str]:

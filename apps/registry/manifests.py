@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from hawker.apps.registry.content import Asker, SwarmContent
 from hawker.apps.registry.errors import RegistryError
 from hawker.apps.registry.names import Target
 from hawker.apps.registry.upstream import Upstream
+from hawker.apps.web.content import Asker, SwarmContent
 from hawker.core.digests import Digest
 from hawker.core.errors import DigestMismatch, HawkerError
 from hawker.core.registries import MANIFEST_TYPES

@@ -110,9 +110,9 @@ class Daemon:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"{arguments} printed no ready line (exit {self.process.poll()})"
-        ready = json.loads(line)
-        self.url: str = ready["url"]
-        self.socket: str = ready["socket"]
+        self.ready: dict[str, Any] = json.loads(line)
+        self.url: str = self.ready["url"]
+        self.socket: str = self.ready["socket"]
 
     def client(self) -> httpx.Client:
         transport = httpx.HTTPTransport(uds=self.socket)

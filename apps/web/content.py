@@ -1,21 +1,27 @@
-"""Content out of the swarm: the mirror as a client of its host's peer."""
+"""Content out of the swarm: a role as a client of the peer on its host."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from urllib.parse import urlencode
 
 import httpx
 import msgspec
 
 from hawker.core.clients.http import CONNECT_TIMEOUT, control_client, raise_for_problem
-from hawker.core.errors import TooLarge, Unavailable
-from hawker.core.tokens import ClusterKey
+from hawker.core.contracts import RoleContext
+from hawker.core.errors import ConfigError, TooLarge, Unavailable
+from hawker.core.tls import ClientTls
+from hawker.core.tokens import ClusterKey, read_key_file
 
 CONTENT = "/peer/v1/content"
 FOR_ORIGIN = "hawker-origin-authorization"
+# Answers to ranges and conditions, which are no failures.
+CONDITIONAL = (304, 412, 416)
 
 
 class Asker(msgspec.Struct, frozen=True):
@@ -38,6 +44,7 @@ class SwarmContent:
         self,
         endpoint: str,
         *,
+        role: str,
         key: ClusterKey | None,
         token: str,
         tls: ssl.SSLContext | None,
@@ -45,14 +52,14 @@ class SwarmContent:
         remote = endpoint.startswith(("http://", "https://"))
         self._endpoint = endpoint
         self._base = endpoint.rstrip("/") if remote else "http://localhost"
-        self._key, self._token = key, token
+        self._role, self._key, self._token = role, key, token
         self._http = control_client(uds=None if remote else endpoint, tls=tls)
 
     @contextlib.asynccontextmanager
     async def open(
         self, method: str, url: str, asker: Asker, fields: Mapping[str, str]
     ) -> AsyncIterator[httpx.Response]:
-        """The peer's answer about a URL: 200, 206 or 416.
+        """The peer's answer about a URL: 200, 206, or 304, 412, 416 where `fields` may bring that.
 
         Raises:
             HawkerError: what the peer says; Unavailable where there is none, or it breaks off.
@@ -62,7 +69,7 @@ class SwarmContent:
             mine[FOR_ORIGIN] = asker.shown
         token = self._token
         if self._key is not None:
-            token = self._key.mint("", ["content"], tenant=asker.tenant, subject="registry")
+            token = self._key.mint("", ["content"], tenant=asker.tenant, subject=self._role)
         if token:
             mine["authorization"] = f"Bearer {token}"
         # The first byte may have to come from far.
@@ -74,13 +81,13 @@ class SwarmContent:
                 headers={**mine, **fields},
                 timeout=timeout,
             ) as response:
-                if response.status_code != 416:
+                if response.status_code not in CONDITIONAL:
                     await raise_for_problem(response)
                 yield response
         except httpx.HTTPError as exc:
             raise Unavailable(
                 f"the peer at {self._endpoint} failed: {exc or type(exc).__name__}",
-                hint="see registry.peer",
+                hint=f"see {self._role}.peer",
             ) from exc
 
     async def read(self, url: str, asker: Asker, limit: int) -> bytes:
@@ -95,3 +102,36 @@ class SwarmContent:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+
+@contextlib.asynccontextmanager
+async def swarm_content(context: RoleContext, role: str) -> AsyncIterator[SwarmContent]:
+    """The peer that `role` gets content from: `<role>.peer`, or the one of its own process.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    settings = context.settings
+    named: str = getattr(settings, role).peer
+    if not named and "peer" not in context.beside:
+        raise ConfigError(
+            f"a {role} needs a peer that brings content",
+            hint=f"serve it beside one (`hawker serve peer {role}`), or set {role}.peer",
+        )
+    endpoint = named or str(settings.unix_socket)
+    tls = ClientTls(settings.tls)
+    content = SwarmContent(
+        endpoint,
+        role=role,
+        key=await asyncio.to_thread(_key_of, settings.cluster_key_file),
+        token=settings.auth.token,
+        tls=await asyncio.to_thread(tls.context) if endpoint.startswith("https://") else None,
+    )
+    try:
+        yield content
+    finally:
+        await content.close()
+
+
+def _key_of(file: Path) -> ClusterKey | None:
+    return ClusterKey(read_key_file(file)) if file.exists() else None

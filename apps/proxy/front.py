@@ -1,0 +1,235 @@
+"""One client's connection: its requests in turn, each decided by the rules."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+
+from hawker.apps.proxy import swarm
+from hawker.apps.proxy.interception import Interception
+from hawker.apps.proxy.messages import as_mapping, came_through
+from hawker.apps.proxy.relay import Relay
+from hawker.apps.proxy.rules import Rules
+from hawker.apps.proxy.wire import IDLE, Wire, dial, splice
+from hawker.apps.web.content import SwarmContent
+from hawker.apps.web.problems import CONTENT_TYPE
+from hawker.core.contracts import Caller, Egress
+from hawker.core.errors import BadRequest, Forbidden, HawkerError, Unauthenticated
+from hawker.core.messages import encode
+
+log = logging.getLogger(__name__)
+
+CHALLENGE = 'Basic realm="hawker"'
+HANDSHAKE = 10.0
+
+
+class Front:
+    """Answers the connections of a proxy's clients.
+
+    Attributes:
+        name: of this proxy, in `Via`.
+        handled: requests by what was done with them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rules: Rules,
+        egress: Egress,
+        content: SwarmContent,
+        interception: Interception,
+        relay: Callable[[], Relay],
+        admit: Callable[[str], Awaitable[Caller]],
+    ) -> None:
+        self.name = name
+        self.handled: Counter[str] = Counter()
+        self.rules = rules
+        self.egress = egress
+        self.content = content
+        self.interception = interception
+        self.relay = relay
+        self.admit = admit
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, to its end."""
+        await _Session(self, Wire(reader, writer, h11.SERVER)).run()
+
+
+class _Session:
+    """A client's requests in turn; within an intercepted tunnel `base` is the origin that they are
+    for, and `caller` who opened it."""
+
+    def __init__(
+        self, front: Front, client: Wire, base: str = "", caller: Caller | None = None
+    ) -> None:
+        self._front = front
+        self._client = client
+        self._base = base
+        self._caller = caller
+        self._relay = front.relay()
+
+    async def run(self) -> None:
+        try:
+            while await self._next():
+                pass
+        except (OSError, TimeoutError):
+            self._client.abort()
+        finally:
+            await self._relay.close()
+            await self._client.close()
+
+    async def _next(self) -> bool:
+        """Answer a request; whether there may be another."""
+        http = self._client.http
+        try:
+            event = await self._client.next_event(IDLE)
+            if not isinstance(event, h11.Request):
+                return False
+            await self._handle(event)
+        except HawkerError as exc:
+            await self._refuse(exc)
+        except h11.RemoteProtocolError as exc:
+            await self._refuse(BadRequest(f"this is not HTTP/1.1: {exc}"))
+        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+            http.start_next_cycle()
+            return True
+        return False
+
+    async def _handle(self, request: h11.Request) -> None:
+        front, fields = self._front, as_mapping(request.headers)
+        caller = self._caller or await front.admit(fields.get("proxy-authorization", ""))
+        if came_through(fields, front.name):
+            front.handled["loop"] += 1
+            raise Forbidden("the request comes back to this proxy again and again")
+        method, target = request.method.decode(), request.target.decode("latin-1")
+        if method == "CONNECT" and not self._base:
+            await self._connect(target, caller)
+            return
+        url = self._base + target if self._base and target.startswith("/") else _absolute(target)
+        decision = front.rules.decide(method, url, fields)
+        if decision.action == "block":
+            front.handled["block"] += 1
+            raise Forbidden(f"a rule blocks {_origin(url)}", hint="see proxy.rules")
+        if decision.action == "swarm" and swarm.can_be_asked(request):
+            answered = await swarm.answer(
+                self._client, request, url, front.content, caller.tenant, front.name
+            )
+            if answered:
+                await _to_the_end(self._client)
+                front.handled["swarm"] += 1
+                return
+            log.info("asking %s itself: the swarm has no answer", _origin(url))
+        front.handled["direct"] += 1
+        await self._relay.exchange(self._client, request, decision.url)
+
+    async def _connect(self, target: str, caller: Caller) -> None:
+        front = self._front
+        host, port = _authority(target)
+        if front.rules.blocks(host, port):
+            front.handled["block"] += 1
+            raise Forbidden(f"a rule blocks {host}:{port}", hint="see proxy.rules")
+        if front.interception.covers(host):
+            front.handled["intercept"] += 1
+            await self._intercept(host, port, caller)
+            return
+        origin = await dial(front.egress, host, port, None)
+        front.handled["tunnel"] += 1
+        try:
+            await self._connected()
+            early = bytes(self._client.http.trailing_data[0])
+            await splice(self._client, origin, (early, b""))
+        finally:
+            await origin.close()
+
+    async def _connected(self) -> None:
+        await self._client.send(h11.Response(status_code=200, headers=[], reason=b"Connected"))
+
+    async def _intercept(self, host: str, port: int, caller: Caller) -> None:
+        """Answer within the tunnel in the place of its origin."""
+        context = await self._front.interception.context(host)
+        await self._connected()
+        if self._client.http.trailing_data[0]:
+            # It did not wait for the answer; its first bytes cannot be given back.
+            self._client.abort()
+            return
+        writer = self._client.writer
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                await writer.start_tls(context)
+        except (OSError, TimeoutError) as exc:
+            # ssl.SSLError is one: a client that does not take our authority ends here.
+            log.info("no TLS with a client for %s: %s", host, exc or "it was silent")
+            self._client.abort()
+            return
+        base = f"https://{host}" if port == 443 else f"https://{host}:{port}"
+        inner = Wire(self._client.reader, writer, h11.SERVER)
+        await _Session(self._front, inner, base, caller).run()
+
+    async def _refuse(self, error: HawkerError) -> None:
+        """An answer of the proxy's own, if none began; the connection ends behind it."""
+        client = self._client
+        if client.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            client.abort()
+            return
+        problem = error.problem()
+        headers = [("content-type", CONTENT_TYPE), ("connection", "close")]
+        if isinstance(error, Unauthenticated):
+            problem.status = 407
+            headers.append(("proxy-authenticate", CHALLENGE))
+        if error.retry_after is not None:
+            headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
+        body = encode(problem)
+        headers.append(("content-length", str(len(body))))
+        with contextlib.suppress(h11.LocalProtocolError):
+            reason = HTTPStatus(problem.status).phrase.encode()
+            await client.send(
+                h11.Response(status_code=problem.status, headers=headers, reason=reason)
+            )
+            await client.send(h11.Data(data=body))
+            await client.send(h11.EndOfMessage())
+
+
+async def _to_the_end(client: Wire) -> None:
+    """A request without a body still has an end to be read."""
+    while client.http.their_state is h11.SEND_BODY:
+        await client.next_event(IDLE)
+
+
+def _absolute(target: str) -> str:
+    """The URL that a proxy is asked for (RFC 9112 section 3.2.2)."""
+    try:
+        parts = urlsplit(target)
+        usable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname)
+        parts.port  # noqa: B018
+    except ValueError:
+        usable = False
+    if not usable:
+        raise BadRequest(
+            f"{target[:200]!r} is no absolute URL", hint="this is a proxy, and no web server"
+        )
+    return target
+
+
+def _authority(target: str) -> tuple[str, int]:
+    """Host and port of a CONNECT."""
+    try:
+        parts: Any = urlsplit(f"//{target}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or port is None or parts.path or parts.username is not None:
+        raise BadRequest(f"{target[:200]!r} is no host and port")
+    return host, port
+
+
+def _origin(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]

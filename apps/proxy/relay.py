@@ -1,0 +1,170 @@
+"""A request passed on to its origin as it is, and its answer back, both as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from urllib.parse import urlsplit
+
+import h11
+
+from hawker.apps.proxy.messages import end_to_end, upgrade_in, with_via
+from hawker.apps.proxy.wire import Wire, dial, splice
+from hawker.core.contracts import Egress
+from hawker.core.errors import BadRequest, OriginFailed
+from hawker.core.ids import origin_of
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Relay:
+    """Towards origins, for one client connection: the last one's connection is kept."""
+
+    def __init__(self, egress: Egress, context: ssl.SSLContext, name: str) -> None:
+        self._egress = egress
+        self._context = context
+        self._name = name
+        self._kept: tuple[tuple[str, str | None, int | None], Wire] | None = None
+
+    async def exchange(self, client: Wire, request: h11.Request, url: str) -> bool:
+        """Pass a request on to the origin of `url`, and its answer back; whether the answer began.
+
+        The client's connection is cut where the answer breaks off.
+
+        Raises:
+            BadRequest: the URL is none of HTTP's.
+            Forbidden: the egress policy.
+            OriginFailed: there is no answer.
+        """
+        head = self._onward(request, url)
+        origin, fresh = await self._connection(url)
+        try:
+            began = await self._converse(client, origin, head)
+        except _NoAnswer as exc:
+            origin.abort()
+            # A kept connection may have been closed meanwhile; what has a body is not sent twice.
+            if fresh or client.http.their_state is not h11.DONE:
+                raise OriginFailed(f"{urlsplit(url).netloc} gave no answer: {exc}") from exc
+            origin, _ = await self._connection(url)
+            try:
+                began = await self._converse(client, origin, head)
+            except _NoAnswer as again:
+                origin.abort()
+                raise OriginFailed(f"{urlsplit(url).netloc} gave no answer: {again}") from again
+        except BaseException:
+            origin.abort()
+            raise
+        await self._keep(url, origin)
+        return began
+
+    async def close(self) -> None:
+        if self._kept is not None:
+            wire, self._kept = self._kept[1], None
+            await wire.close()
+
+    def _onward(self, request: h11.Request, url: str) -> h11.Request:
+        parts = urlsplit(url)
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+            raise BadRequest(f"{url!r} is no URL that a proxy can ask for")
+        fields = end_to_end(request.headers.raw_items(), upgrade=upgrade_in(request.headers))
+        fields = [(name, value) for name, value in fields if name.lower() != b"host"]
+        host = parts.netloc.rpartition("@")[2].encode("latin-1")
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        fields = with_via([(b"Host", host), *fields], request.http_version, self._name)
+        body = [f for f in request.headers if f[0] in (b"transfer-encoding",)]
+        return h11.Request(
+            method=request.method,
+            target=target.encode("latin-1"),
+            headers=[*fields, *body],
+        )
+
+    async def _connection(self, url: str) -> tuple[Wire, bool]:
+        origin = origin_of(url)
+        if self._kept is not None:
+            (known, wire), self._kept = self._kept, None
+            if known == origin and not wire.reader.at_eof():
+                return wire, False
+            await wire.close()
+        scheme, host, port = origin
+        assert host is not None and port is not None
+        context = self._context if scheme == "https" else None
+        return await dial(self._egress, host, port, context), True
+
+    async def _keep(self, url: str, wire: Wire) -> None:
+        http = wire.http
+        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+            http.start_next_cycle()
+            self._kept = origin_of(url), wire
+        else:
+            await wire.close()
+
+    async def _converse(self, client: Wire, origin: Wire, head: h11.Request) -> bool:
+        """Both directions at once: an answer may begin, and end, before the request does."""
+        try:
+            await origin.send(head)
+        except (OSError, TimeoutError) as exc:
+            raise _NoAnswer(str(exc) or "it was closed") from exc
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(_send_body(client, origin))
+            try:
+                began = await _answer(client, origin, self._name)
+            finally:
+                sending.cancel()
+        return began
+
+
+class _NoAnswer(Exception):
+    """The origin's connection ended before an answer began."""
+
+
+async def _send_body(client: Wire, origin: Wire) -> None:
+    # A client or an origin that breaks off shows where the answer is read or written.
+    with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
+        while True:
+            event = await client.next_event()
+            if not isinstance(event, h11.Data | h11.EndOfMessage):
+                return
+            await origin.send(event)
+            if isinstance(event, h11.EndOfMessage):
+                return
+
+
+async def _answer(client: Wire, origin: Wire, name: str) -> bool:
+    """The origin's answer, as it comes, to the client."""
+    began = False
+    try:
+        while True:
+            event = await origin.next_event()
+            if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+                await _switch(client, origin, event)
+                return True
+            if isinstance(event, h11.InformationalResponse | h11.Response):
+                fields = end_to_end(event.headers.raw_items())
+                fields = with_via(fields, b"1.1", name)
+                kind = type(event)
+                began = began or kind is h11.Response
+                answer = kind(status_code=event.status_code, headers=fields, reason=event.reason)
+                await client.send(answer)
+            elif isinstance(event, h11.ConnectionClosed):
+                raise _NoAnswer("it closed the connection")
+            else:
+                await client.send(event)
+            if isinstance(event, h11.EndOfMessage):
+                return True
+    except (OSError, TimeoutError, h11.ProtocolError) as exc:
+        if not began:
+            raise _NoAnswer(str(exc) or type(exc).__name__) from exc
+        # What came is not the whole.
+        client.abort()
+        return True
+
+
+async def _switch(client: Wire, origin: Wire, event: h11.InformationalResponse) -> None:
+    """The connection is another protocol's from here on."""
+    fields = end_to_end(event.headers.raw_items(), upgrade=upgrade_in(event.headers))
+    await client.send(
+        h11.InformationalResponse(status_code=101, headers=fields, reason=event.reason)
+    )
+    early = bytes(client.http.trailing_data[0]), bytes(origin.http.trailing_data[0])
+    await splice(client, origin, early)

@@ -1,0 +1,102 @@
+"""Which requests come out of the swarm, go elsewhere, or nowhere; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from hawker.core.errors import ConfigError
+from hawker.core.settings import ProxyRule
+
+ACTIONS = ("swarm", "direct", "block", "redirect")
+# Of these a body can come out of the swarm.
+READING = frozenset({"GET"})
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done with a request; `url` is where it goes."""
+
+    action: str
+    url: str
+
+
+@dataclass(frozen=True)
+class _Rule:
+    url: re.Pattern[str]
+    action: str
+    to: str
+    methods: frozenset[str]
+    headers: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+
+    def matches(self, method: str, url: str, headers: Mapping[str, str]) -> bool:
+        if self.methods and method not in self.methods:
+            return False
+        if self.url.search(url) is None:
+            return False
+        return all(
+            name in headers and pattern.search(headers[name]) is not None
+            for name, pattern in self.headers.items()
+        )
+
+
+class Rules:
+    """The rules of `proxy.rules`, of which the first that matches decides; without one a request
+    passes untouched.
+
+    Raises:
+        ConfigError: a rule makes no sense; it is named by its number.
+    """
+
+    def __init__(self, rules: Sequence[ProxyRule]) -> None:
+        self._rules = [_compiled(rule, number) for number, rule in enumerate(rules, 1)]
+
+    def decide(self, method: str, url: str, headers: Mapping[str, str]) -> Decision:
+        """What is done with a request for an absolute URL; `headers` by lower-case names."""
+        for rule in self._rules:
+            if not rule.matches(method, url, headers):
+                continue
+            if rule.action == "swarm":
+                return Decision("swarm" if method in READING else "direct", url)
+            if rule.action == "redirect":
+                return Decision("direct", _moved(url, rule.to))
+            return Decision(rule.action, url)
+        return Decision("direct", url)
+
+    def blocks(self, host: str, port: int) -> bool:
+        """Whether no tunnel leads there: a rule blocks `https://host:port/` as a whole."""
+        shown = f"https://{host}/" if port == 443 else f"https://{host}:{port}/"
+        return self.decide("CONNECT", shown, {}).action == "block"
+
+
+def _compiled(rule: ProxyRule, number: int) -> _Rule:
+    where = f"proxy.rules, rule {number}"
+    if rule.action not in ACTIONS:
+        raise ConfigError(
+            f"{where} has the action {rule.action!r}", hint=f"choose one of {', '.join(ACTIONS)}"
+        )
+    if bool(rule.to) != (rule.action == "redirect"):
+        raise ConfigError(f"{where}: a redirect, and nothing else, has a `to`")
+    if rule.to:
+        parts = urlsplit(rule.to)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.path not in ("", "/")
+        ):
+            raise ConfigError(f"{where} leads to {rule.to!r}", hint="write it as https://host:port")
+    try:
+        headers = {name.lower(): re.compile(text) for name, text in rule.headers.items()}
+        url = re.compile(rule.url)
+    except re.error as exc:
+        raise ConfigError(f"{where}: {exc.pattern!r} is no regular expression: {exc}") from exc
+    methods = frozenset(method.upper() for method in rule.methods)
+    return _Rule(url, rule.action, rule.to, methods, headers)
+
+
+def _moved(url: str, to: str) -> str:
+    """The same path and query at another origin."""
+    target = urlsplit(to)
+    return urlsplit(url)._replace(scheme=target.scheme, netloc=target.netloc).geturl()
