@@ -163,13 +163,17 @@ class ProxyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     """Regular expression that is looked for in the URL."""
     action: str
-    """swarm (its content never changes, and comes out of the swarm), direct, block or redirect."""
+    """swarm (what may be shared comes out of the swarm), direct, block or redirect."""
     methods: list[str] = []
     """Methods it is for; empty: all."""
     headers: dict[str, str] = {}
     """Header fields that the request must have, with a regular expression for each."""
     to: str = ""
     """Origin (https://host:port) that a redirected request goes to."""
+    immutable: bool = False
+    """What it brings out of the swarm never changes: its origin is not asked whether it did."""
+    fresh: int = -1
+    """Seconds for which that is so; -1: as the origin says (RFC 9111)."""
 
 
 class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

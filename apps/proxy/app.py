@@ -15,14 +15,16 @@ from hawker.apps.proxy.front import Front
 from hawker.apps.proxy.interception import Interception
 from hawker.apps.proxy.relay import Relay
 from hawker.apps.proxy.rules import Rules
+from hawker.apps.proxy.swarm import Swarm
+from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import MAX_HEAD
 from hawker.apps.web.access import LOCAL_USER, Access, check_allowed
 from hawker.apps.web.content import swarm_content
-from hawker.apps.web.metrics import Metric, counters
+from hawker.apps.web.metrics import Metric, counter, counters
 from hawker.apps.web.role import Role
 from hawker.core.contracts import Caller, RoleContext
 from hawker.core.errors import ConfigError
-from hawker.core.outgoing import origin_tls
+from hawker.core.outgoing import OriginClient, origin_tls
 from hawker.core.tls import server_context
 
 BACKLOG = 512
@@ -56,6 +58,11 @@ class ProxyRole(Role):
                 "action",
                 self._front.handled,
             )
+            yield counter(
+                "hawker_proxy_validations",
+                "Questions to origins which version of a URL's content they have.",
+                self._front.origins.asked,
+            )
 
     @contextlib.asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:
@@ -63,12 +70,17 @@ class ProxyRole(Role):
         context = await asyncio.to_thread(origin_tls, settings.egress.ca)
         interception = await asyncio.to_thread(Interception, settings.proxy)
         name = f"hawker-{secrets.token_hex(4)}"
-        async with swarm_content(self._context, self.name) as content:
+        async with contextlib.AsyncExitStack() as stack:
+            content = await stack.enter_async_context(swarm_content(self._context, self.name))
+            client = OriginClient(services, context)
+            stack.push_async_callback(client.close)
+            origins = Origins(client)
             self._front = front = Front(
                 name,
                 self._rules,
                 services.egress,
-                content,
+                Swarm(content, origins, name),
+                origins,
                 interception,
                 lambda: Relay(services.egress, context, name),
                 self._admit,

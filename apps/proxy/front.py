@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 
 import h11
 
-from hawker.apps.proxy import swarm
 from hawker.apps.proxy.interception import Interception
 from hawker.apps.proxy.messages import as_mapping, came_through
 from hawker.apps.proxy.relay import Relay
 from hawker.apps.proxy.rules import Rules
+from hawker.apps.proxy.swarm import Swarm
+from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import IDLE, Wire, dial, splice
-from hawker.apps.web.content import SwarmContent
 from hawker.apps.web.problems import CONTENT_TYPE
 from hawker.core.contracts import Caller, Egress
 from hawker.core.errors import BadRequest, Forbidden, HawkerError, Unauthenticated
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 CHALLENGE = 'Basic realm="hawker"'
 HANDSHAKE = 10.0
+# Methods that change nothing at an origin (RFC 9110 section 9.2.1).
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class Front:
@@ -45,7 +47,8 @@ class Front:
         name: str,
         rules: Rules,
         egress: Egress,
-        content: SwarmContent,
+        swarm: Swarm,
+        origins: Origins,
         interception: Interception,
         relay: Callable[[], Relay],
         admit: Callable[[str], Awaitable[Caller]],
@@ -54,7 +57,8 @@ class Front:
         self.handled: Counter[str] = Counter()
         self.rules = rules
         self.egress = egress
-        self.content = content
+        self.swarm = swarm
+        self.origins = origins
         self.interception = interception
         self.relay = relay
         self.admit = admit
@@ -119,16 +123,15 @@ class _Session:
         if decision.action == "block":
             front.handled["block"] += 1
             raise Forbidden(f"a rule blocks {_origin(url)}", hint="see proxy.rules")
-        if decision.action == "swarm" and swarm.can_be_asked(request):
-            answered = await swarm.answer(
-                self._client, request, url, front.content, caller.tenant, front.name
-            )
-            if answered:
+        if decision.action == "swarm":
+            if await front.swarm.answer(self._client, request, decision, caller.tenant):
                 await _to_the_end(self._client)
                 front.handled["swarm"] += 1
                 return
-            log.info("asking %s itself: the swarm has no answer", _origin(url))
+            log.info("%s is asked itself", _origin(url))
         front.handled["direct"] += 1
+        if method not in SAFE:
+            front.origins.forget(decision.url)
         await self._relay.exchange(self._client, request, decision.url)
 
     async def _connect(self, target: str, caller: Caller) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from hawker.core.errors import ConfigError
@@ -17,10 +17,13 @@ READING = frozenset({"GET"})
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with a request; `url` is where it goes."""
+    """What is done with a request; `url` is where it goes. What comes out of the swarm is either
+    `immutable`, or fresh for so many seconds; None for as long as its origin says."""
 
     action: str
     url: str
+    immutable: bool = False
+    fresh: float | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class _Rule:
     action: str
     to: str
     methods: frozenset[str]
-    headers: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    headers: Mapping[str, re.Pattern[str]]
+    immutable: bool
+    fresh: float | None
 
     def matches(self, method: str, url: str, headers: Mapping[str, str]) -> bool:
         if self.methods and method not in self.methods:
@@ -59,7 +64,9 @@ class Rules:
             if not rule.matches(method, url, headers):
                 continue
             if rule.action == "swarm":
-                return Decision("swarm" if method in READING else "direct", url)
+                if method not in READING:
+                    return Decision("direct", url)
+                return Decision("swarm", url, rule.immutable, rule.fresh)
             if rule.action == "redirect":
                 return Decision("direct", _moved(url, rule.to))
             return Decision(rule.action, url)
@@ -93,7 +100,12 @@ def _compiled(rule: ProxyRule, number: int) -> _Rule:
     except re.error as exc:
         raise ConfigError(f"{where}: {exc.pattern!r} is no regular expression: {exc}") from exc
     methods = frozenset(method.upper() for method in rule.methods)
-    return _Rule(url, rule.action, rule.to, methods, headers)
+    if (rule.immutable or rule.fresh >= 0) and rule.action != "swarm":
+        raise ConfigError(f"{where} says how long something is fresh that is not kept")
+    if rule.immutable and rule.fresh >= 0:
+        raise ConfigError(f"{where}: what is immutable is always fresh")
+    fresh = None if rule.fresh < 0 else float(rule.fresh)
+    return _Rule(url, rule.action, rule.to, methods, headers, rule.immutable, fresh)
 
 
 def _moved(url: str, to: str) -> str:

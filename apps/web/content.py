@@ -57,14 +57,21 @@ class SwarmContent:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, method: str, url: str, asker: Asker, fields: Mapping[str, str]
+        self,
+        method: str,
+        url: str,
+        asker: Asker,
+        fields: Mapping[str, str],
+        revision: str = "",
     ) -> AsyncIterator[httpx.Response]:
         """The peer's answer about a URL: 200, 206, or 304, 412, 416 where `fields` may bring that.
+        Versions of a URL that differ in `revision` are tasks of their own.
 
         Raises:
             HawkerError: what the peer says; Unavailable where there is none, or it breaks off.
         """
         mine = {"accept-encoding": "identity"}
+        query = {"url": url, **({"revision": revision} if revision else {})}
         if asker.shown:
             mine[FOR_ORIGIN] = asker.shown
         token = self._token
@@ -77,7 +84,7 @@ class SwarmContent:
         try:
             async with self._http.stream(
                 method,
-                f"{self._base}{CONTENT}?{urlencode({'url': url})}",
+                f"{self._base}{CONTENT}?{urlencode(query)}",
                 headers={**mine, **fields},
                 timeout=timeout,
             ) as response:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from hawker.core.errors import OriginFailed
+from hawker.core.validators import seconds_of
 
 # A body that trickles slower than this (bytes per second) over this long (seconds) is a stall,
 # however often a byte comes.
 SLOWEST = 1024
 SLOWEST_OVER = 30.0
 LONGEST_RETRY_AFTER = 86400.0
-# A Last-Modified time is a strong validator only where the content cannot have changed twice within
-# its one-second resolution: RFC 9110 section 8.8.2.2; the 60 s are RFC 7232's.
-SETTLED_SECONDS = 60.0
 # A body that is taken slower than this is not left to the system's buffers, which have room for a
 # megabyte; they get as much as keeps it flowing over an eighth of a second.
 SLOW_RATE = 2_000_000
@@ -69,32 +65,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     text = headers.get("retry-after", "").strip()
     if text.isdecimal():
         return min(float(text), LONGEST_RETRY_AFTER)
-    later = _seconds(text)
+    later = seconds_of(text)
     if later is None:
         return None
-    now = _seconds(headers.get("date", ""))
+    now = seconds_of(headers.get("date", ""))
     return min(max(0.0, later - (time.time() if now is None else now)), LONGEST_RETRY_AFTER)
-
-
-def _seconds(date: str) -> float | None:
-    """Seconds since the epoch, None where it is no date."""
-    try:
-        parsed = parsedate_to_datetime(date)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-
-
-def settled(headers: Mapping[str, str]) -> int | None:
-    """Seconds since 1970 of the answer's Last-Modified, where the content cannot have changed twice
-    since; None elsewhere."""
-    modified, now = (_seconds(headers.get(name, "")) for name in ("last-modified", "date"))
-    if modified is None or now is None or modified < 0:
-        return None
-    return int(modified) if now - modified >= SETTLED_SECONDS else None
-
-
-def strong_etag(headers: Mapping[str, str]) -> str | None:
-    """The answer's ETag where it is a strong one (RFC 9110 section 8.8.3)."""
-    etag = headers.get("etag", "")
-    return etag if len(etag) >= 2 and etag.startswith('"') and etag.endswith('"') else None

@@ -28,8 +28,8 @@ from hawker.core.errors import (
 from hawker.core.ranges import ByteRange
 from hawker.core.roots import below, file_path
 from hawker.core.settings import Settings
+from hawker.core.validators import SETTLED_SECONDS
 from hawker.pluggy_specs import hookimpl
-from hawker.plugins.sources.answers import SETTLED_SECONDS
 
 CHUNK = 1024 * 1024
 

@@ -35,6 +35,7 @@ from hawker.core.outgoing import OriginClient, origin_tls, reason, shown
 from hawker.core.ranges import ByteRange, parse_content_range, parse_unsatisfied
 from hawker.core.registries import digest_in
 from hawker.core.settings import Settings
+from hawker.core.validators import settled, strong_validator
 from hawker.pluggy_specs import hookimpl
 from hawker.plugins.sources.answers import (
     SLOWEST_OVER,
@@ -42,8 +43,6 @@ from hawker.plugins.sources.answers import (
     content_length,
     hold_back,
     retry_after,
-    settled,
-    strong_etag,
 )
 
 _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):", re.IGNORECASE)
@@ -134,7 +133,7 @@ class HttpSource:
         return HttpReading(
             response,
             content_length(response.headers),
-            _validator(response),
+            strong_validator(response.headers),
             None,
             ranges="bytes" in response.headers.get("accept-ranges", "").lower(),
             slowest_over=self._slowest_over,
@@ -161,7 +160,7 @@ class HttpSource:
             raise OriginFailed(f"{name} answered a part without saying of what")
         if reading is not None and reading.validator == validator and reading.total == total:
             raise RangeIgnored(f"{name} answered with other bytes than were asked for")
-        if response.status_code == 200 and _validator(response) == validator:
+        if response.status_code == 200 and strong_validator(response.headers) == validator:
             raise RangeIgnored(f"{name} ignored the range that was asked for")
         raise OriginChanged(f"{name} is not what it was any more")
 
@@ -194,7 +193,7 @@ class HttpSource:
         return HttpReading(
             response,
             parsed[1],
-            _validator(response),
+            strong_validator(response.headers),
             parsed[0],
             ranges=True,
             slowest_over=self._slowest_over,
@@ -204,7 +203,7 @@ class HttpSource:
     async def _beyond_the_end(self, request: SourceRequest, response: httpx.Response) -> Reading:
         """416: empty content where the origin says so; otherwise ask for all."""
         total = parse_unsatisfied(response.headers.get("content-range", ""))
-        validator = _validator(response)
+        validator = strong_validator(response.headers)
         await response.aclose()
         if total == 0:
             return HttpReading(None, 0, validator, None, ranges=False)
@@ -242,14 +241,6 @@ async def _check(response: httpx.Response, *expected: int) -> None:
     if error is not None:
         await response.aclose()
         raise error
-
-
-def _validator(response: httpx.Response) -> str | None:
-    """A strong validator of this answer, or None."""
-    etag = strong_etag(response.headers)
-    if etag is not None:
-        return etag
-    return None if settled(response.headers) is None else response.headers["last-modified"]
 
 
 def _digest(response: httpx.Response) -> str:

@@ -36,13 +36,12 @@ from hawker.core.errors import (
 )
 from hawker.core.ranges import ByteRange, parse_content_range
 from hawker.core.settings import Settings
+from hawker.core.validators import settled, strong_etag
 from hawker.pluggy_specs import hookimpl
 from hawker.plugins.sources.answers import (
     SLOWEST_OVER,
     Pace,
     content_length,
-    settled,
-    strong_etag,
 )
 
 if TYPE_CHECKING:

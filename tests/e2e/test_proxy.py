@@ -20,7 +20,7 @@ from hawker.core.tokens import ClusterKey, read_key_file
 from tests.e2e.conftest import Cluster, Daemon, Origin, wait_for
 
 MIB = 2**20
-SWARM = [{"url": r"/big\b", "action": "swarm"}]
+SWARM = [{"url": r"/big\b", "action": "swarm", "immutable": True}]
 
 
 class Site:
@@ -314,7 +314,9 @@ class TestSwarm:
     def test_what_the_swarm_cannot_give_the_origin_is_asked_for(
         self, cluster: Cluster, site: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("HAWKER_PROXY__RULES", json.dumps([{"url": "", "action": "swarm"}]))
+        monkeypatch.setenv(
+            "HAWKER_PROXY__RULES", json.dumps([{"url": "", "action": "swarm", "immutable": True}])
+        )
         node = cluster.start("node", "up")
         node.wait_ready()
         with client_of(node) as client:

@@ -18,7 +18,7 @@ from tests.e2e.conftest import Cluster, Daemon, Origin, hawker
 
 MIB = 2**20
 RULES = [
-    {"url": r"^https://[^/]*/big$", "action": "swarm"},
+    {"url": r"^https://[^/]*/big$", "action": "swarm", "immutable": True},
     {"url": r"^https://[^/]*/secret", "action": "block"},
 ]
 

@@ -43,6 +43,19 @@ def test_what_rules_decide(
     assert RULES.decide(method, url, headers) == Decision(action, target)
 
 
+def test_how_long_something_is_fresh_goes_along() -> None:
+    rules = Rules(
+        [
+            ProxyRule("a", "swarm", immutable=True),
+            ProxyRule("b", "swarm", fresh=60),
+            ProxyRule("c", "swarm"),
+        ]
+    )
+    assert rules.decide("GET", "a", {}) == Decision("swarm", "a", immutable=True)
+    assert rules.decide("GET", "b", {}) == Decision("swarm", "b", fresh=60.0)
+    assert rules.decide("GET", "c", {}) == Decision("swarm", "c")
+
+
 def test_tunnels_to_blocked_hosts_are_blocked() -> None:
     assert RULES.blocks("blocked.test", 443) and RULES.blocks("blocked.test", 8443)
     assert not RULES.blocks("open.test", 443)
@@ -57,6 +70,8 @@ def test_tunnels_to_blocked_hosts_are_blocked() -> None:
         (ProxyRule("x", "redirect"), "`to`"),
         (ProxyRule("x", "swarm", to="https://y"), "`to`"),
         (ProxyRule("x", "redirect", to="https://y/path"), "leads to"),
+        (ProxyRule("x", "block", immutable=True), "how long"),
+        (ProxyRule("x", "swarm", immutable=True, fresh=5), "always fresh"),
     ],
 )
 def test_rules_that_make_no_sense_are_named(rule: ProxyRule, words: str) -> None:

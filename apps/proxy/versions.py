@@ -1,0 +1,71 @@
+"""Asking origins which version of a URL's content they have, no oftener than RFC 9111 wants."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+from hawker.apps.proxy.freshness import Version, Versions, Wish, usable, version_of
+from hawker.core.errors import HawkerError
+from hawker.core.outgoing import OriginClient
+
+# What is asked only to learn whether anything changed must not take long.
+PATIENCE = 10.0
+
+
+class Origins:
+    """What is known of URLs; an origin that knows no HEAD is left to its clients."""
+
+    def __init__(self, client: OriginClient, clock: Callable[[], float] = time.time) -> None:
+        self.asked = 0
+        self._client = client
+        self._clock = clock
+        self._versions = Versions()
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock()
+
+    def fresh(self, url: str, wish: Wish) -> Version | None:
+        """The version that may be given without asking, None where there is none."""
+        version = self._versions.get(url)
+        return version if version is not None and usable(version, wish, self._clock()) else None
+
+    async def version(self, url: str, wish: Wish, fixed: float | None) -> Version | None:
+        """The version that its origin has, asked where that is not known; None for what is not
+        shared, or where the origin does not say."""
+        began = self._clock()
+        lock = self._asking.setdefault(url, asyncio.Lock())
+        async with lock:
+            version = self._versions.get(url)
+            # Many who want to know at once are answered by one question.
+            if version is not None and version.asked_at >= began:
+                return version
+            version = self.fresh(url, wish)
+            if version is None:
+                version = await self._ask(url, fixed)
+            return version
+
+    def forget(self, url: str) -> None:
+        """It was written to, or is not what was thought."""
+        self._versions.forget(url)
+
+    async def _ask(self, url: str, fixed: float | None) -> Version | None:
+        self.asked += 1
+        now = self._clock()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                fields = {"accept-encoding": "identity"}
+                answer = await self._client.hand_on("HEAD", url, fields, None)
+                await answer.aclose()
+        except (HawkerError, TimeoutError):
+            return None
+        version = version_of(answer.status_code, answer.headers, now, fixed)
+        if version is None:
+            self._versions.forget(url)
+        else:
+            self._versions.put(url, version)
+        return version
