@@ -67,7 +67,7 @@ class Nginx:
 @contextlib.contextmanager
 def nginx(directory: Path, certificate: Certificate | None = None) -> Iterator[Nginx]:
     """nginx while inside; `secure` only with a certificate."""
-    ports = _free_ports(3)
+    ports = free_ports(3)
     (directory / "www").mkdir(exist_ok=True)
     secure = ""
     if certificate is not None:
@@ -86,7 +86,7 @@ def nginx(directory: Path, certificate: Certificate | None = None) -> Iterator[N
         start_new_session=True,
     )
     try:
-        _wait(process, ports[0], directory / "nginx.log")
+        wait_for(process, ports[0], directory / "nginx.log")
         plain, http2, tls = (f"://127.0.0.1:{port}" for port in ports)
         yield Nginx(process.pid, f"http{plain}", f"http{http2}", f"https{tls}", configuration)
     finally:
@@ -94,7 +94,8 @@ def nginx(directory: Path, certificate: Certificate | None = None) -> Iterator[N
         process.wait(10)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -102,7 +103,8 @@ def _free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Until it listens; raises SystemExit where it does not."""
     deadline = time.monotonic() + 10
     while True:
         with socket.socket() as probe:
