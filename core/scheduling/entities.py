@@ -178,7 +178,8 @@ class Generation:
 class Task:
     """A task with its peers; `current` is the generation that new peers join, `older` those that
     some still finish, `over` are leases that ended in this scheduler's life, `request` is the last
-    that asked for it, after `avoided_until` no peer avoids another."""
+    that asked for it, after `avoided_until` no peer avoids another; `unwanted_since` is when the
+    last who wanted it went away while it is read."""
 
     id: str
     spec: TaskSpec
@@ -193,3 +194,4 @@ class Task:
     over: set[str] = field(default_factory=set)
     request: str = ""
     avoided_until: float = 0.0
+    unwanted_since: float | None = None

@@ -31,6 +31,10 @@ OWN = frozenset({"storage-failed", "quota-exceeded"})
 PART = 64 * MIB
 
 
+# A client that broke off, and asks for the rest at once, finds the reading still at work.
+UNWANTED = 5.0
+
+
 class Leases:
     """Keeps what is wanted and missing under leases (`book`), within the origins' limits."""
 
@@ -443,8 +447,10 @@ class Leases:
             self._recall.forget(task.id)
 
     def tick(self, now: float) -> None:
-        """Leases of silent readers end; tasks that waited are looked at again."""
+        """Leases of silent readers end, and those for which nobody waits; tasks that waited are
+        looked at again."""
         for task in [self._board.tasks[name] for name in sorted(self.book.leased)]:
+            self._end_unwanted(task, now)
             for lease in list(task.leases.values()):
                 if overdue(lease, now, self._limits.silence):
                     self.book.revoke(task, task.peers[lease.host], lease.id)
@@ -452,6 +458,23 @@ class Leases:
                     self.read_what_is_missing(task, now)
         self.resume_waiting(now)
         self.book.gates.forget(now)
+
+    def _end_unwanted(self, task: Task, now: float) -> None:
+        """Whoever asked has gone: what is left can be read when somebody asks again. What could
+        only be read anew from its beginning is read to its end."""
+        if any(peer.wants for peer in task.peers.values()):
+            task.unwanted_since = None
+            return
+        if task.unwanted_since is None:
+            task.unwanted_since = now
+        generation = task.current
+        again = generation is not None and generation.validator and generation.ranged
+        if not again or now - task.unwanted_since < UNWANTED:
+            return
+        for lease in list(task.leases.values()):
+            self.book.revoke(task, task.peers[lease.host], lease.id)
+            self.book.end(task, lease, now, "unwanted", failed=False)
+        task.unwanted_since = None
 
     def resume_waiting(self, now: float) -> None:
         """Look again at every task that waited, in the order they came."""

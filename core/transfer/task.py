@@ -376,7 +376,10 @@ class TaskRun:
 
     async def _register(self) -> None:
         """Say what this host wants of the task, again when that changes."""
-        if not self.users or all(self.satisfied(user) for user in self.users):
+        if not self.users:
+            self._want_nothing()
+            return
+        if all(self.satisfied(user) for user in self.users):
             return
         register = self._register_message()
         if self._registered is not None and _same_wish(self._registered, register):
@@ -385,6 +388,15 @@ class TaskRun:
             self._port = self._find_port(self)
         self._registered = register
         self._port.report(register, urgent=True)
+
+    def _want_nothing(self) -> None:
+        """The last user left while the origin is read here, perhaps for others."""
+        known = self._registered
+        if known is not None and known.want != [] and self._reading is not None:
+            self._registered = with_stored(
+                Register(task=self.task, spec=self.spec, want=[]), self.entry
+            )
+            self.report(self._registered, urgent=True)
 
     @property
     def port(self) -> SchedulerPort | None:

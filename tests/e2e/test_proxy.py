@@ -368,7 +368,7 @@ def test_clients_are_asked_who_they_are_where_that_is_required(
     assert "proxy-authorization" not in site.seen[-1][2]
 
 
-def test_an_aborted_client_ends_the_download_for_it(
+def test_an_aborted_client_ends_what_nobody_else_wants(
     cluster: Cluster, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HAWKER_PROXY__RULES", json.dumps(SWARM))
@@ -380,3 +380,12 @@ def test_an_aborted_client_ends_the_download_for_it(
         next(answer.iter_raw())
     ended = 'hawker_peer_downloads_total{outcome="abandoned"}'
     wait_for(lambda: node.metric(ended) == 1, "nobody waits for it", 15)
+    # Which would take 25 s to its end.
+    wait_for(lambda: node.metric("hawker_peer_tasks_reading") == 0, "it is not read on", 15)
+    read = origin.sent_bytes
+    assert read < 32 * MIB
+    # Who asks again gets all of it; what is here already is not read again.
+    origin.delay = 0.0
+    with client_of(node) as client:
+        assert client.get(url).content == origin.files["/big"]
+    assert origin.sent_bytes < 40 * MIB

@@ -57,6 +57,40 @@ def test_a_reader_that_never_says_a_word_loses_its_lease() -> None:
     assert second != first
 
 
+def test_what_nobody_waits_for_is_not_read_on() -> None:
+    world = make()
+    [(seed, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, size=1)
+    world.ask("two", spec("x"))
+    nothing = Register(task=read.task, spec=read.spec, want=[])
+    world.report("one", nothing)
+    for _ in range(8):
+        world.progress("seed", read, size=1)
+        assert not world.tick(1.0), "two still waits"
+    world.report("two", nothing)
+    for _ in range(4):
+        world.progress("seed", read, size=1)
+        assert not world.tick(1.0), "it may be asked for again at once"
+    world.progress("seed", read, size=1)
+    out = [*world.tick(1.5), *world.tick(1.0)]
+    [over] = [d for host, d in out if isinstance(d, Read) and host == seed]
+    assert (over.lease, over.ranges) == (read.lease, [])
+    # Somebody who asks later has the rest read.
+    [(_, again)] = reads(world.ask("one", spec("x")))
+    assert again.lease != read.lease
+    check(world.scheduler, world.now)
+
+
+def test_what_cannot_be_continued_is_read_to_its_end() -> None:
+    world = make()
+    [(_, read)] = reads(world.ask("one", spec("x")))
+    world.progress("seed", read, validator="")
+    world.report("one", Register(task=read.task, spec=read.spec, want=[]))
+    for _ in range(10):
+        world.progress("seed", read, validator="")
+        assert not world.tick(1.0)
+
+
 def test_a_reader_that_cannot_store_is_told_alone_and_others_read() -> None:
     """Its disk is full: neither the origin is to blame nor do others wait for the same end."""
     world = make()
