@@ -1,15 +1,14 @@
 """Which upstream, repository and object a request's path names; pure.
 
 Paths and names are those of the OCI distribution specification. containerd names the upstream in
-the parameter `ns`; podman, skopeo and CRI-O in the first component of the repository; a request
-that names none means the default one.
+the parameter `ns`; podman, skopeo and CRI-O in the first component of the repository, where
+`host_port` stands for `host:port`; a request that names none means the default one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -17,10 +16,9 @@ from hawker.apps.registry.errors import RegistryError
 from hawker.core.digests import ALGORITHMS
 from hawker.core.errors import ConfigError
 from hawker.core.settings import RegistrySettings
+from hawker.core.upstreams import DOCKER, base_urls, in_a_path, plain_name
 
 MAX_NAME = 255
-DOCKER = "docker.io"
-_ALIASES = {"index.docker.io": DOCKER, "registry-1.docker.io": DOCKER}
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"^{_COMPONENT}(?:/{_COMPONENT})*\Z")
@@ -75,8 +73,12 @@ class Upstreams:
     """
 
     def __init__(self, settings: RegistrySettings) -> None:
-        self._bases = _bases(settings.upstreams)
-        self._default = _plain(settings.default)
+        self._bases = base_urls(settings.upstreams)
+        # What the first component of a repository may be, where it names an upstream.
+        self._in_paths = {in_a_path(name): name for name in self._bases} | {
+            name: name for name in self._bases
+        }
+        self._default = plain_name(settings.default)
         if self._default not in self._bases:
             raise ConfigError(
                 f"registry.default: {settings.default!r} is none of registry.upstreams",
@@ -100,9 +102,9 @@ class Upstreams:
         name, prefix = match["name"], ""
         first, slash, rest = name.partition("/")
         if ns:
-            upstream = _plain(ns)
-        elif slash and _plain(first) in self._bases:
-            upstream, name, prefix = _plain(first), rest, first
+            upstream = plain_name(ns)
+        elif slash and plain_name(first) in self._in_paths:
+            upstream, name, prefix = self._in_paths[plain_name(first)], rest, first
         else:
             upstream = self._default
         base = self._bases.get(upstream)
@@ -129,23 +131,3 @@ def _check_reference(kind: str, reference: str) -> None:
     if not colon or length is None or not re.fullmatch(rf"[0-9a-f]{{{length}}}", value):
         what = "MANIFEST_INVALID" if kind == "manifests" and not colon else "DIGEST_INVALID"
         raise RegistryError(what, f"{reference!r} is neither a tag nor a digest", 400)
-
-
-def _plain(name: str) -> str:
-    lowered = name.strip().lower()
-    return _ALIASES.get(lowered, lowered)
-
-
-def _bases(upstreams: Mapping[str, str]) -> dict[str, str]:
-    bases: dict[str, str] = {}
-    for name, given in upstreams.items():
-        url = given or f"https://{name}"
-        parts = urlsplit(url)
-        path = parts.path.strip("/")
-        if parts.scheme not in ("http", "https") or not parts.hostname or path or parts.query:
-            raise ConfigError(
-                f"registry.upstreams: {name!r} has the URL {given!r}",
-                hint="write it as https://host or https://host:port",
-            )
-        bases[_plain(name)] = f"{parts.scheme}://{parts.netloc}"
-    return bases
