@@ -14,7 +14,15 @@ import msgspec
 
 from hawker.core.clients.http import CONNECT_TIMEOUT, control_client, raise_for_problem
 from hawker.core.contracts import RoleContext
-from hawker.core.errors import ConfigError, TooLarge, Unavailable
+from hawker.core.errors import (
+    ConfigError,
+    HawkerError,
+    NotFound,
+    OriginFailed,
+    OriginRefused,
+    TooLarge,
+    Unavailable,
+)
 from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey, read_key_file
 
@@ -22,6 +30,7 @@ CONTENT = "/peer/v1/content"
 FOR_ORIGIN = "hawker-origin-authorization"
 # Answers to ranges and conditions, which are no failures.
 CONDITIONAL = (304, 412, 416)
+_KINDS: dict[int, type[HawkerError]] = {403: OriginRefused, 404: NotFound, 502: OriginFailed}
 
 
 class Asker(msgspec.Struct, frozen=True):
@@ -88,7 +97,10 @@ class SwarmContent:
                 headers={**mine, **fields},
                 timeout=timeout,
             ) as response:
-                if response.status_code not in CONDITIONAL:
+                conditional = response.status_code in CONDITIONAL
+                if method == "HEAD" and response.is_error and not conditional:
+                    raise _error_of(response.status_code, url)
+                if not conditional:
                     await raise_for_problem(response)
                 yield response
         except httpx.HTTPError as exc:
@@ -142,3 +154,9 @@ async def swarm_content(context: RoleContext, role: str) -> AsyncIterator[SwarmC
 
 def _key_of(file: Path) -> ClusterKey | None:
     return ClusterKey(read_key_file(file)) if file.exists() else None
+
+
+def _error_of(status: int, url: str) -> HawkerError:
+    """What an answer to HEAD means, which has no body to say it."""
+    kind = _KINDS.get(status, Unavailable)
+    return kind(f"the peer answered {status} for {url}")

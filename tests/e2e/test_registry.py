@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -174,6 +175,8 @@ class TestOneNode:
         ):
             answer = get(node, path)
             assert (answer.status_code, codes(answer)) == (status, [code]), path
+            # Its answer has no body; a push asks so whether a blob is there.
+            assert get(node, path, "HEAD").status_code == status, path
         answer = get(node, "lib/img/blobs/uploads/", "POST")
         assert (answer.status_code, codes(answer)) == (405, ["UNSUPPORTED"])
         assert not registry.pushed
@@ -228,9 +231,10 @@ class TestTokens:
         paths = ("own/img/manifests/1", f"own/img/manifests/{manifest}", f"own/img/blobs/{layer}")
 
         def refused(**fields: str) -> None:
-            for path in paths:
-                answer = get(node, path, **fields)
-                assert (answer.status_code, codes(answer)) == (401, ["UNAUTHORIZED"]), path
+            for path, method in itertools.product(paths, ("GET", "HEAD")):
+                answer = get(node, path, method, **fields)
+                assert answer.status_code == 401, (path, method)
+                assert method == "HEAD" or codes(answer) == ["UNAUTHORIZED"], path
                 challenge = answer.headers["www-authenticate"]
                 assert 'scope="repository:own/img:pull"' in challenge
                 assert f'realm="{private.url}/token"' in challenge
