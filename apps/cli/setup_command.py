@@ -22,6 +22,13 @@ from hawker.core.errors import ConfigError, OutputFailed
 from hawker.core.settings import Settings
 from hawker.core.upstreams import base_urls, plain_name
 
+CLOSED = (
+    "This process asks for tokens (auth.mode), which clients of registries do not have: they would"
+    " be refused, and go to the upstream. Run a mirror of its own on loopback beside it (`hawker"
+    " serve registry --port 4001 --cluster-key FILE`, with registry.peer = this process's unix"
+    " socket) and name it with --mirror."
+)
+
 
 @click.command()
 @click.argument("client", type=click.Choice(list(CLIENTS)))
@@ -63,7 +70,10 @@ def setup(
         for path, text in texts:
             click.echo(f"{path}:\n")
             click.echo(text)
-    for note in configuration.notes:
+    notes = configuration.notes
+    if mirror is None and session.settings.auth.mode == "required":
+        notes = [CLOSED, *notes]
+    for note in notes:
         click.echo(note, err=write)
 
 

@@ -351,3 +351,11 @@ def test_docker_is_no_client_of_a_mirror_whose_default_is_another(
     assert "daemon.json is left as it is" in machine("docker")
     machine("docker", "--write")
     assert not (machine.root / "etc/docker/daemon.json").exists()
+
+
+def test_a_mirror_that_would_refuse_its_clients_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAWKER_AUTH__MODE", "required")
+    assert "asks for tokens" in machine("podman")
+    assert "asks for tokens" not in machine("podman", "--mirror", "http://127.0.0.1:4001")
