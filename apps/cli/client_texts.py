@@ -226,7 +226,11 @@ def _mirrors(known: Mapping[str, Any]) -> list[str]:
 
 
 def _as_text(known: Mapping[str, Any]) -> bytes:
-    return (json.dumps(known, indent=2, ensure_ascii=False) + "\n").encode()
+    try:
+        return (json.dumps(known, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        # Half of a character, which JSON can only escape.
+        return (json.dumps(known, indent=2) + "\n").encode()
 
 
 # ------------------------------------------------------------------ registries.conf

@@ -97,7 +97,7 @@ class Setups:
         # A registry that is mirrored no longer.
         stale = [step for old in known.values() if (step := self._to_take_back(old))]
         if steps or known:
-            with _telling():
+            with _telling(f"`hawker setup {client} --undo` takes back what was written"):
                 both = [*placed.values(), *known.values()]
                 self._prepare(client, both, [step.path for step in steps])
                 for step in (*steps, *stale):
@@ -292,12 +292,12 @@ def _replace(place: Path, data: bytes, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def _telling() -> Iterator[None]:
+def _telling(hint: str = "") -> Iterator[None]:
     """What the filesystem refuses, as OutputFailed."""
     try:
         yield
     except OSError as exc:
-        hint = "run it as root" if isinstance(exc, PermissionError) else ""
+        hint = "run it as root" if isinstance(exc, PermissionError) else hint
         raise OutputFailed(f"{exc.filename} cannot be used: {exc.strerror}", hint=hint) from exc
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 def demand(programs: Mapping[str, str], *modules: str) -> None:
     """Exit with 2 where a program (with the Debian package that has it) or a module is missing."""
-    packages = [package for program, package in programs.items() if shutil.which(program) is None]
+    missing = {package for program, package in programs.items() if shutil.which(program) is None}
+    packages = sorted(missing)
     wheels = [module for module in modules if find_spec(module) is None]
     if packages:
         print(f"these are missing: apt-get install {' '.join(packages)}", file=sys.stderr)

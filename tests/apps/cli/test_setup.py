@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hawker.apps.cli.client_texts import MIRRORS, with_mirror, without_mirror
 from hawker.apps.cli.placing import RECORD
 from tests.apps.cli.test_mistakes import told
 
@@ -336,6 +339,35 @@ def test_a_directory_that_cannot_be_written_is_told(machine: Machine) -> None:
         assert "run it as root" in machine("docker", "--write", code=8)
     finally:
         machine.root.chmod(0o755)
+
+
+def test_what_was_written_before_a_failure_is_taken_back(machine: Machine) -> None:
+    put(machine.root, "/etc/docker/daemon.json", DAEMON)
+    put(machine.root, "/etc/docker/certs.d", b"")
+    before = tree(machine.root)
+    assert "docker --undo" in machine("docker", "--write", code=8)
+    assert tree(machine.root) != before
+    machine("docker", "--undo")
+    assert tree(machine.root) == before
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.just("\ud800"),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), JSON), st.none() | st.lists(st.sampled_from(["a", "b"])))
+def test_docker_s_other_keys_and_mirrors_stay(
+    others: dict[str, Any], mirrors: list[str] | None
+) -> None:
+    document = others | ({} if mirrors is None else {MIRRORS: mirrors})
+    merged = with_mirror(json.dumps(document).encode(), "http://m")
+    assert json.loads(merged) == document | {MIRRORS: ["http://m", *(mirrors or [])]}
+    assert with_mirror(merged, "http://m") == merged
+    back = json.loads(without_mirror(merged, "http://m"))
+    assert back == (document if mirrors else {k: v for k, v in others.items() if k != MIRRORS})
 
 
 def test_a_file_in_the_place_of_a_directory_is_told(machine: Machine) -> None:
