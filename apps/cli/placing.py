@@ -15,7 +15,9 @@ import msgspec
 from hawker.apps.cli.client_texts import HOSTS, ClientFile, is_empty, with_mirror, without_mirror
 from hawker.core.errors import ConfigError, NotFound, OutputFailed
 
-RECORD = "/var/lib/hawker/setup.json"
+# Not in a data directory, which may belong to the user that a daemon runs as: what this file says
+# is done with the rights of whoever runs the command.
+RECORD = "/etc/hawker/setup.json"
 # Of a certs.d directory that is read without a hosts.toml.
 CERTIFICATES = (".crt", ".cert", ".key")
 
@@ -70,9 +72,10 @@ class Setups:
                 raise OutputFailed(f"{place} is a directory", hint="move it away")
             return place.read_bytes() if place.exists() else None
 
-    def shown(self, file: ClientFile) -> bytes:
+    def shown(self, client: str, file: ClientFile) -> bytes:
         """What a file would have; raises ConfigError where it cannot be merged."""
-        return self._wanted(file, None)[1] if file.merges else file.text.encode()
+        known = {placed.path: placed for placed in self._record.clients.get(client, [])}
+        return self._wanted(file, known.get(file.path))[1]
 
     def write(self, client: str, files: Sequence[ClientFile]) -> list[tuple[str, str]]:
         """Write a client's files and no others: (what was done, path) of each.
@@ -247,6 +250,11 @@ class Setups:
         place = self._place(RECORD)
         if not place.exists():
             return Record()
+        if place.stat().st_uid not in (0, os.geteuid()):
+            raise ConfigError(
+                f"{place} belongs to another user, whom it would let write elsewhere",
+                hint="see who wrote it, and remove it",
+            )
         try:
             return msgspec.json.decode(place.read_bytes(), type=Record)
         except msgspec.DecodeError as exc:

@@ -66,7 +66,9 @@ def setup(
             _refuse_conflicts(setups, root, configuration, found.upstreams)
         _tell(setups.write(client, configuration.files), root)
     else:
-        texts = [(_shown(file.path, root), setups.shown(file)) for file in configuration.files]
+        texts = [
+            (_shown(file.path, root), setups.shown(client, file)) for file in configuration.files
+        ]
         for path, text in texts:
             click.echo(f"{path}:\n")
             click.echo(text)

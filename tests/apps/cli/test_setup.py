@@ -61,7 +61,7 @@ def furnish(root: Path) -> None:
     (root / "etc/containerd/certs.d/127.0.0.1_5001_").mkdir()
     put(root, "/etc/containers/registries.conf", b'unqualified-search-registries = ["quay.io"]\n')
     put(root, "/etc/containers/registries.conf.d/shortnames.conf", b"[aliases]\n")
-    put(root, "/var/lib/hawker/cas.db", b"a daemon's")
+    put(root, "/etc/hawker/cluster.key", b"key", 0o600)
 
 
 class Machine:
@@ -145,6 +145,7 @@ def test_registries_and_mirror_may_change_between(client: str, machine: Machine)
     machine(client, "--write", "--mirror", "http://10.0.0.1:4000")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HAWKER_REGISTRY__UPSTREAMS", '{"docker.io": "", "ghcr.io": ""}')
+        assert "10.0.0.1" not in machine(client, "--mirror", "http://10.0.0.2:4000")
         machine(client, "--write", "--mirror", "http://10.0.0.2:4000")
     files = tree(machine.root)
     texts = b"".join(
@@ -327,9 +328,12 @@ def test_a_record_that_leads_elsewhere_is_refused(machine: Machine, tmp_path: Pa
     record = {"clients": {"docker": [{"path": "/../victim", "ours": [], "mirror": "http://x"}]}}
     put(machine.root, RECORD, json.dumps(record).encode())
     assert "names '/../victim'" in machine("docker", "--undo", code=2)
-    put(machine.root, RECORD, b"{")
+    file = put(machine.root, RECORD, b"{")
     assert "is not as `hawker setup` writes it" in machine("docker", "--undo", code=2)
     assert victim.read_bytes() == b"x"
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+        assert "belongs to another user" in machine("docker", "--undo", code=2)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
