@@ -34,6 +34,7 @@ from tests.e2e.conftest import Cluster, Daemon, hawker
 from tests.faults.proxy import Link, Links
 from tests.outside.beginning import demand, directory
 from tests.outside.registry_programs import (
+    INDEX,
     SKOPEO,
     Containerd,
     Image,
@@ -301,13 +302,13 @@ def killed_in_mid_pull(world: World, node: Daemon, after: int) -> Iterator[list[
         world.slow.bucket.rate = 0.0
 
 
-def _fell_back(world: World, agent: str, passed: list[int], image: Image) -> str:
+def _fell_back(world: World, agent: str, passed: list[int], total: int) -> str:
     assert passed, "the pull ended before the mirror could be killed"
     reads = [read for read in world.registry.reads() if agent in read.agent.lower()]
     assert reads, "the client did not go to the upstream"
     partial = sum(read.status == 206 for read in reads)
     return (
-        f"killed when {passed[0] / MB:.1f} of {image.total / MB:.1f} MB had come; complete with"
+        f"killed when {passed[0] / MB:.1f} of {total / MB:.1f} MB had come; complete with"
         f" {len(reads)} GETs ({partial} of the rest of a blob),"
         f" {sum(read.size for read in reads) / MB:.1f} MB, from the upstream"
     )
@@ -322,7 +323,7 @@ def ctr_falls_back(world: World) -> str:
     with killed_in_mid_pull(world, node, 16 * MB) as passed:
         world.ctr.pull(source, hosts, "--all-platforms")
     assert world.ctr.has(source, image), "containerd lacks some of it"
-    return _fell_back(world, "containerd", passed, image)
+    return _fell_back(world, "containerd", passed, image.total)
 
 
 def again_if_need_be(pull: Callable[[], object]) -> str:
@@ -349,7 +350,7 @@ def skopeo_falls_back(world: World) -> str:
     with killed_in_mid_pull(world, node, 16 * MB) as passed:
         which = again_if_need_be(lambda: run(*pull, environ=environ))
     same(direct, target)
-    return f"{which}: {_fell_back(world, 'skopeo', passed, image)}"
+    return f"{which}: {_fell_back(world, 'skopeo', passed, image.total)}"
 
 
 def buildah_falls_back(world: World) -> str:
@@ -362,7 +363,8 @@ def buildah_falls_back(world: World) -> str:
         which = again_if_need_be(lambda: run(*pull, environ=environ))
     listed = run("buildah", "images", "--digests", "--no-trunc", environ=environ)
     assert image.digest in listed, listed
-    return f"{which}: {_fell_back(world, 'buildah', passed, image)}"
+    total = sum(image.sizes[digest] for digest in image.blobs["amd64"])
+    return f"{which}: {_fell_back(world, 'buildah', passed, total)}"
 
 
 def write_through(world: World) -> str:
@@ -379,6 +381,9 @@ def write_through(world: World) -> str:
     told = once(world.registry, image, set(image.sizes))
     same(world.direct("pushed/img"), back)
     run("skopeo", "delete", "--tls-verify=false", f"docker://{place}")
+    manifest = f"{node.url}/v2/pushed/img/manifests/1"
+    status = httpx.get(manifest, headers={"accept": INDEX}, trust_env=False).status_code
+    assert status == 404, f"what was deleted is answered {status}"
     run(*push, f"docker://{place}")
     ranges(node.url, "pushed/ranges")
     return f"pushed and pulled back: {told}; deleted and pushed again; {len(RANGES)} ranges"
@@ -463,6 +468,8 @@ def main() -> None:
         print("containerd and buildah need root here", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGALRM, _too_long)
+    # Ends what it started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.alarm(LONGEST)
     with directory("registry") as root:
         sys.exit(1 if run_all(root, arguments.only) else 0)
