@@ -35,7 +35,7 @@ http {{
         listen 127.0.0.1:{http2} http2;
         root {directory}/www;
     }}
-{secure}}}
+{secure}{more}}}
 """
 SECURE = """\
     server {{
@@ -65,8 +65,11 @@ class Nginx:
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, certificate: Certificate | None = None) -> Iterator[Nginx]:
-    """nginx while inside; `secure` only with a certificate."""
+def nginx(
+    directory: Path, certificate: Certificate | None = None, *, more: str = ""
+) -> Iterator[Nginx]:
+    """nginx while inside; `secure` only with a certificate. `more` is configured besides, with
+    {directory} and {plain}, the port of cleartext HTTP/1.1."""
     ports = free_ports(3)
     (directory / "www").mkdir(exist_ok=True)
     secure = ""
@@ -78,7 +81,12 @@ def nginx(directory: Path, certificate: Certificate | None = None) -> Iterator[N
             key=certificate.key,
         )
     configuration = CONFIGURATION.format(
-        user=USER, directory=directory, plain=ports[0], http2=ports[1], secure=secure
+        user=USER,
+        directory=directory,
+        plain=ports[0],
+        http2=ports[1],
+        secure=secure,
+        more=more.format(directory=directory, plain=ports[0]),
     )
     (directory / "nginx.conf").write_text(configuration)
     process = subprocess.Popen(
@@ -86,7 +94,7 @@ def nginx(directory: Path, certificate: Certificate | None = None) -> Iterator[N
         start_new_session=True,
     )
     try:
-        wait_for(process, ports[0], directory / "nginx.log")
+        _wait(process, ports[0], directory / "nginx.log")
         plain, http2, tls = (f"://127.0.0.1:{port}" for port in ports)
         yield Nginx(process.pid, f"http{plain}", f"http{http2}", f"https{tls}", configuration)
     finally:
@@ -103,8 +111,7 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Until it listens; raises SystemExit where it does not."""
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + 10
     while True:
         with socket.socket() as probe:

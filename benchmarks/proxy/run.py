@@ -28,41 +28,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 
-from benchmarks.nginx import USER, free_ports, wait_for
+from benchmarks.nginx import free_ports, nginx
 from benchmarks.processes import need
 
 SMALL = 16 * 1024
 LARGE = 4 * 2**20
 BLOCK = 100
-CONFIGURATION = """\
-{user}worker_processes 1;
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.log;
-events {{ worker_connections 256; }}
-http {{
-    sendfile on;
-    access_log off;
+CACHE = """\
     keepalive_requests 1000000;
-    proxy_cache_path {directory}/cache keys_zone=cache:1m;
-    client_body_temp_path {directory}/tmp;
-    proxy_temp_path {directory}/tmp;
-    fastcgi_temp_path {directory}/tmp;
-    uwsgi_temp_path {directory}/tmp;
-    scgi_temp_path {directory}/tmp;
-    server {{
-        listen 127.0.0.1:{origin};
-        root {directory}/www;
-        add_header Cache-Control max-age=3600;
-    }}
-    server {{
-        listen 127.0.0.1:{cache};
-        location / {{
-            proxy_pass http://127.0.0.1:{origin};
+    add_header Cache-Control max-age=3600;
+    proxy_cache_path {{directory}}/cache keys_zone=cache:1m;
+    server {{{{
+        listen 127.0.0.1:{port};
+        location / {{{{
+            proxy_pass http://127.0.0.1:{{plain}};
             proxy_cache cache;
-        }}
-    }}
-}}
+        }}}}
+    }}}}
 """
 
 
@@ -105,24 +87,6 @@ class Way:
         sock = socket.create_connection(("127.0.0.1", self.port), 30)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
-
-
-@contextlib.contextmanager
-def servers(directory: Path) -> Iterator[tuple[int, int]]:
-    """nginx as origin and as cache; their ports."""
-    origin, cache = free_ports(2)
-    text = CONFIGURATION.format(user=USER, directory=directory, origin=origin, cache=cache)
-    (directory / "nginx.conf").write_text(text)
-    process = subprocess.Popen(
-        ["nginx", "-c", str(directory / "nginx.conf"), "-e", str(directory / "nginx.log")],
-        start_new_session=True,
-    )
-    try:
-        wait_for(process, origin, directory / "nginx.log")
-        yield origin, cache
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @contextlib.contextmanager
@@ -186,7 +150,12 @@ def main() -> None:
         large = {f"/large-{n}": os.urandom(LARGE) for n in range(3 * options.cold)}
         for path, data in large.items():
             (directory / "www" / path[1:]).write_bytes(data)
-        with servers(directory) as (origin, cache), hawker(directory / "data") as proxy:
+        [cache] = free_ports(1)
+        with (
+            nginx(directory, more=CACHE.format(port=cache)) as served,
+            hawker(directory / "data") as proxy,
+        ):
+            origin = int(served.plain.rpartition(":")[2])
             ways = [
                 Way("origin", origin),
                 Way("nginx proxy_cache", cache),

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
@@ -18,6 +18,7 @@ import pytest
 
 from hawker.core.tokens import ClusterKey, read_key_file
 from tests.e2e.conftest import Cluster, Daemon, Origin, wait_for
+from tests.e2e.served import Quiet, Served
 
 MIB = 2**20
 SWARM = [{"url": r"/big\b", "action": "swarm", "immutable": True}]
@@ -32,9 +33,7 @@ class Site:
         self.left = threading.Event()
         site = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(Quiet):
             def _serve(self) -> None:
                 fields = {name.lower(): value for name, value in self.headers.items()}
                 site.seen.append((self.command, self.path, fields))
@@ -42,21 +41,12 @@ class Site:
 
             do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_BREW = _serve
 
-            def log_message(self, format: str, *args: Any) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._served = Served(Handler)
+        self.name, self.url = self._served.name, self._served.url
 
     def close(self) -> None:
         self.go_on.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._served.close()
 
     def _head(self, request: BaseHTTPRequestHandler, status: int, **fields: str) -> None:
         request.send_response(status)
@@ -165,7 +155,7 @@ class TestUntouched:
                 assert (answer.status_code, answer.headers["x-mine"]) == (207, "1")
                 seen = site.seen[-1]
                 assert seen[:2] == (method, "/a%20b?q=%2F&q")
-                assert seen[2]["host"] == f"127.0.0.1:{site.port}"
+                assert seen[2]["host"] == site.name
                 assert seen[2]["x-own"]
         # One connection each way for all of them, and both ends know who is between.
         assert seen[2]["via"].startswith("1.1 hawker-")

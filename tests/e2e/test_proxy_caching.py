@@ -5,16 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import Cluster, Daemon
+from tests.e2e.served import Quiet, Served
 
 
 class Pages:
@@ -28,22 +27,14 @@ class Pages:
         self.lies: dict[str, tuple[bytes, dict[str, str]]] = {}
         pages = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(Quiet):
             def _serve(self) -> None:
                 pages.serve(self)
 
             do_GET = do_HEAD = do_POST = _serve
 
-            def log_message(self, format: str, *args: Any) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._served = Served(Handler)
+        self.url = self._served.url
 
     def put(self, path: str, data: bytes, tag: str, **fields: str) -> str:
         named = {name.replace("_", "-"): value for name, value in fields.items()}
@@ -70,9 +61,7 @@ class Pages:
             self.sent[path] += len(data)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._served.close()
 
 
 @pytest.fixture

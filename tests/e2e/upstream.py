@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import re
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.e2e.served import Quiet, Served
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE = "application/vnd.oci.image.manifest.v1+json"
@@ -48,28 +49,17 @@ class Registry:
         self.pushed: dict[str, bytes] = {}
         registry = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(Quiet):
             def _serve(self) -> None:
                 registry.serve(self)
 
             do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
 
-            def log_message(self, format: str, *args: Any) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        self.name = f"127.0.0.1:{self._server.server_address[1]}"
-        self.url = f"http://{self.name}"
+        self._served = Served(Handler)
+        self.name, self.url = self._served.name, self._served.url
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._served.close()
 
     # ------------------------------------------------------------------ content
 
