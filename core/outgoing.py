@@ -107,8 +107,7 @@ class OriginClient:
         content: AsyncIterable[bytes] | None,
     ) -> httpx.Response:
         """One answer to a request as it is: no credentials are added, no redirect is followed."""
-        built = self._client.build_request(method, url, headers=fields, content=content)
-        return await self._sent(built, None)
+        return await self._sent(self._built(method, url, fields, content), None)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -134,7 +133,11 @@ class OriginClient:
         if response.status_code != 401 or "authorization" in given:
             return response
         try:
-            fresh = await self._tokens.answer(url, response, credential, token)
+            async with asyncio.timeout_at(deadline):
+                fresh = await self._tokens.answer(url, response, credential, token)
+        except TimeoutError as exc:
+            await response.aclose()
+            raise OriginFailed(f"{shown(url)}: no token came in {HEAD_TIMEOUT:g} s") from exc
         except BaseException:
             await response.aclose()
             raise
@@ -151,11 +154,19 @@ class OriginClient:
     async def _send(
         self, method: str, url: str, fields: Mapping[str, str], deadline: float
     ) -> httpx.Response:
+        return await self._sent(self._built(method, url, fields), deadline)
+
+    def _built(
+        self,
+        method: str,
+        url: str,
+        fields: Mapping[str, str],
+        content: AsyncIterable[bytes] | None = None,
+    ) -> httpx.Request:
         try:
-            built = self._client.build_request(method, url, headers=fields)
-        except httpx.InvalidURL as exc:
-            raise OriginFailed(f"{shown(url)} cannot be read: {reason(exc)}") from exc
-        return await self._sent(built, deadline)
+            return self._client.build_request(method, url, headers=fields, content=content)
+        except (httpx.InvalidURL, UnicodeError) as exc:
+            raise OriginFailed(f"{shown(url)} cannot be asked for: {reason(exc)}") from exc
 
     async def _sent(self, built: httpx.Request, deadline: float | None) -> httpx.Response:
         url = str(built.url)

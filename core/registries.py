@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlencode, urlsplit
+from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
@@ -120,7 +121,7 @@ class Tokens:
         self._send = send
         self._clock = clock
         self._held: dict[str, tuple[str, float]] = {}
-        self._asking = asyncio.Lock()
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def known(self, url: str, credential: Credential | None) -> str:
         """The token that opened this part of a registry last, empty where there is none."""
@@ -144,7 +145,9 @@ class Tokens:
         challenge = parse_challenge(refusal.headers.get("www-authenticate", ""))
         if not place or challenge is None or challenge.scheme != "bearer":
             return ""
-        async with self._asking:
+        key = _key(place, credential)
+        asking = self._asking.setdefault(key, asyncio.Lock())
+        async with asking:
             # Many who were refused together ask once.
             known = self.known(url, credential)
             if known and known != shown:
@@ -164,7 +167,7 @@ class Tokens:
             if len(self._held) >= MAX_TOKENS:
                 self._held.clear()
             until = self._clock() + max(SHORTEST_LIFE, life) - MARGIN
-            self._held[_key(place, credential)] = (token, until)
+            self._held[key] = (token, until)
             return token
 
     async def _ask(self, url: str, fields: Mapping[str, str]) -> tuple[str, float]:

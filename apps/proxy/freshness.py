@@ -17,13 +17,17 @@ HEURISTIC = 0.1
 MOST_HEURISTIC = 86400.0
 # No age is longer: what is forgotten costs a HEAD.
 LONGEST = 30 * 86400.0
-# Fields of the answer that describe the content; those of one answer alone are not kept.
-KEPT = (
-    "cache-control", "content-disposition", "content-language", "content-type", "date", "etag",
-    "expires", "last-modified", "link", "x-content-type-options",
+# Fields about a connection, a coding, one answer or its length; all others are kept (RFC 9111
+# section 3.1).
+NOT_KEPT = frozenset(
+    {
+        "accept-ranges", "connection", "content-encoding", "content-length", "content-range",
+        "keep-alive", "proxy-authenticate", "proxy-connection", "set-cookie", "trailer",
+        "transfer-encoding", "upgrade", "via",
+    }
 )  # fmt: skip
 # What a request may vary on: nothing but identity coding is ever asked for.
-INDIFFERENT = frozenset({"accept-encoding", "origin"})
+INDIFFERENT = frozenset({"accept-encoding"})
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def version_of(
     varied = {name.strip().lower() for name in fields.get("vary", "").split(",")} - {""}
     if varied - INDIFFERENT:
         return None
-    kept = {name: fields[name] for name in (*KEPT, "age") if name in fields}
+    kept = {name: value for name, value in fields.items() if name not in NOT_KEPT}
     life = _life(fields, directives) if fixed is None else fixed
     until = now + min(life, LONGEST)
     return Version(validator, int(length), kept, settled(fields), now, until)

@@ -7,17 +7,18 @@ import contextlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 import h11
 
+from hawker.apps.proxy import swarm
 from hawker.apps.proxy.interception import Interception
 from hawker.apps.proxy.messages import as_mapping, came_through
 from hawker.apps.proxy.relay import Relay
-from hawker.apps.proxy.rules import Rules
+from hawker.apps.proxy.rules import Decision, Rules
 from hawker.apps.proxy.swarm import Swarm
 from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import IDLE, Wire, dial, splice
@@ -95,7 +96,8 @@ class _Session:
         """Answer a request; whether there may be another."""
         http = self._client.http
         try:
-            event = await self._client.next_event(IDLE)
+            async with asyncio.timeout(IDLE):
+                event = await self._client.next_event(IDLE)
             if not isinstance(event, h11.Request):
                 return False
             await self._handle(event)
@@ -124,15 +126,46 @@ class _Session:
             front.handled["block"] += 1
             raise Forbidden(f"a rule blocks {_origin(url)}", hint="see proxy.rules")
         if decision.action == "swarm":
-            if await front.swarm.answer(self._client, request, decision, caller.tenant):
-                await _to_the_end(self._client)
+            if await self._from_the_swarm(request, decision, caller):
                 front.handled["swarm"] += 1
                 return
             log.info("%s is asked itself", _origin(url))
         front.handled["direct"] += 1
-        if method not in SAFE:
-            front.origins.forget(decision.url)
-        await self._relay.exchange(self._client, request, decision.url)
+        try:
+            await self._relay.exchange(self._client, request, decision.url)
+        finally:
+            if method not in SAFE:
+                # RFC 9111 section 4.4: whatever it was answered.
+                front.origins.forget(decision.url)
+
+    async def _from_the_swarm(
+        self, request: h11.Request, decision: Decision, caller: Caller
+    ) -> bool:
+        """Answer out of the swarm while the client waits for it; whether that was done."""
+        client = self._client
+        if not swarm.can_be_asked(request):
+            return False
+        # A request without a body still has an end to be read.
+        while client.http.their_state is h11.SEND_BODY:
+            await client.next_event(IDLE)
+        done = False
+
+        async def answer() -> None:
+            nonlocal done
+            done = await self._front.swarm.answer(client, request, decision, caller.tenant)
+
+        async with asyncio.TaskGroup() as group:
+            leaving = group.create_task(client.departed())
+            answering = group.create_task(_named(answer()))
+            leaving.add_done_callback(lambda _: answering.cancel())
+            await asyncio.wait([answering])
+            leaving.cancel()
+        if answering.cancelled():
+            client.abort()
+            raise ConnectionResetError("the client left")
+        if failure := answering.result():
+            raise failure
+        return done
 
     async def _connect(self, target: str, caller: Caller) -> None:
         front = self._front
@@ -201,10 +234,13 @@ class _Session:
             await client.send(h11.EndOfMessage())
 
 
-async def _to_the_end(client: Wire) -> None:
-    """A request without a body still has an end to be read."""
-    while client.http.their_state is h11.SEND_BODY:
-        await client.next_event(IDLE)
+async def _named(work: Coroutine[Any, Any, None]) -> HawkerError | OSError | None:
+    """What went wrong, which in a group of tasks would be a group of errors."""
+    try:
+        await work
+    except (HawkerError, OSError) as exc:
+        return exc
+    return None
 
 
 def _absolute(target: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from urllib.parse import urlsplit
 
@@ -16,6 +15,8 @@ from hawker.core.errors import BadRequest, OriginFailed
 from hawker.core.ids import origin_of
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# Methods whose request may be sent again where nobody knows whether it arrived.
+REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
 class Relay:
@@ -27,8 +28,8 @@ class Relay:
         self._name = name
         self._kept: tuple[tuple[str, str | None, int | None], Wire] | None = None
 
-    async def exchange(self, client: Wire, request: h11.Request, url: str) -> bool:
-        """Pass a request on to the origin of `url`, and its answer back; whether the answer began.
+    async def exchange(self, client: Wire, request: h11.Request, url: str) -> None:
+        """Pass a request on to the origin of `url`, and its answer back.
 
         The client's connection is cut where the answer breaks off.
 
@@ -38,25 +39,23 @@ class Relay:
             OriginFailed: there is no answer.
         """
         head = self._onward(request, url)
-        origin, fresh = await self._connection(url)
-        try:
-            began = await self._converse(client, origin, head)
-        except _NoAnswer as exc:
-            origin.abort()
-            # A kept connection may have been closed meanwhile; what has a body is not sent twice.
-            if fresh or client.http.their_state is not h11.DONE:
-                raise OriginFailed(f"{urlsplit(url).netloc} gave no answer: {exc}") from exc
-            origin, _ = await self._connection(url)
+        framed = {b"content-length", b"transfer-encoding"} & {name for name, _ in head.headers}
+        repeatable = head.method in REPEATABLE and not framed
+        for _ in range(2):
+            origin, fresh = await self._connection(url)
             try:
-                began = await self._converse(client, origin, head)
-            except _NoAnswer as again:
+                failure = await self._converse(client, origin, head)
+            except BaseException:
                 origin.abort()
-                raise OriginFailed(f"{urlsplit(url).netloc} gave no answer: {again}") from again
-        except BaseException:
+                raise
+            if failure is None:
+                await self._keep(url, origin)
+                return
             origin.abort()
-            raise
-        await self._keep(url, origin)
-        return began
+            # A kept connection may have been closed meanwhile.
+            if fresh or not repeatable:
+                break
+        raise OriginFailed(f"{urlsplit(url).netloc} gave no answer: {failure}")
 
     async def close(self) -> None:
         if self._kept is not None:
@@ -67,12 +66,17 @@ class Relay:
         parts = urlsplit(url)
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
             raise BadRequest(f"{url!r} is no URL that a proxy can ask for")
-        fields = end_to_end(request.headers.raw_items(), upgrade=upgrade_in(request.headers))
-        fields = [(name, value) for name, value in fields if name.lower() != b"host"]
+        asked = upgrade_in(request.headers)
+        # HTTP/2 in the clear would be more requests, which no rule ever sees.
+        upgrade = b"" if b"h2c" in asked.lower() else asked
+        fields = end_to_end(request.headers.raw_items(), upgrade=upgrade)
+        body = [(n, v) for n, v in request.headers if n == b"transfer-encoding"]
+        # RFC 9112 section 6.3: of two ends of a body only one is true.
+        dropped = {b"host", b"http2-settings"} | ({b"content-length"} if body else set())
+        fields = [(name, value) for name, value in fields if name.lower() not in dropped]
         host = parts.netloc.rpartition("@")[2].encode("latin-1")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         fields = with_via([(b"Host", host), *fields], request.http_version, self._name)
-        body = [f for f in request.headers if f[0] in (b"transfer-encoding",)]
         return h11.Request(
             method=request.method,
             target=target.encode("latin-1"),
@@ -99,46 +103,52 @@ class Relay:
         else:
             await wire.close()
 
-    async def _converse(self, client: Wire, origin: Wire, head: h11.Request) -> bool:
-        """Both directions at once: an answer may begin, and end, before the request does."""
+    async def _converse(self, client: Wire, origin: Wire, head: h11.Request) -> str | None:
+        """Both directions at once: an answer may begin, and end, before the request does. Returns
+        why no answer began, None where one did."""
         try:
             await origin.send(head)
         except (OSError, TimeoutError) as exc:
-            raise _NoAnswer(str(exc) or "it was closed") from exc
+            return str(exc) or "it was closed"
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(_send_body(client, origin))
             try:
-                began = await _answer(client, origin, self._name)
+                outcome = await _answer(client, origin, self._name)
             finally:
                 sending.cancel()
-        return began
-
-
-class _NoAnswer(Exception):
-    """The origin's connection ended before an answer began."""
+        if isinstance(outcome, h11.InformationalResponse):
+            # Nobody else listens to the client any more.
+            await _switch(client, origin, outcome)
+            return None
+        return outcome
 
 
 async def _send_body(client: Wire, origin: Wire) -> None:
-    # A client or an origin that breaks off shows where the answer is read or written.
-    with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
-        while True:
-            event = await client.next_event()
-            if not isinstance(event, h11.Data | h11.EndOfMessage):
-                return
-            await origin.send(event)
-            if isinstance(event, h11.EndOfMessage):
-                return
+    """The request's body; then, and before, a client that leaves ends the exchange."""
+    try:
+        if client.http.their_state is not h11.SEND_BODY:
+            # Its end was read before.
+            await origin.send(h11.EndOfMessage())
+        while client.http.their_state is h11.SEND_BODY:
+            await origin.send(await client.next_event())
+        await client.departed()
+    except (OSError, TimeoutError, h11.ProtocolError):
+        if client.http.their_state is not h11.ERROR and not client.reader.at_eof():
+            # The origin takes no more: it may have answered before it had all of the body.
+            return
+    client.abort()
+    origin.abort()
 
 
-async def _answer(client: Wire, origin: Wire, name: str) -> bool:
-    """The origin's answer, as it comes, to the client."""
+async def _answer(client: Wire, origin: Wire, name: str) -> str | h11.InformationalResponse | None:
+    """The origin's answer, as it comes, to the client; why none began, or what announces another
+    protocol, else None."""
     began = False
     try:
         while True:
             event = await origin.next_event()
             if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
-                await _switch(client, origin, event)
-                return True
+                return event
             if isinstance(event, h11.InformationalResponse | h11.Response):
                 fields = end_to_end(event.headers.raw_items())
                 fields = with_via(fields, b"1.1", name)
@@ -147,17 +157,17 @@ async def _answer(client: Wire, origin: Wire, name: str) -> bool:
                 answer = kind(status_code=event.status_code, headers=fields, reason=event.reason)
                 await client.send(answer)
             elif isinstance(event, h11.ConnectionClosed):
-                raise _NoAnswer("it closed the connection")
+                return "it closed the connection"
             else:
                 await client.send(event)
             if isinstance(event, h11.EndOfMessage):
-                return True
+                return None
     except (OSError, TimeoutError, h11.ProtocolError) as exc:
         if not began:
-            raise _NoAnswer(str(exc) or type(exc).__name__) from exc
+            return str(exc) or type(exc).__name__
         # What came is not the whole.
         client.abort()
-        return True
+        return None
 
 
 async def _switch(client: Wire, origin: Wire, event: h11.InformationalResponse) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from hawker.core.errors import ConfigError
+from hawker.core.errors import BadRequest, ConfigError
+from hawker.core.ids import canonical_url
 from hawker.core.settings import ProxyRule
 
 ACTIONS = ("swarm", "direct", "block", "redirect")
@@ -59,9 +60,16 @@ class Rules:
         self._rules = [_compiled(rule, number) for number, rule in enumerate(rules, 1)]
 
     def decide(self, method: str, url: str, headers: Mapping[str, str]) -> Decision:
-        """What is done with a request for an absolute URL; `headers` by lower-case names."""
+        """What is done with a request for an absolute URL; `headers` by lower-case names.
+
+        Rules see one spelling of a URL, that of its task (`ids.canonical_url`).
+
+        Raises:
+            BadRequest: it is no URL.
+        """
+        seen = _one_spelling(url)
         for rule in self._rules:
-            if not rule.matches(method, url, headers):
+            if not rule.matches(method, seen, headers):
                 continue
             if rule.action == "swarm":
                 if method not in READING:
@@ -76,6 +84,18 @@ class Rules:
         """Whether no tunnel leads there: a rule blocks `https://host:port/` as a whole."""
         shown = f"https://{host}/" if port == 443 else f"https://{host}:{port}/"
         return self.decide("CONNECT", shown, {}).action == "block"
+
+
+def _one_spelling(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+        authority = f"[{host}]" if ":" in host else host
+        if parts.port is not None:
+            authority += f":{parts.port}"
+    except ValueError as exc:
+        raise BadRequest(f"{url[:200]!r} is no URL: {exc}") from exc
+    return canonical_url(parts._replace(netloc=authority).geturl())
 
 
 def _compiled(rule: ProxyRule, number: int) -> _Rule:

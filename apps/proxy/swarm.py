@@ -23,6 +23,12 @@ TOLD = (
 Fields = list[tuple[bytes, bytes]]
 
 
+def can_be_asked(request: h11.Request) -> bool:
+    """It is about its URL alone: it has no body, and is nobody's own."""
+    fields = {name for name, _ in request.headers}
+    return not fields & {b"cookie", b"content-length", b"transfer-encoding", b"upgrade"}
+
+
 class Swarm:
     """Answers GETs for a proxy called `name`."""
 
@@ -41,8 +47,6 @@ class Swarm:
             NotHereYet: the client wants only what needs no question, and there is none (504).
         """
         fields = as_mapping(request.headers)
-        if {"cookie", "content-length", "transfer-encoding", "upgrade"} & set(fields):
-            return False
         if decision.immutable:
             return await self._immutable(client, fields, decision.url, tenant)
         wish = wish_of(fields)
@@ -114,7 +118,7 @@ class Swarm:
         self, client: Wire, status: int, told: dict[str, str], body: httpx.Response | None
     ) -> None:
         """An answer; with `body` what follows comes from there."""
-        head: Fields = [(n.encode(), v.encode("latin-1", "replace")) for n, v in told.items()]
+        head: Fields = [(n.encode(), v.encode("latin-1")) for n, v in told.items()]
         reason = httpx.codes.get_reason_phrase(status).encode()
         head = with_via(head, b"1.1", self._name)
         await client.send(h11.Response(status_code=status, headers=head, reason=reason))

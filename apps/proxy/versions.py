@@ -8,6 +8,7 @@ from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 from hawker.apps.proxy.freshness import Version, Versions, Wish, usable, version_of
+from hawker.apps.proxy.messages import as_mapping
 from hawker.core.errors import HawkerError
 from hawker.core.outgoing import OriginClient
 
@@ -23,6 +24,9 @@ class Origins:
         self._client = client
         self._clock = clock
         self._versions = Versions()
+        # When it was asked about what is not shared, and how often anything was forgotten.
+        self._unshared: dict[str, float] = {}
+        self._forgotten = 0
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def now(self) -> float:
@@ -44,6 +48,8 @@ class Origins:
             # Many who want to know at once are answered by one question.
             if version is not None and version.asked_at >= began:
                 return version
+            if self._unshared.get(url, 0.0) >= began:
+                return None
             version = self.fresh(url, wish)
             if version is None:
                 version = await self._ask(url, fixed)
@@ -51,21 +57,30 @@ class Origins:
 
     def forget(self, url: str) -> None:
         """It was written to, or is not what was thought."""
+        self._forgotten += 1
         self._versions.forget(url)
 
     async def _ask(self, url: str, fixed: float | None) -> Version | None:
         self.asked += 1
-        now = self._clock()
+        now, forgotten = self._clock(), self._forgotten
+        version = await self._asked(url, now, fixed)
+        if version is None:
+            if len(self._unshared) >= self._versions.limit:
+                self._unshared.clear()
+            self._unshared[url] = self._clock()
+            self._versions.forget(url)
+        elif forgotten == self._forgotten:
+            # What was written to meanwhile may be another version already.
+            self._versions.put(url, version)
+        return version
+
+    async def _asked(self, url: str, now: float, fixed: float | None) -> Version | None:
         try:
             async with asyncio.timeout(PATIENCE):
-                fields = {"accept-encoding": "identity"}
-                answer = await self._client.hand_on("HEAD", url, fields, None)
+                asked = {"accept-encoding": "identity"}
+                answer = await self._client.hand_on("HEAD", url, asked, None)
                 await answer.aclose()
         except (HawkerError, TimeoutError):
             return None
-        version = version_of(answer.status_code, answer.headers, now, fixed)
-        if version is None:
-            self._versions.forget(url)
-        else:
-            self._versions.put(url, version)
-        return version
+        fields = as_mapping(answer.headers.raw)
+        return version_of(answer.status_code, fields, now, fixed)

@@ -62,6 +62,16 @@ class Wire:
         async with asyncio.timeout(STUCK):
             await self.writer.drain()
 
+    async def departed(self) -> None:
+        """Until the other side leaves; for ever where it has begun its next request."""
+        try:
+            data = await self.reader.read(READ)
+        except OSError:
+            return
+        self.http.receive_data(data)
+        if data:
+            await asyncio.Event().wait()
+
     async def close(self) -> None:
         self.writer.close()
         with contextlib.suppress(OSError, TimeoutError, ssl.SSLError):
@@ -116,7 +126,10 @@ async def _carry(source: Wire, target: Wire, early: bytes) -> None:
         if target.writer.can_write_eof():
             target.writer.write_eof()
         else:
-            target.abort()
+            # TLS has no half of a close; what is on its way still has to come.
+            target.writer.close()
+            async with asyncio.timeout(STUCK):
+                await target.writer.wait_closed()
     except (OSError, TimeoutError):
         # There is nothing more to say in either direction.
         source.abort()

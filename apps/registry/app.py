@@ -98,7 +98,7 @@ class RegistryRole(Role):
                 raise RegistryError(
                     "UNSUPPORTED", "this mirror is read-only", 405, {"allow": "GET, HEAD"}
                 )
-            await hand_on(self._upstream, target, request, receive, send)
+            await hand_on(self._upstream, target, asker.shown, request, receive, send)
             return
         try:
             if target.kind == "blobs":

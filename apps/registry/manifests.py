@@ -41,7 +41,7 @@ class Manifests:
     def __init__(self, upstream: Upstream, content: SwarmContent) -> None:
         self._upstream = upstream
         self._content = content
-        # What upstreams called manifests, by digest.
+        # What upstreams called their manifests.
         self._types: OrderedDict[str, str] = OrderedDict()
         self._proven: OrderedDict[str, float] = OrderedDict()
 
@@ -59,7 +59,8 @@ class Manifests:
         body = await self._content.read(target.url, asker, MAX_MANIFEST)
         _check(target.reference, body, target.url)
         await self._prove(target, asker, body)
-        media_type = self._types.get(target.reference) or media_type_of(body)
+        known = self._types.get(_named(target, target.reference), "")
+        media_type = said_type(body) or known or media_type_of(body)
         return Manifest(target.reference, media_type, len(body), body)
 
     async def _resolve(self, target: Target, asker: Asker, accept: str, *, head: bool) -> Manifest:
@@ -78,14 +79,14 @@ class Manifests:
             if digest and media_type and length.isdecimal():
                 # What was asked for next is in its URL.
                 Digest.parse(digest)
-                self._remember(digest, media_type)
+                self._remember(_named(target, digest), media_type)
                 return Manifest(digest, media_type, int(length))
         response = await self._upstream.ask("GET", target, asker.shown, fields)
         body = await self._upstream.read(response, MAX_MANIFEST)
         digest = response.headers.get(DIGEST_FIELD) or f"sha256:{hashlib.sha256(body).hexdigest()}"
         _check(digest, body, target.url)
         media_type = response.headers.get("content-type") or media_type_of(body)
-        self._remember(digest, media_type)
+        self._remember(_named(target, digest), media_type)
         if not head:
             await self._prove(target, asker, body)
         return Manifest(digest, media_type, len(body), body)
@@ -94,7 +95,7 @@ class Manifests:
         """See that an image's blobs can be had here, by the smallest: clients that got a manifest
         from a mirror take its blobs from there, or fail."""
         config = _config_of(body)
-        key = f"{target.base}/{target.repository}@{config}"
+        key = _named(target, config)
         now = time.monotonic()
         if not config or self._proven.get(key, 0.0) > now:
             return
@@ -110,17 +111,26 @@ class Manifests:
         self._proven[key] = now + PROVEN
         _shorten(self._proven)
 
-    def _remember(self, digest: str, media_type: str) -> None:
-        self._types[digest] = media_type
+    def _remember(self, name: str, media_type: str) -> None:
+        self._types[name] = media_type
         _shorten(self._types)
 
 
+def _named(target: Target, digest: str) -> str:
+    return f"{target.base}/{target.repository}@{digest}"
+
+
+def said_type(body: bytes) -> str:
+    """What a manifest says that it is; empty where it says nothing."""
+    said = _document(body).get("mediaType")
+    return said if isinstance(said, str) and said.isascii() and said.isprintable() else ""
+
+
 def media_type_of(body: bytes) -> str:
-    """What kind of manifest this is, as far as it says so itself."""
-    document = _document(body)
-    said = document.get("mediaType")
-    if isinstance(said, str) and said.isascii() and said.isprintable() and said:
+    """What kind of manifest this is, as far as that can be told from it."""
+    if said := said_type(body):
         return said
+    document = _document(body)
     if document.get("schemaVersion") == 1:
         return "application/vnd.docker.distribution.manifest.v1+prettyjws"
     return OCI_INDEX if "manifests" in document else OCI_MANIFEST

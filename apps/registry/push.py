@@ -15,7 +15,7 @@ from hawker.core.errors import OriginFailed
 
 SLOW_CLIENT = 120.0
 # Fields of a push that its upstream needs, and of the answer that the client does.
-ASKING = ("authorization", "content-type", "content-length", "content-range", "accept", "range")
+ASKING = ("content-type", "content-length", "content-range", "accept", "range")
 ANSWERING = (
     "content-type", "content-length", "docker-content-digest", "docker-upload-uuid", "range",
     "oci-subject", "oci-chunk-min-length", "oci-tag", "docker-distribution-api-version",
@@ -24,15 +24,17 @@ ANSWERING = (
 
 
 async def hand_on(
-    upstream: Upstream, target: Target, request: Request, receive: Any, send: Any
+    upstream: Upstream, target: Target, shown: str, request: Request, receive: Any, send: Any
 ) -> None:
-    """Answer a push with what the upstream says to it.
+    """Answer a push with what the upstream says to it; `shown` is what the client shows there.
 
     Raises:
         OriginFailed: the upstream cannot be reached, or breaks off.
     """
     fields = {name: request.headers[name] for name in ASKING if name in request.headers}
     fields["accept-encoding"] = "identity"
+    if shown:
+        fields["authorization"] = shown
     query = "&".join(
         part for part in request.url.query.split("&") if part and part.partition("=")[0] != "ns"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable, Mapping
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -114,7 +114,10 @@ def challenge_of(response: httpx.Response, target: Target) -> dict[str, str]:
         return {}
     if challenge.scheme == "bearer" and not trusts(target.base, challenge.fields.get("realm", "")):
         return {}
-    return {"www-authenticate": text}
+    # What was looked at, and no more: another challenge, or another realm, may follow it.
+    quoted = {n: re.sub(r'(["\\\\])', r"\\\1", v) for n, v in challenge.fields.items()}
+    parameters = ",".join(f'{name}="{value}"' for name, value in quoted.items())
+    return {"www-authenticate": f"{challenge.scheme.capitalize()} {parameters}"}
 
 
 def listing_fields(response: httpx.Response, target: Target) -> dict[str, str]:
@@ -134,6 +137,6 @@ def through_here(location: str, target: Target) -> str:
     path = parts.path.removeprefix("/v2/")
     query = parts.query
     if target.ns:
-        query = "&".join(part for part in (query, f"ns={target.ns}") if part)
+        query = "&".join(part for part in (query, f"ns={quote(target.ns, safe=':')}") if part)
     prefix = f"{target.prefix}/" if target.prefix else ""
     return f"/v2/{prefix}{path}" + (f"?{query}" if query else "")

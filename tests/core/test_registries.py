@@ -169,6 +169,26 @@ def test_a_realm_that_gives_no_token(status: int, body: str, error: type[Excepti
         asyncio.run(Tokens(realm.send).answer(BLOB, refusal(), None, ""))
 
 
+def test_a_slow_realm_holds_up_its_own_registry_alone() -> None:
+    async def send(url: str, fields: Mapping[str, str]) -> httpx.Response:
+        if "slow" in url:
+            await asyncio.sleep(30)
+        return httpx.Response(200, text='{"token": "t1"}')
+
+    async def run() -> None:
+        tokens = Tokens(send)
+        slow = refusal('Bearer realm="https://slow.test/token"')
+        other = BLOB.replace("registry.test", "other.test")
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(tokens.answer(other, slow, None, ""))
+            await asyncio.sleep(0.05)
+            async with asyncio.timeout(5):
+                assert await tokens.answer(BLOB, refusal(), None, "") == "t1"
+            waiting.cancel()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("challenge", ["", "Basic realm=x", "Bearer", "Negotiate"])
 def test_what_no_token_answers(challenge: str) -> None:
     realm = Realm()

@@ -235,6 +235,61 @@ class TestUntouched:
                 far.sendall(b"still here")
                 assert received_until(sock, b"here") == b"still here"
 
+    def test_a_body_with_two_ends_goes_on_with_one(self, node: Daemon, site: Site) -> None:
+        with connected(node) as sock:
+            head = f"POST {site.url}/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n"
+            sock.sendall(head.encode() + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+            assert received_until(sock, b"abc").startswith(b"HTTP/1.1 207")
+        seen = site.seen[-1][2]
+        assert seen["transfer-encoding"] == "chunked" and "content-length" not in seen
+
+    def test_no_connection_becomes_http2_behind_the_rules(self, node: Daemon, site: Site) -> None:
+        fields = {"connection": "upgrade, http2-settings", "upgrade": "h2c", "http2-settings": "AA"}
+        with client_of(node) as client:
+            assert client.get(site.url, headers=fields).status_code == 207
+        assert not {"upgrade", "http2-settings"} & set(site.seen[-1][2])
+
+    def test_an_origin_without_an_answer(self, node: Daemon) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+            def answering(*answers: bytes) -> None:
+                far, _ = server.accept()
+                with far:
+                    for answer in answers:
+                        far.recv(65536)
+                        far.sendall(answer)
+
+            good = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+            with client_of(node) as client, ThreadPoolExecutor() as pool:
+                for answers in ([b""], [b"nonsense\r\n\r\n"]):
+                    far = pool.submit(answering, *answers)
+                    assert client.get(url).status_code == 502
+                    far.result()
+                # A kept connection that was closed meanwhile is no failure.
+                far = pool.submit(answering, good)
+                assert client.get(url).content == b"ok"
+                far.result()
+                far = pool.submit(answering, good)
+                assert client.get(url).content == b"ok"
+                far.result()
+
+    def test_the_origin_hears_that_a_client_left(self, node: Daemon) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+            for request in (
+                f"GET {url} HTTP/1.1\r\nhost: x\r\n\r\n",
+                f"POST {url} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc",
+            ):
+                with connected(node) as sock:
+                    sock.sendall(request.encode())
+                    far, _ = server.accept()
+                    assert far.recv(10)
+                far.settimeout(10)
+                with far, contextlib.suppress(ConnectionResetError):
+                    while far.recv(65536):
+                        pass
+
     def test_what_leads_nowhere_is_said(self, node: Daemon, site: Site) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -242,6 +297,7 @@ class TestUntouched:
             for url, code in (
                 (f"http://127.0.0.1:{port}/", 502),
                 (f"{site.url}/secret/x", 403),
+                (f"{site.url}/%73ecret/x".replace("http:", "HTTP:"), 403),
                 ("http://169.254.169.254/latest", 403),
                 (f"{node.url}/healthy", 403),
                 (f"{proxy_of(node)}/", 403),
@@ -369,9 +425,9 @@ def test_an_aborted_client_ends_what_nobody_else_wants(
     with client_of(node) as client, client.stream("GET", url) as answer:
         next(answer.iter_raw())
     ended = 'hawker_peer_downloads_total{outcome="abandoned"}'
-    wait_for(lambda: node.metric(ended) == 1, "nobody waits for it", 15)
+    wait_for(lambda: node.metric(ended) == 1, "nobody waits for it", 20)
     # Which would take 25 s to its end.
-    wait_for(lambda: node.metric("hawker_peer_tasks_reading") == 0, "it is not read on", 15)
+    wait_for(lambda: node.metric("hawker_peer_tasks_reading") == 0, "it is not read on", 20)
     read = origin.sent_bytes
     assert read < 32 * MIB
     # Who asks again gets all of it; what is here already is not read again.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 
 import httpx
@@ -25,6 +27,8 @@ class Pages:
         self.sent: Counter[str] = Counter()
         # Fields for GETs in place of those for HEADs.
         self.lies: dict[str, tuple[bytes, dict[str, str]]] = {}
+        # Seconds that answers to each method take.
+        self.delays: dict[str, float] = {}
         pages = self
 
         class Handler(Quiet):
@@ -44,7 +48,10 @@ class Pages:
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         method, path = request.command, request.path
         self.asked[method, path] += 1
+        time.sleep(self.delays.get(method, 0.0))
         request.rfile.read(int(request.headers.get("content-length", "0")))
+        if method == "POST":
+            self.pages[path] = b"written", {"etag": '"written"', "cache-control": "max-age=3600"}
         data, fields = self.pages.get(path, (b"", {}))
         if method == "GET":
             data, fields = self.lies.get(path, (data, fields))
@@ -121,7 +128,47 @@ def test_a_rule_keeps_what_its_origin_says_nothing_of(client: httpx.Client, page
     assert client.get(url).content == b"old"
     # But not past a write through here.
     client.post(url, content=b"x")
-    assert client.get(url).content == b"new"
+    assert client.get(url).content == b"written"
+
+
+def test_what_is_read_while_it_is_written_to_is_asked_about_again(
+    client: httpx.Client, pages: Pages
+) -> None:
+    url = pages.put("/page", b"old", "1", cache_control="max-age=3600")
+    pages.delays["POST"] = 1.0
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(client.post, url, content=b"x")
+        time.sleep(0.3)
+        assert client.get(url).content == b"old"
+        assert writing.result().status_code == 200
+    assert client.get(url).content == b"written"
+
+
+def test_many_who_ask_about_what_is_not_shared_wait_for_one_answer(
+    client: httpx.Client, pages: Pages
+) -> None:
+    url = pages.put("/page", b"mine", "1", cache_control="no-store")
+    pages.delays["HEAD"] = 0.5
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(client.get, [url] * 12))
+    assert [answer.content for answer in answers] == [b"mine"] * 12
+    assert pages.asked["HEAD", "/page"] <= 2
+
+
+def test_all_that_its_origin_says_of_a_page_is_kept(client: httpx.Client, pages: Pages) -> None:
+    fields = {
+        "cache_control": "max-age=60",
+        "content_security_policy": "default-src 'none'",
+        "access_control_allow_origin": "*",
+        "content_disposition": 'attachment; filename="\u00e9.txt"',
+        "vary": "accept-encoding",
+    }
+    url = pages.put("/page", b"text", "1", **fields)
+    for _ in range(2):
+        answer = client.get(url)
+        for name, value in fields.items():
+            raw = dict(answer.headers.raw)[name.replace("_", "-").encode()]
+            assert raw.decode("latin-1") == value
 
 
 def test_conditions_and_ranges_are_about_the_origins_version(

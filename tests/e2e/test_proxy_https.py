@@ -6,7 +6,9 @@ import json
 import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,38 @@ def test_nothing_is_intercepted_without_an_authority(
     assert "no authority" in tried(f'ca_certificate = "{certificate}"\nca_key = "{other}"')
     key.chmod(0o644)
     assert "others may read" in tried(f'ca_certificate = "{certificate}"\nca_key = "{key}"')
+
+
+def test_the_end_of_a_tunnel_comes_through_a_proxy_that_speaks_tls(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca"
+    assert hawker("ca", "create", str(ca)).returncode == 0
+    issued = hawker("ca", "issue", "127.0.0.1", "--ca", str(ca), "--output", str(tmp_path / "own"))
+    assert issued.returncode == 0, issued.stderr
+    [certificate] = (tmp_path / "own").glob("*.crt")
+    key = certificate.with_suffix(".key")
+    files = ("--tls-certificate", str(certificate), "--tls-key", str(key))
+    node = cluster.start("node", "up", *files, "--tls-ca", str(ca / "ca.crt"))
+    data = os.urandom(4 * MIB)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+
+        def send() -> None:
+            far, _ = server.accept()
+            with far:
+                far.sendall(data)
+
+        sending = pool.submit(send)
+        context = ssl.create_default_context(cafile=str(ca / "ca.crt"))
+        address = ("127.0.0.1", int(node.ready["proxy"].rpartition(":")[2]))
+        with socket.create_connection(address, 30) as plain:
+            with context.wrap_socket(plain, server_hostname="127.0.0.1") as sock:
+                target = f"127.0.0.1:{server.getsockname()[1]}"
+                sock.sendall(f"CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n".encode())
+                # All that fits into buffers is on its way before anything is read.
+                time.sleep(1.5)
+                received = b""
+                while part := sock.recv(65536):
+                    received += part
+        sending.result()
+    assert received.partition(b"\r\n\r\n")[2] == data

@@ -195,6 +195,8 @@ class TestOneNode:
         assert f"</v2/{registry.name}/lib/img/tags/list?last=b" in listing.headers["link"]
         listing = get(node, f"lib/img/tags/list?ns={registry.name}")
         assert f"&ns={registry.name}>" in listing.headers["link"]
+        strange = get(node, f"lib/img/tags/list?ns=%0d%0a{registry.name}")
+        assert strange.status_code < 500
         referrers = get(node, f"lib/img/referrers/{digest}?artifactType=x")
         assert referrers.headers["oci-filters-applied"] == "artifactType"
 
@@ -303,6 +305,19 @@ def test_pushes_go_upstream_where_that_is_allowed(
     assert registry.pushed == {digest_of(data): data}
     assert get(node, f"lib/img/blobs/{digest_of(data)}").content == data
     assert ("POST", "/v2/lib/img/blobs/uploads/", "Basic eA==") in registry.seen
+
+
+def test_a_token_of_the_cluster_is_not_pushed_upstream(
+    cluster: Cluster, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAWKER_REGISTRY__PUSH", "true")
+    monkeypatch.setenv("HAWKER_AUTH__MODE", "required")
+    node = cluster.start("node", "up")
+    node.wait_ready()
+    token = ClusterKey(read_key_file(node.data / "cluster.key")).mint("", ["content"])
+    begun = get(node, "lib/img/blobs/uploads/", "POST", authorization=f"Bearer {token}")
+    assert begun.status_code == 202
+    assert [shown for _, _, shown in registry.seen] == [""]
 
 
 def test_a_mirror_without_a_peer_says_so(cluster: Cluster, registry: Registry) -> None:

@@ -51,12 +51,33 @@ def test_how_long_something_is_fresh_goes_along() -> None:
             ProxyRule("c", "swarm"),
         ]
     )
-    assert rules.decide("GET", "a", {}) == Decision("swarm", "a", immutable=True)
-    assert rules.decide("GET", "b", {}) == Decision("swarm", "b", fresh=60.0)
-    assert rules.decide("GET", "c", {}) == Decision("swarm", "c")
+    assert rules.decide("GET", "http://x/a", {}) == Decision("swarm", "http://x/a", immutable=True)
+    assert rules.decide("GET", "http://x/b", {}) == Decision("swarm", "http://x/b", fresh=60.0)
+    assert rules.decide("GET", "http://x/c", {}) == Decision("swarm", "http://x/c")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "HTTP://Blocked.Test/x",
+        "http://blocked.test./x",
+        "http://user:word@blocked.test/x",
+        "http://blocked.test:80/x",
+        "http://blocked.test#x",
+        "http://other.test/%77rite",
+        "http://other.test/a/../write",
+    ],
+)
+def test_no_spelling_of_a_url_gets_around_a_rule(url: str) -> None:
+    assert RULES.decide("PUT", url, {}) == Decision("block", url)
+
+
+def test_a_fragment_makes_nothing_immutable() -> None:
+    assert RULES.decide("GET", "http://x.test/index#x.whl", {}).action == "direct"
 
 
 def test_tunnels_to_blocked_hosts_are_blocked() -> None:
+    assert RULES.blocks("BLOCKED.test.", 443)
     assert RULES.blocks("blocked.test", 443) and RULES.blocks("blocked.test", 8443)
     assert not RULES.blocks("open.test", 443)
 

@@ -120,3 +120,17 @@ def test_clients_are_told_no_challenge_that_leads_elsewhere(challenge: str, told
     target = Target("quay.io", "https://quay.io", "a", "blobs", DIGEST)
     answer = httpx.Response(401, headers={"www-authenticate": challenge})
     assert challenge_of(answer, target) == ({"www-authenticate": challenge} if told else {})
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Basic realm="x", Bearer realm="https://evil.test/token"',
+        'Bearer realm="https://quay.io/t",realm="https://evil.test/t"',
+        'Bearer realm="https://quay.io/t", Bearer realm="https://evil.test/t"',
+    ],
+)
+def test_no_second_challenge_goes_along(challenge: str) -> None:
+    target = Target("quay.io", "https://quay.io", "a", "blobs", DIGEST)
+    answer = httpx.Response(401, headers={"www-authenticate": challenge})
+    assert "evil" not in challenge_of(answer, target).get("www-authenticate", "")
