@@ -1,0 +1,240 @@
+"""Package clients that everybody has, through the proxy, against repositories built on the spot.
+
+    python -m tests.outside.packages [NAME...]
+
+Each installs something real on one node of a cluster, and again, with nothing of its own left, on
+another; the rules are those of docs/clients. What it installed must be right to the byte, the
+repository sends the packages once to the first, and nothing of them to the second. Then curl:
+clear text, https that is intercepted and that is not, a wrong password, a URL that is blocked.
+Exits with 1 where one of them fails, or is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hawker.core.pieces import MIB
+from tests.e2e.conftest import Cluster, Daemon
+from tests.outside.beginning import directory
+from tests.outside.repositories import Repository
+
+DOCS = Path(__file__).parents[2] / "docs" / "clients"
+PATIENCE = 120.0
+SIZE = 6 * MIB
+# What an origin may send of its content to the first: single bytes for its length.
+ONCE = 1.02
+
+
+@dataclass
+class Visit:
+    """Where a client works: an empty folder, through this proxy."""
+
+    proxy: str
+    folder: Path
+
+    @property
+    def port(self) -> str:
+        return self.proxy.rpartition(":")[2]
+
+    def command(self, *words: str | Path, code: int = 0, **variables: str) -> str:
+        """Run a client's command; what it printed, which must end with this exit code.
+
+        It knows nothing of this machine's configuration but where programs are.
+        """
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LANG": "C.UTF-8"}
+        with subprocess.Popen(
+            [str(word) for word in words],
+            cwd=self.folder,
+            env=environment | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=PATIENCE)
+            except BaseException:
+                # It leads its own group, in which all are that it started.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        assert process.returncode == code, f"exit {process.returncode}, not {code}: {said[-1500:]}"
+        return said
+
+
+Install = Callable[[Visit], None]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A package client; `offer` builds its repository in a folder, and says how it installs.
+
+    `needed` are its programs, with what installs each; `checked` is how many bytes its repository
+    sends to show that a signature is good.
+    """
+
+    offer: Callable[[Repository, Path], Install]
+    needed: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    checked: int = 0
+
+    def missing(self) -> list[str]:
+        """Commands that install what is not here."""
+        programs = [how for program, how in self.needed.items() if shutil.which(program) is None]
+        modules = [f"{sys.executable} -m pip install {m}" for m in self.modules if not find_spec(m)]
+        return [*programs, *modules]
+
+
+def payload(seed: int) -> bytes:
+    return random.Random(seed).randbytes(SIZE)
+
+
+def check(file: Path, data: bytes) -> None:
+    assert file.is_file(), f"{file.name} was not installed"
+    assert file.read_bytes() == data, f"{file.name} is not what was offered"
+
+
+def digest(data: bytes, name: str = "sha256") -> str:
+    return hashlib.new(name, data).hexdigest()
+
+
+# ------------------------------------------------------------------ the clients
+
+
+def pip(repository: Repository, folder: Path) -> Install:
+    data, name = payload(1), "trial-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        info = "trial-1.0.dist-info"
+        wheel.writestr("trial/blob.bin", data)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: trial\nVersion: 1.0\n")
+        tags = "Root-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\n{tags}")
+        files = ("trial/blob.bin", f"{info}/METADATA", f"{info}/WHEEL", f"{info}/RECORD")
+        wheel.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in files))
+    content = (folder / name).read_bytes()
+    repository.package(f"/packages/{name}", content)
+    link = f'<a href="/packages/{name}#sha256={digest(content)}">{name}</a>'
+    repository.page("/simple/trial/", f"<!DOCTYPE html><html><body>{link}</body></html>")
+
+    def install(visit: Visit) -> None:
+        command = (sys.executable, "-m", "pip", "--isolated", "install", "--no-cache-dir")
+        index = ("--index-url", f"{repository.url}/simple/", "--proxy", visit.proxy)
+        visit.command(*command, *index, "--target", visit.folder / "site", "trial")
+        check(visit.folder / "site" / "trial" / "blob.bin", data)
+
+    return install
+
+
+CLIENTS = {
+    "pip": Client(pip),
+}
+
+
+# ------------------------------------------------------------------ the cluster and the run
+
+
+def documented_rules() -> list[dict[str, Any]]:
+    """The rules that docs/clients names, in the order of its files."""
+    found = []
+    for file in sorted(DOCS.glob("*.md")):
+        for block in file.read_text().split("\n\n"):
+            text = textwrap.dedent(block)
+            if text.startswith("[[proxy.rules]]"):
+                found += tomllib.loads(text)["proxy"]["rules"]
+    return found
+
+
+@contextlib.contextmanager
+def nodes(root: Path) -> Iterator[list[Daemon]]:
+    """Two nodes of one cluster, each with a peer and a proxy."""
+    os.environ["HAWKER_PROXY__RULES"] = json.dumps(documented_rules())
+    cluster = Cluster(root)
+    try:
+        cluster.make_key()
+        scheduler = cluster.scheduler()
+        started = [cluster.peer("seed", scheduler, "--seed")]
+        links = ("--scheduler", scheduler.url, "--cluster-key", str(cluster.key))
+        for name in ("first", "second"):
+            started.append(cluster.start(name, "serve", "peer", "proxy", *links))
+        for daemon in started:
+            daemon.wait_ready()
+        yield started[1:]
+    finally:
+        cluster.close()
+
+
+def out_of_swarm(node: Daemon) -> float:
+    return node.metric('hawker_proxy_requests_total{action="swarm"}')
+
+
+def play(client: Client, pair: list[Daemon], folder: Path) -> str:
+    """Install on both nodes; what to tell of it. Raises AssertionError where it is wrong."""
+    if missing := client.missing():
+        raise AssertionError(f"IT IS MISSING: {'; '.join(missing)}")
+    folder.mkdir()
+    told = []
+    with contextlib.closing(Repository()) as repository:
+        install = client.offer(repository, folder)
+        for node in pair:
+            visit = Visit(node.ready["proxy"], folder / node.data.name)
+            visit.folder.mkdir()
+            before, swarm = repository.content, out_of_swarm(node)
+            repository.asked.clear()
+            began = time.monotonic()
+            install(visit)
+            seconds = time.monotonic() - began
+            sent, asked = repository.content - before, sum(repository.asked.values())
+            told.append(f"{seconds:>6.1f} s {sent:>9} B {asked:>3} requests")
+            assert out_of_swarm(node) > swarm, "nothing came out of the swarm"
+            if node is pair[0]:
+                assert repository.size <= sent <= repository.size * ONCE, f"{sent} bytes were sent"
+            else:
+                assert sent <= client.checked, f"{sent} bytes were sent again: {repository.asked}"
+    return f"{told[0]}  again {told[1]}"
+
+
+def run_all(root: Path, names: list[str]) -> int:
+    """Try every client; prints a line for each, and returns how many failed."""
+    failed = 0
+    with nodes(root) as pair:
+        for name in names:
+            try:
+                told = play(CLIENTS[name], pair, root / f"of-{name}")
+            except (AssertionError, subprocess.TimeoutExpired) as exc:
+                failed += 1
+                told = f"WRONG: {exc}"
+            print(f"{name:<14}{told}", flush=True)
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.outside.packages", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CLIENTS)}")
+    names = parser.parse_args().names or list(CLIENTS)
+    if unknown := set(names) - set(CLIENTS):
+        parser.error(f"no client is called {', '.join(sorted(unknown))}")
+    with directory("packages") as root:
+        sys.exit(1 if run_all(root, names) else 0)
+
+
+if __name__ == "__main__":
+    main()
