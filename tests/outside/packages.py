@@ -12,6 +12,7 @@ Exits with 1 where one of them fails, or is missing.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import hashlib
 import json
@@ -21,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 import tomllib
@@ -30,17 +32,19 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from hawker.core.pieces import MIB
 from tests.e2e.conftest import Cluster, Daemon
 from tests.outside.beginning import directory
-from tests.outside.repositories import Repository
+from tests.outside.repositories import Answer, Asked, Repository
 
 DOCS = Path(__file__).parents[2] / "docs" / "clients"
 PATIENCE = 120.0
 SIZE = 6 * MIB
 # What an origin may send of its content to the first: single bytes for its length.
 ONCE = 1.02
+WEIGHTS = "model.safetensors"
 
 
 @dataclass
@@ -144,8 +148,166 @@ def pip(repository: Repository, folder: Path) -> Install:
     return install
 
 
+def apt(repository: Repository, folder: Path) -> Install:
+    data = payload(2)
+    tree = folder / "deb"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "opt").mkdir()
+    (tree / "opt" / "blob.bin").write_bytes(data)
+    control = "Package: trial\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@example.com>\n"
+    (tree / "DEBIAN" / "control").write_text(f"{control}Description: a trial\n")
+    built = folder / "trial.deb"
+    command = ("dpkg-deb", "--build", "--root-owner-group", "-Znone", str(tree), str(built))
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+    content = built.read_bytes()
+    repository.package("/pool/trial_1.0_all.deb", content)
+    where = f"Filename: pool/trial_1.0_all.deb\nSize: {len(content)}\nSHA256: {digest(content)}\n"
+    index = f"{control}{where}Description: a trial\n\n".encode()
+    repository.page("/dists/stable/main/binary-all/Packages", index)
+    named = f" {digest(index)} {len(index)} main/binary-all/Packages\n"
+    release = "Suite: stable\nCodename: stable\nComponents: main\nArchitectures: all\n"
+    date = "Date: Sun, 13 Sep 2020 12:26:40 UTC\n"
+    repository.page("/dists/stable/Release", f"{release}{date}SHA256:\n{named}")
+
+    def install(visit: Visit) -> None:
+        root = visit.folder / "root"
+        for path in (
+            "etc/apt/apt.conf.d",
+            "etc/apt/preferences.d",
+            "var/lib/dpkg/info",
+            "var/lib/apt/lists/partial",
+            "var/cache/apt/archives/partial",
+            "var/log/apt",
+        ):
+            (root / path).mkdir(parents=True)
+        (root / "var/lib/dpkg/status").touch()
+        source = f"deb [trusted=yes arch=all] {repository.url} stable main\n"
+        (root / "etc/apt/sources.list").write_text(source)
+        settings = {
+            "Dir": root,
+            "Dir::State::status": root / "var/lib/dpkg/status",
+            "APT::Sandbox::User": "root",
+            "Acquire::http::Proxy": visit.proxy,
+        }
+        lines = [f'{name} "{value}";' for name, value in settings.items()]
+        lines += [f'DPkg::Options {{ "--root={root}"; "--log=/dev/null"; }};']
+        (visit.folder / "apt.conf").write_text("\n".join(lines))
+        config = str(visit.folder / "apt.conf")
+        visit.command("apt-get", "update", APT_CONFIG=config)
+        visit.command("apt-get", "install", "-y", "trial", APT_CONFIG=config)
+        check(root / "opt" / "blob.bin", data)
+
+    return install
+
+
+def npm(repository: Repository, folder: Path) -> Install:
+    data, name = payload(3), "/trial/-/trial-1.0.0.tgz"
+    described = {"name": "trial", "version": "1.0.0"}
+    (folder / "package").mkdir()
+    (folder / "package" / "package.json").write_text(json.dumps(described))
+    (folder / "package" / "blob.bin").write_bytes(data)
+    with tarfile.open(folder / "trial.tgz", "w:gz", compresslevel=1) as archive:
+        archive.add(folder / "package", "package")
+    content = (folder / "trial.tgz").read_bytes()
+    repository.package(name, content)
+    integrity = base64.b64encode(hashlib.sha512(content).digest()).decode()
+    dist = {"tarball": repository.url + name, "integrity": f"sha512-{integrity}"}
+    versions = {"1.0.0": {**described, "dist": {**dist, "shasum": digest(content, "sha1")}}}
+    document = {"name": "trial", "dist-tags": {"latest": "1.0.0"}, "versions": versions}
+    repository.page("/trial", json.dumps(document))
+
+    def install(visit: Visit) -> None:
+        where = ("--prefix", visit.folder, "--cache", visit.folder / "cache", "--no-audit")
+        sources = ("--registry", f"{repository.url}/", "--proxy", visit.proxy)
+        visit.command("npm", "install", *where, *sources, "--no-fund", "trial")
+        check(visit.folder / "node_modules" / "trial" / "blob.bin", data)
+
+    return install
+
+
+def huggingface(repository: Repository, folder: Path) -> Install:
+    """The hub redirects to a store that wants a signature, another one each time."""
+    data, commit = payload(4), "0123456789" * 4
+    name = digest(data)
+    store = f"/models/{name}"
+    repository.package(store, data)
+    signatures: set[str] = set()
+    resolve, hub = f"/of/trial/resolve/main/{WEIGHTS}", Repository()
+
+    def hand_on(asked: Asked) -> Answer:
+        signature = f"signed-{len(signatures)}"
+        signatures.add(signature)
+        signed = urlencode({"X-Amz-Algorithm": "A", "X-Amz-Signature": signature})
+        fields = {
+            "location": f"{repository.url}{store}?{signed}",
+            "x-repo-commit": commit,
+            "x-linked-etag": f'"{name}"',
+            "x-linked-size": str(len(data)),
+        }
+        return Answer(302, b"", fields)
+
+    def signed_only(asked: Asked) -> Answer:
+        shown = parse_qs(urlsplit(asked.target).query).get("X-Amz-Signature", [""])[0]
+        return repository.file(asked) if shown in signatures else Answer(403)
+
+    hub.route(resolve, hand_on)
+    repository.route(store, signed_only)
+    repository.beside(hub)
+
+    def install(visit: Visit) -> None:
+        variables = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HTTP_PROXY": visit.proxy,
+        }
+        hf = Path(sys.executable).with_name("hf")
+        command = (hf, "download", "of/trial", WEIGHTS, "--local-dir", visit.folder / "here")
+        visit.command(*command, **variables)
+        check(visit.folder / "here" / WEIGHTS, data)
+
+    return install
+
+
+def git_lfs(repository: Repository, folder: Path) -> Install:
+    data = payload(5)
+    name = digest(data)
+    repository.package(f"/objects/{name}", data)
+
+    def batch(asked: Asked) -> Answer:
+        download = {"href": f"{repository.url}/objects/{name}", "expires_in": 3600}
+        found = {"oid": name, "size": len(data), "actions": {"download": download}}
+        said = json.dumps({"transfer": "basic", "objects": [found]}).encode()
+        return Answer(200, said, {"content-type": "application/vnd.git-lfs+json"})
+
+    repository.route("/trial.git/info/lfs/objects/batch", batch)
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{name}\nsize {len(data)}\n"
+    origin = folder / "origin"
+    origin.mkdir()
+    (origin / ".gitattributes").write_text("*.bin filter=lfs -text\n")
+    (origin / "blob.bin").write_text(pointer)
+    (origin / ".lfsconfig").write_text(f"[lfs]\nurl = {repository.url}/trial.git/info/lfs\n")
+    who = ("-c", "user.name=A", "-c", "user.email=a@example.com")
+    at_home = Visit("", origin)
+    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "A trial")):
+        at_home.command("git", *words)
+
+    def install(visit: Visit) -> None:
+        visit.command("git", "clone", "-q", origin, "here", GIT_LFS_SKIP_SMUDGE="1")
+        visit.command("git", "-C", "here", "lfs", "install", "--local")
+        proxied = ("-c", f"http.proxy={visit.proxy}")
+        visit.command("git", "-C", "here", *proxied, "lfs", "pull")
+        check(visit.folder / "here" / "blob.bin", data)
+
+    return install
+
+
 CLIENTS = {
     "pip": Client(pip),
+    "apt": Client(apt, {"apt-get": "a Debian", "dpkg-deb": "apt-get install dpkg"}),
+    "npm": Client(npm, {"npm": "apt-get install npm"}),
+    "huggingface": Client(huggingface, modules=("huggingface_hub",), checked=1),
+    "git-lfs": Client(git_lfs, {"git-lfs": "apt-get install git-lfs"}),
 }
 
 

@@ -54,6 +54,7 @@ class Repository:
         self._files: dict[str, bytes] = {}
         self._packages: set[str] = set()
         self._routes: dict[str, Route] = {}
+        self._others: list[Repository] = []
         self._lock = threading.Lock()
         repository = self
 
@@ -88,6 +89,10 @@ class Repository:
     def route(self, path: str, route: Route) -> None:
         """Answer requests for a path by a function, before files."""
         self._routes[path] = route
+
+    def beside(self, other: Repository) -> None:
+        """Another one, at an address of its own, that is closed with this one."""
+        self._others.append(other)
 
     def file(self, asked: Asked) -> Answer:
         """A file as an ordinary server gives it, with a validator and ranges."""
@@ -140,6 +145,8 @@ class Repository:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        for other in self._others:
+            other.close()
 
 
 class _Server(ThreadingHTTPServer):
