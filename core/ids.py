@@ -89,6 +89,7 @@ SIGNATURE_FAMILIES: tuple[tuple[str, frozenset[str]], ...] = (
             " ses".split()
         ),
     ),
+    ("key-pair-id", frozenset("key-pair-id policy signature expires hash-algorithm".split())),
 )
 
 

@@ -44,6 +44,19 @@ PATIENCE = 120.0
 SIZE = 6 * MIB
 # What an origin may send of its content to the first: single bytes for its length.
 ONCE = 1.02
+SPEC = """Name: trial
+Version: 1.0
+Release: 1
+Summary: A trial
+License: MIT
+BuildArch: noarch
+%description
+A trial.
+%install
+install -D {folder}/blob.bin %{{buildroot}}/opt/blob.bin
+%files
+/opt/blob.bin
+"""
 WEIGHTS = "model.safetensors"
 
 
@@ -58,7 +71,9 @@ class Visit:
     def port(self) -> str:
         return self.proxy.rpartition(":")[2]
 
-    def command(self, *words: str | Path, code: int = 0, **variables: str) -> str:
+    def command(
+        self, *words: str | Path, code: int = 0, variables: Mapping[str, str] | None = None
+    ) -> str:
         """Run a client's command; what it printed, which must end with this exit code.
 
         It knows nothing of this machine's configuration but where programs are.
@@ -67,7 +82,7 @@ class Visit:
         with subprocess.Popen(
             [str(word) for word in words],
             cwd=self.folder,
-            env=environment | variables,
+            env=environment | dict(variables or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -192,9 +207,9 @@ def apt(repository: Repository, folder: Path) -> Install:
         lines = [f'{name} "{value}";' for name, value in settings.items()]
         lines += [f'DPkg::Options {{ "--root={root}"; "--log=/dev/null"; }};']
         (visit.folder / "apt.conf").write_text("\n".join(lines))
-        config = str(visit.folder / "apt.conf")
-        visit.command("apt-get", "update", APT_CONFIG=config)
-        visit.command("apt-get", "install", "-y", "trial", APT_CONFIG=config)
+        config = {"APT_CONFIG": str(visit.folder / "apt.conf")}
+        visit.command("apt-get", "update", variables=config)
+        visit.command("apt-get", "install", "-y", "trial", variables=config)
         check(root / "opt" / "blob.bin", data)
 
     return install
@@ -237,7 +252,9 @@ def huggingface(repository: Repository, folder: Path) -> Install:
     def hand_on(asked: Asked) -> Answer:
         signature = f"signed-{len(signatures)}"
         signatures.add(signature)
-        signed = urlencode({"X-Amz-Algorithm": "A", "X-Amz-Signature": signature})
+        # As CloudFront has it, which the hub's content comes from.
+        shown = {"Expires": str(2_000_000_000 + len(signatures)), "Policy": "P"}
+        signed = urlencode({**shown, "Signature": signature, "Key-Pair-Id": "K"})
         fields = {
             "location": f"{repository.url}{store}?{signed}",
             "x-repo-commit": commit,
@@ -247,7 +264,7 @@ def huggingface(repository: Repository, folder: Path) -> Install:
         return Answer(302, b"", fields)
 
     def signed_only(asked: Asked) -> Answer:
-        shown = parse_qs(urlsplit(asked.target).query).get("X-Amz-Signature", [""])[0]
+        shown = parse_qs(urlsplit(asked.target).query).get("Signature", [""])[0]
         return repository.file(asked) if shown in signatures else Answer(403)
 
     hub.route(resolve, hand_on)
@@ -263,7 +280,7 @@ def huggingface(repository: Repository, folder: Path) -> Install:
         }
         hf = Path(sys.executable).with_name("hf")
         command = (hf, "download", "of/trial", WEIGHTS, "--local-dir", visit.folder / "here")
-        visit.command(*command, **variables)
+        visit.command(*command, variables=variables)
         check(visit.folder / "here" / WEIGHTS, data)
 
     return install
@@ -273,31 +290,105 @@ def git_lfs(repository: Repository, folder: Path) -> Install:
     data = payload(5)
     name = digest(data)
     repository.package(f"/objects/{name}", data)
+    # Go uses no proxy for loopback, where the URL says that it is.
+    url = repository.url.replace("127.0.0.1", "127.1")
 
     def batch(asked: Asked) -> Answer:
-        download = {"href": f"{repository.url}/objects/{name}", "expires_in": 3600}
+        shown = {"Authorization": "RemoteAuth trial"}
+        download = {"href": f"{url}/objects/{name}", "header": shown, "expires_in": 3600}
         found = {"oid": name, "size": len(data), "actions": {"download": download}}
         said = json.dumps({"transfer": "basic", "objects": [found]}).encode()
         return Answer(200, said, {"content-type": "application/vnd.git-lfs+json"})
 
+    def authorized_only(asked: Asked) -> Answer:
+        shown = asked.fields.get("authorization", "")
+        return repository.file(asked) if shown == "RemoteAuth trial" else Answer(403)
+
     repository.route("/trial.git/info/lfs/objects/batch", batch)
+    repository.route(f"/objects/{name}", authorized_only)
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{name}\nsize {len(data)}\n"
     origin = folder / "origin"
     origin.mkdir()
     (origin / ".gitattributes").write_text("*.bin filter=lfs -text\n")
     (origin / "blob.bin").write_text(pointer)
-    (origin / ".lfsconfig").write_text(f"[lfs]\nurl = {repository.url}/trial.git/info/lfs\n")
+    (origin / ".lfsconfig").write_text(f"[lfs]\nurl = {url}/trial.git/info/lfs\n")
     who = ("-c", "user.name=A", "-c", "user.email=a@example.com")
     at_home = Visit("", origin)
     for words in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "A trial")):
         at_home.command("git", *words)
 
     def install(visit: Visit) -> None:
-        visit.command("git", "clone", "-q", origin, "here", GIT_LFS_SKIP_SMUDGE="1")
+        visit.command("git", "clone", "-q", origin, "here", variables={"GIT_LFS_SKIP_SMUDGE": "1"})
         visit.command("git", "-C", "here", "lfs", "install", "--local")
         proxied = ("-c", f"http.proxy={visit.proxy}")
         visit.command("git", "-C", "here", *proxied, "lfs", "pull")
         check(visit.folder / "here" / "blob.bin", data)
+
+    return install
+
+
+def maven(repository: Repository, folder: Path) -> Install:
+    """A jar, as an extension of a build, is what Maven gets without any plugin."""
+    data = payload(6)
+    place = "com/example/trial/1.0/trial-1.0"
+    with zipfile.ZipFile(folder / "trial.jar", "w") as jar:
+        jar.writestr("blob.bin", data)
+    content = (folder / "trial.jar").read_bytes()
+    names = "<groupId>com.example</groupId><artifactId>trial</artifactId><version>1.0</version>"
+    pom = f"<project><modelVersion>4.0.0</modelVersion>{names}</project>".encode()
+    repository.package(f"/{place}.jar", content)
+    repository.page(f"/{place}.pom", pom)
+    for kind, what in (("jar", content), ("pom", pom)):
+        repository.page(f"/{place}.{kind}.sha1", digest(what, "sha1"))
+    # Every extension has it, whether it wants it or not.
+    plexus = "/org/codehaus/plexus/plexus-utils/1.1/plexus-utils-1.1"
+    names_it = pom.replace(b"com.example", b"org.codehaus.plexus").replace(
+        b"trial", b"plexus-utils"
+    )
+    repository.page(f"{plexus}.pom", names_it.replace(b"1.0<", b"1.1<"))
+    with zipfile.ZipFile(folder / "empty.jar", "w"):
+        pass
+    repository.page(f"{plexus}.jar", (folder / "empty.jar").read_bytes())
+    project = names.replace("trial", "app")
+    extension = f"<build><extensions><extension>{names}</extension></extensions></build>"
+    head = f"<modelVersion>4.0.0</modelVersion>{project}<packaging>pom</packaging>"
+
+    def install(visit: Visit) -> None:
+        (visit.folder / "pom.xml").write_text(f"<project>{head}{extension}</project>")
+        proxy = f"<host>127.0.0.1</host><port>{visit.port}</port>"
+        proxies = f"<proxy><active>true</active><protocol>http</protocol>{proxy}</proxy>"
+        mirror = f"<id>trial</id><url>{repository.url}</url><mirrorOf>*</mirrorOf>"
+        settings = f"<proxies>{proxies}</proxies><mirrors><mirror>{mirror}</mirror></mirrors>"
+        (visit.folder / "settings.xml").write_text(f"<settings>{settings}</settings>")
+        local = visit.folder / "repository"
+        visit.command("mvn", "-B", "-s", "settings.xml", f"-Dmaven.repo.local={local}", "validate")
+        check(local / f"{place}.jar", content)
+
+    return install
+
+
+def dnf(repository: Repository, folder: Path) -> Install:
+    data = payload(7)
+    (folder / "blob.bin").write_bytes(data)
+    (folder / "trial.spec").write_text(SPEC.format(folder=folder))
+    top = ("--define", f"_topdir {folder}/build", "--define", f"_rpmdir {folder}/repo")
+    at_home = Visit("", folder)
+    at_home.command("rpmbuild", "-bb", *top, "trial.spec")
+    at_home.command("createrepo_c", "--general-compress-type=gz", "repo")
+    for file in (folder / "repo").rglob("*.*"):
+        offer = repository.package if file.suffix == ".rpm" else repository.page
+        offer(f"/{file.relative_to(folder / 'repo')}", file.read_bytes())
+
+    def install(visit: Visit) -> None:
+        root = visit.folder / "root"
+        settings = {"proxy": visit.proxy, "reposdir": visit.folder, "cachedir": visit.folder / "c"}
+        settings |= {"varsdir": visit.folder, "pluginpath": visit.folder, "gpgcheck": "0"}
+        options = [f"--setopt={name}={value}" for name, value in settings.items()]
+        (visit.folder / "dnf.conf").write_text("[main]\n")
+        where = ("-c", visit.folder / "dnf.conf", f"--installroot={root}", "--releasever=1")
+        source = f"--repofrompath=trial,{repository.url}/"
+        visit.command("dnf", "-y", *where, *options, source, "install", "trial")
+        check(root / "opt" / "blob.bin", data)
 
     return install
 
@@ -307,7 +398,16 @@ CLIENTS = {
     "apt": Client(apt, {"apt-get": "a Debian", "dpkg-deb": "apt-get install dpkg"}),
     "npm": Client(npm, {"npm": "apt-get install npm"}),
     "huggingface": Client(huggingface, modules=("huggingface_hub",), checked=1),
-    "git-lfs": Client(git_lfs, {"git-lfs": "apt-get install git-lfs"}),
+    "git-lfs": Client(git_lfs, {"git-lfs": "apt-get install git-lfs"}, checked=1),
+    "maven": Client(maven, {"mvn": "apt-get install maven"}),
+    "dnf": Client(
+        dnf,
+        {
+            "dnf": "apt-get install dnf",
+            "createrepo_c": "apt-get install createrepo-c",
+            "rpmbuild": "apt-get install rpm",
+        },
+    ),
 }
 
 
