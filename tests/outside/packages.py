@@ -15,11 +15,13 @@ import argparse
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -29,13 +31,17 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import trustme
+
 from hawker.core.pieces import MIB
-from tests.e2e.conftest import Cluster, Daemon
+from hawker.core.tokens import ClusterKey, read_key_file
+from tests.e2e.conftest import Cluster, Daemon, hawker
 from tests.outside.beginning import directory
 from tests.outside.repositories import Answer, Asked, Repository
 
@@ -44,6 +50,8 @@ PATIENCE = 120.0
 SIZE = 6 * MIB
 # What an origin may send of its content to the first: single bytes for its length.
 ONCE = 1.02
+# Loopback to whoever resolves names.
+SHORT = "127.1"
 SPEC = """Name: trial
 Version: 1.0
 Release: 1
@@ -62,10 +70,11 @@ WEIGHTS = "model.safetensors"
 
 @dataclass
 class Visit:
-    """Where a client works: an empty folder, through this proxy."""
+    """Where a client works: an empty folder, through this proxy, whose authority it trusts."""
 
     proxy: str
     folder: Path
+    authority: Path = Path()
 
     @property
     def port(self) -> str:
@@ -157,7 +166,8 @@ def pip(repository: Repository, folder: Path) -> Install:
     def install(visit: Visit) -> None:
         command = (sys.executable, "-m", "pip", "--isolated", "install", "--no-cache-dir")
         index = ("--index-url", f"{repository.url}/simple/", "--proxy", visit.proxy)
-        visit.command(*command, *index, "--target", visit.folder / "site", "trial")
+        trusted = ("--cert", visit.authority)
+        visit.command(*command, *index, *trusted, "--target", visit.folder / "site", "trial")
         check(visit.folder / "site" / "trial" / "blob.bin", data)
 
     return install
@@ -203,6 +213,7 @@ def apt(repository: Repository, folder: Path) -> Install:
             "Dir::State::status": root / "var/lib/dpkg/status",
             "APT::Sandbox::User": "root",
             "Acquire::http::Proxy": visit.proxy,
+            "Acquire::https::CAInfo": visit.authority,
         }
         lines = [f'{name} "{value}";' for name, value in settings.items()]
         lines += [f'DPkg::Options {{ "--root={root}"; "--log=/dev/null"; }};']
@@ -226,15 +237,18 @@ def npm(repository: Repository, folder: Path) -> Install:
     content = (folder / "trial.tgz").read_bytes()
     repository.package(name, content)
     integrity = base64.b64encode(hashlib.sha512(content).digest()).decode()
-    dist = {"tarball": repository.url + name, "integrity": f"sha512-{integrity}"}
+    # Within a tunnel npm holds an address's certificate against a name.
+    url = repository.url.replace("127.0.0.1", "localhost")
+    dist = {"tarball": url + name, "integrity": f"sha512-{integrity}"}
     versions = {"1.0.0": {**described, "dist": {**dist, "shasum": digest(content, "sha1")}}}
     document = {"name": "trial", "dist-tags": {"latest": "1.0.0"}, "versions": versions}
     repository.page("/trial", json.dumps(document))
 
     def install(visit: Visit) -> None:
         where = ("--prefix", visit.folder, "--cache", visit.folder / "cache", "--no-audit")
-        sources = ("--registry", f"{repository.url}/", "--proxy", visit.proxy)
-        visit.command("npm", "install", *where, *sources, "--no-fund", "trial")
+        sources = ("--registry", f"{url}/", "--cafile", visit.authority)
+        proxies = ("--proxy", visit.proxy, "--https-proxy", visit.proxy)
+        visit.command("npm", "install", *where, *sources, *proxies, "--no-fund", "trial")
         check(visit.folder / "node_modules" / "trial" / "blob.bin", data)
 
     return install
@@ -247,7 +261,8 @@ def huggingface(repository: Repository, folder: Path) -> Install:
     store = f"/models/{name}"
     repository.package(store, data)
     signatures: set[str] = set()
-    resolve, hub = f"/of/trial/resolve/main/{WEIGHTS}", Repository()
+    resolve = f"/of/trial/resolve/main/{WEIGHTS}"
+    hub = repository.beside()
 
     def hand_on(asked: Asked) -> Answer:
         signature = f"signed-{len(signatures)}"
@@ -269,7 +284,6 @@ def huggingface(repository: Repository, folder: Path) -> Install:
 
     hub.route(resolve, hand_on)
     repository.route(store, signed_only)
-    repository.beside(hub)
 
     def install(visit: Visit) -> None:
         variables = {
@@ -277,6 +291,8 @@ def huggingface(repository: Repository, folder: Path) -> Install:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HTTP_PROXY": visit.proxy,
+            "HTTPS_PROXY": visit.proxy,
+            "SSL_CERT_FILE": str(visit.authority),
         }
         hf = Path(sys.executable).with_name("hf")
         command = (hf, "download", "of/trial", WEIGHTS, "--local-dir", visit.folder / "here")
@@ -291,7 +307,7 @@ def git_lfs(repository: Repository, folder: Path) -> Install:
     name = digest(data)
     repository.package(f"/objects/{name}", data)
     # Go uses no proxy for loopback, where the URL says that it is.
-    url = repository.url.replace("127.0.0.1", "127.1")
+    url = repository.url.replace("127.0.0.1", SHORT)
 
     def batch(asked: Asked) -> Answer:
         shown = {"Authorization": "RemoteAuth trial"}
@@ -320,7 +336,7 @@ def git_lfs(repository: Repository, folder: Path) -> Install:
     def install(visit: Visit) -> None:
         visit.command("git", "clone", "-q", origin, "here", variables={"GIT_LFS_SKIP_SMUDGE": "1"})
         visit.command("git", "-C", "here", "lfs", "install", "--local")
-        proxied = ("-c", f"http.proxy={visit.proxy}")
+        proxied = ("-c", f"http.proxy={visit.proxy}", "-c", f"http.sslCAInfo={visit.authority}")
         visit.command("git", "-C", "here", *proxied, "lfs", "pull")
         check(visit.folder / "here" / "blob.bin", data)
 
@@ -361,7 +377,12 @@ def maven(repository: Repository, folder: Path) -> Install:
         settings = f"<proxies>{proxies}</proxies><mirrors><mirror>{mirror}</mirror></mirrors>"
         (visit.folder / "settings.xml").write_text(f"<settings>{settings}</settings>")
         local = visit.folder / "repository"
-        visit.command("mvn", "-B", "-s", "settings.xml", f"-Dmaven.repo.local={local}", "validate")
+        store = ("-keystore", "trust.p12", "-storepass", "changeit", "-noprompt")
+        visit.command("keytool", "-importcert", "-file", visit.authority, *store)
+        command = ("mvn", "-B", "-s", "settings.xml", f"-Dmaven.repo.local={local}", "validate")
+        trusted = f"-Djavax.net.ssl.trustStore={visit.folder}/trust.p12"
+        opened = f"{trusted} -Djavax.net.ssl.trustStorePassword=changeit"
+        visit.command(*command, variables={"MAVEN_OPTS": opened})
         check(local / f"{place}.jar", content)
 
     return install
@@ -382,6 +403,7 @@ def dnf(repository: Repository, folder: Path) -> Install:
     def install(visit: Visit) -> None:
         root = visit.folder / "root"
         settings = {"proxy": visit.proxy, "reposdir": visit.folder, "cachedir": visit.folder / "c"}
+        settings |= {"sslcacert": visit.authority}
         settings |= {"varsdir": visit.folder, "pluginpath": visit.folder, "gpgcheck": "0"}
         options = [f"--setopt={name}={value}" for name, value in settings.items()]
         (visit.folder / "dnf.conf").write_text("[main]\n")
@@ -393,13 +415,26 @@ def dnf(repository: Repository, folder: Path) -> Install:
     return install
 
 
+def curl(repository: Repository, folder: Path) -> Install:
+    data = payload(8)
+    repository.package("/trial.iso", data)
+
+    def install(visit: Visit) -> None:
+        trusted = ("--cacert", visit.authority, "-o", "trial.iso")
+        visit.command("curl", "-sSf", "-x", visit.proxy, *trusted, f"{repository.url}/trial.iso")
+        check(visit.folder / "trial.iso", data)
+
+    return install
+
+
 CLIENTS = {
     "pip": Client(pip),
     "apt": Client(apt, {"apt-get": "a Debian", "dpkg-deb": "apt-get install dpkg"}),
     "npm": Client(npm, {"npm": "apt-get install npm"}),
     "huggingface": Client(huggingface, modules=("huggingface_hub",), checked=1),
     "git-lfs": Client(git_lfs, {"git-lfs": "apt-get install git-lfs"}, checked=1),
-    "maven": Client(maven, {"mvn": "apt-get install maven"}),
+    "maven": Client(maven, {"mvn": "apt-get install maven", "keytool": "apt-get install maven"}),
+    "curl": Client(curl, {"curl": "apt-get install curl"}),
     "dnf": Client(
         dnf,
         {
@@ -409,6 +444,59 @@ CLIENTS = {
         },
     ),
 }
+
+
+# ------------------------------------------------------------------ what the proxy refuses, or not
+
+
+@dataclass
+class Guarded:
+    """A proxy that asks who its clients are, and intercepts nothing; a repository of https."""
+
+    visit: Visit
+    token: str
+    origins: Path
+    repository: Repository
+
+    def curl(self, url: str, user: str, *flags: str, code: int = 0) -> str:
+        """Get a URL; the statuses of the answer and of the proxy's, and the content's size."""
+        shown = "%{http_code} %{http_connect} %{size_download}"
+        command = ("curl", "-s", "-x", self.visit.proxy, "--proxy-user", user, "-w", shown)
+        trusted = ("--cacert", self.origins, "-o", self.visit.folder / "got")
+        return self.visit.command(*command, *trusted, *flags, url, code=code)
+
+    @property
+    def good(self) -> str:
+        return f"any:{self.token}"
+
+
+def tunnelled(guarded: Guarded) -> None:
+    """Nobody looks inside: the repository's own certificate, and its content each time."""
+    for number in (1, 2):
+        told = guarded.curl(f"{guarded.repository.url}/trial.iso", guarded.good)
+        assert told == f"200 200 {SIZE}", told
+        assert guarded.repository.content == number * SIZE, "it came from elsewhere"
+
+
+def wrong_password(guarded: Guarded) -> None:
+    for user in ("any:wrong", f"any:{guarded.token}x"):
+        told = guarded.curl(f"{guarded.repository.url}/trial.iso", user, code=56)
+        assert told.startswith("000 407 "), told
+        plain = guarded.repository.url.replace("https:", "http:")
+        told = guarded.curl(f"{plain}/trial.iso", user)
+        assert told.startswith("407 000 "), told
+    assert not guarded.repository.asked, "the repository was asked"
+
+
+def blocked(guarded: Guarded) -> None:
+    plain = guarded.repository.url.replace("https:", "http:")
+    told = guarded.curl(f"{plain}/secret/trial.iso", guarded.good)
+    assert told.startswith("403 000 "), told
+    assert b"a rule blocks" in (guarded.visit.folder / "got").read_bytes()
+    assert not guarded.repository.asked, "the repository was asked"
+
+
+REFUSALS = {"tunnelled": tunnelled, "wrong password": wrong_password, "blocked": blocked}
 
 
 # ------------------------------------------------------------------ the cluster and the run
@@ -425,10 +513,34 @@ def documented_rules() -> list[dict[str, Any]]:
     return found
 
 
+@dataclass
+class Bench:
+    """Two nodes of a cluster, each with a peer and a proxy; how origins are known, and the
+    authority by which the proxies look into https to loopback's addresses."""
+
+    pair: list[Daemon]
+    context: ssl.SSLContext
+    origins: Path
+    authority: Path
+
+
 @contextlib.contextmanager
-def nodes(root: Path) -> Iterator[list[Daemon]]:
-    """Two nodes of one cluster, each with a peer and a proxy."""
-    os.environ["HAWKER_PROXY__RULES"] = json.dumps(documented_rules())
+def bench(root: Path) -> Iterator[Bench]:
+    """The nodes' settings are in the environment, for those that are started later, too."""
+    origins = trustme.CA()
+    origins.cert_pem.write_to_path(root / "origins.crt")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    origins.issue_cert("127.0.0.1", SHORT, "localhost").configure_cert(context)
+    made = hawker("ca", "create", str(root / "ca"))
+    assert made.returncode == 0, made.stderr.decode()
+    variables = {
+        "RULES": json.dumps(documented_rules()),
+        "INTERCEPT": f"127.0.0.1,{SHORT},localhost",
+        "CA_CERTIFICATE": str(root / "ca" / "ca.crt"),
+        "CA_KEY": str(root / "ca" / "ca.key"),
+    }
+    os.environ |= {f"HAWKER_PROXY__{name}": value for name, value in variables.items()}
+    os.environ["HAWKER_EGRESS__CA"] = str(root / "origins.crt")
     cluster = Cluster(root)
     try:
         cluster.make_key()
@@ -439,7 +551,7 @@ def nodes(root: Path) -> Iterator[list[Daemon]]:
             started.append(cluster.start(name, "serve", "peer", "proxy", *links))
         for daemon in started:
             daemon.wait_ready()
-        yield started[1:]
+        yield Bench(started[1:], context, root / "origins.crt", root / "ca" / "ca.crt")
     finally:
         cluster.close()
 
@@ -448,16 +560,17 @@ def out_of_swarm(node: Daemon) -> float:
     return node.metric('hawker_proxy_requests_total{action="swarm"}')
 
 
-def play(client: Client, pair: list[Daemon], folder: Path) -> str:
+def play(client: Client, scheme: str, bench: Bench, folder: Path) -> str:
     """Install on both nodes; what to tell of it. Raises AssertionError where it is wrong."""
     if missing := client.missing():
         raise AssertionError(f"IT IS MISSING: {'; '.join(missing)}")
     folder.mkdir()
     told = []
-    with contextlib.closing(Repository()) as repository:
+    context = bench.context if scheme == "https" else None
+    with contextlib.closing(Repository(context)) as repository:
         install = client.offer(repository, folder)
-        for node in pair:
-            visit = Visit(node.ready["proxy"], folder / node.data.name)
+        for node in bench.pair:
+            visit = Visit(node.ready["proxy"], folder / node.data.name, bench.authority)
             visit.folder.mkdir()
             before, swarm = repository.content, out_of_swarm(node)
             repository.asked.clear()
@@ -467,24 +580,56 @@ def play(client: Client, pair: list[Daemon], folder: Path) -> str:
             sent, asked = repository.content - before, sum(repository.asked.values())
             told.append(f"{seconds:>6.1f} s {sent:>9} B {asked:>3} requests")
             assert out_of_swarm(node) > swarm, "nothing came out of the swarm"
-            if node is pair[0]:
+            if node is bench.pair[0]:
                 assert repository.size <= sent <= repository.size * ONCE, f"{sent} bytes were sent"
             else:
                 assert sent <= client.checked, f"{sent} bytes were sent again: {repository.asked}"
     return f"{told[0]}  again {told[1]}"
 
 
+@contextlib.contextmanager
+def guard(made: Bench, folder: Path) -> Iterator[Guarded]:
+    """A node of its own that asks for tokens; within `bench`, whose rules it has."""
+    folder.mkdir()
+    os.environ |= {"HAWKER_AUTH__MODE": "required", "HAWKER_PROXY__INTERCEPT": ""}
+    cluster = Cluster(folder)
+    try:
+        node = cluster.start("node", "up")
+        node.wait_ready()
+        token = ClusterKey(read_key_file(node.data / "cluster.key")).mint("", ["content"])
+        with contextlib.closing(Repository(made.context)) as repository:
+            repository.package("/trial.iso", payload(9))
+            yield Guarded(Visit(node.ready["proxy"], folder), token, made.origins, repository)
+    finally:
+        cluster.close()
+        for name in ("HAWKER_AUTH__MODE", "HAWKER_PROXY__INTERCEPT"):
+            del os.environ[name]
+
+
 def run_all(root: Path, names: list[str]) -> int:
     """Try every client; prints a line for each, and returns how many failed."""
     failed = 0
-    with nodes(root) as pair:
-        for name in names:
-            try:
-                told = play(CLIENTS[name], pair, root / f"of-{name}")
-            except (AssertionError, subprocess.TimeoutExpired) as exc:
-                failed += 1
-                told = f"WRONG: {exc}"
-            print(f"{name:<14}{told}", flush=True)
+
+    def attempt(what: str, how: str, trial: Callable[[], str]) -> None:
+        nonlocal failed
+        try:
+            told = trial()
+        except (AssertionError, OSError, subprocess.SubprocessError) as exc:
+            failed += 1
+            told = f"WRONG: {exc}"
+        print(f"{what:<13}{how:<16}{told}", flush=True)
+
+    def refuse(name: str, made: Bench) -> str:
+        with guard(made, root / name.replace(" ", "-")) as guarded:
+            REFUSALS[name](guarded)
+        return "as it should be"
+
+    with bench(root) as made:
+        for name, scheme in itertools.product(names, ("http", "https")):
+            folder = root / f"{name}-by-{scheme}"
+            attempt(name, scheme, partial(play, CLIENTS[name], scheme, made, folder))
+        for name in REFUSALS if "curl" in names else ():
+            attempt("curl", name, partial(refuse, name, made))
     return failed
 
 

@@ -90,9 +90,10 @@ class Repository:
         """Answer requests for a path by a function, before files."""
         self._routes[path] = route
 
-    def beside(self, other: Repository) -> None:
+    def beside(self) -> Repository:
         """Another one, at an address of its own, that is closed with this one."""
-        self._others.append(other)
+        self._others.append(Repository(self._server.context))
+        return self._others[-1]
 
     def file(self, asked: Asked) -> Answer:
         """A file as an ordinary server gives it, with a validator and ranges."""
