@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -165,8 +166,15 @@ def apt(repository: Repository, folder: Path) -> Install:
     repository.page("/dists/stable/main/binary-all/Packages", index)
     named = f" {digest(index)} {len(index)} main/binary-all/Packages\n"
     release = "Suite: stable\nCodename: stable\nComponents: main\nArchitectures: all\n"
-    date = "Date: Sun, 13 Sep 2020 12:26:40 UTC\n"
-    repository.page("/dists/stable/Release", f"{release}{date}SHA256:\n{named}")
+    days = itertools.count(1)
+
+    def release_again() -> bytes:
+        date = f"Date: {next(days)} Sep 2020 12:26:40 UTC\n"
+        said = f"{release}{date}SHA256:\n{named}".encode()
+        repository.page("/dists/stable/Release", said)
+        return said
+
+    release_again()
 
     def install(visit: Visit) -> None:
         root = visit.folder / "root"
@@ -196,6 +204,11 @@ def apt(repository: Repository, folder: Path) -> Install:
         visit.command("apt-get", "update", variables=config)
         visit.command("apt-get", "install", "-y", "trial", variables=config)
         check(root / "opt" / "blob.bin", data)
+        # apt does not say that it wants to know what is new; it must see it all the same.
+        newer = release_again()
+        visit.command("apt-get", "update", variables=config)
+        [held] = (root / "var/lib/apt/lists").glob("*_Release")
+        check(held, newer)
 
     return install
 

@@ -8,13 +8,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
 from hawker.core.ranges import parse_ranges, satisfy
 
-MODIFIED = "Sun, 13 Sep 2020 12:26:40 GMT"
+# When files were offered, in seconds since 1970; each time later.
+MODIFIED = 1_600_000_000
+LATER = 3600
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Repository:
         self.content = 0
         self.size = 0
         self._files: dict[str, bytes] = {}
+        self._changes: Counter[str] = Counter()
         self._packages: set[str] = set()
         self._routes: dict[str, Route] = {}
         self._others: list[Repository] = []
@@ -77,8 +81,9 @@ class Repository:
         self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def page(self, path: str, data: bytes | str) -> None:
-        """Offer what may change."""
+        """Offer what may change; this is newer than what was there."""
         self._files[path] = data.encode() if isinstance(data, str) else data
+        self._changes[path] += 1
 
     def package(self, path: str, data: bytes) -> None:
         """Offer what must be sent once."""
@@ -97,11 +102,13 @@ class Repository:
 
     def file(self, asked: Asked) -> Answer:
         """A file as an ordinary server gives it, with a validator and ranges."""
-        data = self._files.get(urlsplit(asked.target).path)
+        path = urlsplit(asked.target).path
+        data = self._files.get(path)
         if data is None:
             return Answer(404)
+        changed = formatdate(MODIFIED + LATER * self._changes[path], usegmt=True)
         tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
-        fields = {"etag": tag, "last-modified": MODIFIED, "accept-ranges": "bytes"}
+        fields = {"etag": tag, "last-modified": changed, "accept-ranges": "bytes"}
         if asked.fields.get("if-none-match") == tag:
             return Answer(304, b"", fields)
         kind = "text/html" if data.startswith(b"<!") else "application/octet-stream"
