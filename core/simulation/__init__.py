@@ -9,6 +9,9 @@ control.py      the real scheduler and the messages to and from it
 world.py        all of it together: the exact simulation
 approximate.py  another one in steps of time, for very large swarms (needs numpy)
 crowd.py        its peers, as arrays
+lanes.py        their requests, and the bytes that flow
+asking.py       what they ask, and of whom
+bits.py         sets of pieces as words of bits
 dealing.py      its seed
 overlay.py      its graph
 scenario.py     what is simulated

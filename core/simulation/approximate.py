@@ -1,8 +1,9 @@
 """The approximate simulation: all peers at once, time in steps.
 
 What differs from the exact one: which piece is rarest is judged by the age of its word of 64 and
-two other sources, not by all; links are shared in proportion and not max-min fairly; the scheduler
-is not asked: its graph is built by its rules, and hosts that die are replaced by none.
+two other sources, not by all; a lane asks a few sources at random, not the best of all; links are
+shared in a few rounds of proportion, which is nearly max-min fair; the scheduler is not asked: its
+graph is built by its rules, and hosts that die are replaced by none.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from hawker.core.simulation.outcome import CurvePoint, Outcome, ratios
 from hawker.core.simulation.scenario import Scenario
 from hawker.core.transfer.machine import PARALLEL
 
-# Steps within the time of one request that has its share of both links.
-STEPS = 8
+# Steps within the time of one request that has its share of both links. Where there are fewer
+# pieces than `MANY` the beginning counts for more, and each step in it delays.
+STEPS = 4
+FINE_STEPS = 8
+MANY = 512
 PATIENCE = 20.0
 
 
@@ -29,12 +33,12 @@ def approximate(scenario: Scenario) -> Outcome:
     crowd, best = Crowd(scenario), optimum(scenario)
     fastest = scenario.link * max(scenario.classes)
     request = PARALLEL * scenario.piece_length / fastest + crowd.trip
-    step = request / STEPS
+    step = request / (STEPS if scenario.pieces >= MANY else FINE_STEPS)
     half = float(crowd.began.max()) + best.seconds / 2
     until = float(crowd.began.max()) + PATIENCE * best.seconds
     curve, struck = [CurvePoint(0.0, 0.0, 0.0)], False
     wanted = scenario.peers * scenario.pieces
-    while crowd.now < until and (np.isinf(crowd.finished) & ~crowd.gone).any():
+    while crowd.now < until and not crowd.over:
         crowd.step(step)
         if not struck and crowd.now >= half and scenario.churn + scenario.freeze:
             crowd.strike()
@@ -45,10 +49,10 @@ def approximate(scenario: Scenario) -> Outcome:
 
 
 def _outcome(crowd: Crowd, unit: float, formula: str, curve: list[CurvePoint]) -> Outcome:
-    scenario = crowd.scenario
+    scenario, asking = crowd.scenario, crowd.asking
     done = np.isfinite(crowd.finished) & ~crowd.gone
     seconds = crowd.finished[done] - crowd.began[done]
-    rates = crowd.rate[:-1][done]
+    rates = crowd.rates[done]
     left = int(crowd.gone.sum())
     useful = float(crowd.count.sum()) * scenario.piece_length
     return Outcome(
@@ -67,7 +71,7 @@ def _outcome(crowd: Crowd, unit: float, formula: str, curve: list[CurvePoint]) -
         origin_ratio=crowd.seed.read / scenario.pieces,
         duplicate_ratio=crowd.wasted / useful,
         zone_copies=0.0,
-        refusals_per_request=crowd.refused / max(1, crowd.asked - crowd.refused),
+        refusals_per_request=asking.refused / max(1, asking.asked - asking.refused),
         decisions=0,
         decisions_per_second=0.0,
         curve=curve,

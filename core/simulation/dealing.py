@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hawker.core.pieces import PieceSet
+from hawker.core.simulation.asking import CLOSED
+from hawker.core.simulation.bits import WORD
+from hawker.core.transfer.machine import PARALLEL, PER_PARENT
 from hawker.core.transfer.slots import is_idle
 from hawker.core.transfer.turns import Turns, pause
 
@@ -31,11 +34,9 @@ class CrowdSeed:
         self._known = dict.fromkeys(self._children.values(), 0)
         self._pace = pause(len(self._children), scenario.piece_length / self._rate)
         self._next = dict.fromkeys(self._known, 0.0)
-        self._is_child = np.zeros(scenario.peers, dtype=bool)
-        self._is_child[crowd.overlay.children] = True
+        self._asking = np.array(sorted(self._children), dtype=np.intp)
         self._rng = random.Random(scenario.seed + 3)
         self.read = 0
-        self.order = np.arange(crowd.words)
 
     @property
     def reading(self) -> bool:
@@ -47,7 +48,7 @@ class CrowdSeed:
         passed = max(0.0, crowd.now - self._begins)
         self.read = min(scenario.pieces, int(passed * self._rate / scenario.piece_length))
         valid = PieceSet.first(self.read)
-        idle = is_idle(int(crowd.used[scenario.peers]), crowd.slots)
+        idle = is_idle(int(crowd.lanes.load[crowd.lanes.seed]), crowd.slots)
         self._turns.deal(valid, crowd.now, reading=self.reading, idle=idle)
         for number, when in self._next.items():
             if when <= crowd.now:
@@ -55,9 +56,6 @@ class CrowdSeed:
                 if visible & ~self._known[number]:
                     self._known[number] |= visible
                     self._next[number] = crowd.now + self._pace
-        # The rarest pieces are the newest ones: their words are looked at first.
-        newest = min(crowd.words - 1, self.read >> 6)
-        self.order = np.concatenate([np.arange(newest, -1, -1), np.arange(newest + 1, crowd.words)])
 
     def served(self, pieces: NDArray[Any]) -> None:
         self._turns.served(PieceSet.of(int(piece) for piece in pieces), self._crowd.now)
@@ -68,29 +66,30 @@ class CrowdSeed:
             if number is not None:
                 self._turns.leave(number, self._crowd.now)
                 del self._next[number]
-                self._is_child[peer] = False
+        self._asking = np.array(sorted(self._children), dtype=np.intp)
 
-    def offer(self, who: NDArray[Any], lane: int) -> NDArray[Any]:
-        """Let children among these ask the seed, as often as they ask any source; the others."""
-        crowd, seed = self._crowd, self._crowd.scenario.peers
-        children = who[self._is_child[who]]
-        asked = []
-        for child in children.tolist():
-            if crowd.used[seed] >= crowd.slots:
+    def offer(self, lane: int, seconds: float) -> None:
+        """Let children whose lane is idle ask the seed, as often as they ask any source."""
+        crowd, lanes = self._crowd, self._crowd.lanes
+        children = self._asking
+        ready = (lanes.ready[lane, children] <= crowd.now) & (crowd.low[children] < crowd.words)
+        for child in children[ready].tolist():
+            if lanes.load[lanes.seed] >= crowd.slots:
                 break
             sources = crowd.overlay.sources_of(child)
-            others = int(crowd.has_told[sources].sum())
-            if self._rng.random() * (others + 1) >= 1 or seed in crowd.source[child]:
+            others = int((lanes.load[sources] < CLOSED).sum())
+            asks_others = self._rng.random() * (others + 1) >= 1
+            most = min(PER_PARENT, max(1, PARALLEL // (others + 1)))
+            if asks_others or (lanes.source[:, child] == lanes.seed).sum() >= most:
                 continue
-            mine = int.from_bytes(crowd.mine[child].tobytes(), "little")
-            useful = self._known[self._children[child]] & ~mine
-            if not useful:
-                continue
-            asked.append(child)
-            crowd.used[seed] += 1
-            piece = np.array([self._pick(useful)])
-            crowd._begin(np.array([child]), lane, np.array([seed]), piece)
-        return who[~np.isin(who, asked)] if asked else who
+            lack = crowd.lack[child]
+            useful = self._known[self._children[child]] & int.from_bytes(lack.tobytes(), "little")
+            if useful:
+                piece = self._pick(useful)
+                lanes.load[lanes.seed] += 1
+                who, source, column = (np.array([n]) for n in (child, lanes.seed, piece // WORD))
+                place, at = (np.array([n], dtype=np.uint64) for n in (0, piece % WORD))
+                crowd.begin(lane, who, source, place, column, at, seconds)
 
     def _pick(self, bits: int) -> int:
         offset = self._rng.randrange(bits.bit_length())
