@@ -16,6 +16,7 @@ from hawker.core.digests import PIECE_DIGEST_BYTES, DigestRun, Reader
 from hawker.core.errors import BadRequest, GenerationGone, StorageFailed
 from hawker.core.messages import TaskStat
 from hawker.core.pieces import Layout, PieceSet
+from hawker.core.signal import Signal
 from hawker.core.storage.content import ContentFile, write_fully
 from hawker.core.storage.directory import Files
 from hawker.core.storage.faults import storage_failure
@@ -62,7 +63,6 @@ class Entry:
         gone: withdrawn or evicted; users should let go of it.
         windowed: larger than the quota; its user discards what it has consumed, and nothing of it
             is kept.
-        version: grows with every change that somebody may wait for.
         reserved: bytes of the quota it occupies.
     """
 
@@ -90,7 +90,6 @@ class Entry:
         self.windowed = windowed
         self.reserved = reserved
         self.unsynced = row.unsynced
-        self.version = 0
         self._keeper = keeper
         self._layout = row.layout
         self._recorded_use = row.used
@@ -106,7 +105,7 @@ class Entry:
         # Nobody relies on it before the first `prepare` is done, whoever already waits for that.
         self._prepared = False
         self._users = 0
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._changes = Signal()
 
     # ------------------------------------------------------------------ what it is
 
@@ -188,18 +187,14 @@ class Entry:
             used=self.used,
         )
 
+    @property
+    def version(self) -> int:
+        """Grows with every change that somebody may wait for."""
+        return self._changes.seen
+
     async def wait_change(self, seen: int, timeout: float) -> int:
         """The version, as soon as it is not `seen` any more or `timeout` seconds have passed."""
-        if self.version == seen:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                async with asyncio.timeout(timeout):
-                    await waiter
-            except TimeoutError:
-                pass
-            finally:
-                self._waiters.discard(waiter)
+        await self._changes.wait(timeout, seen)
         return self.version
 
     # ------------------------------------------------------------------ using it
@@ -325,7 +320,7 @@ class Entry:
         if not self.windowed:
             raise StorageFailed(f"{self} is kept as a whole: no piece of it can be discarded")
         self._valid -= pieces
-        self._changed()
+        self._changes.fire()
         spans = [self._layout.span(run) for run in pieces.runs()]
 
         def punch() -> None:
@@ -396,14 +391,14 @@ class Entry:
         # Pieces may have been committed meanwhile; they are in neither set.
         self._valid = (self._valid | good) - bad
         self.unsynced = self._keeper.boot
-        self._changed()
+        self._changes.fire()
 
     # ------------------------------------------------------------------ for the store
 
     def withdraw(self) -> None:
         """Mark the entry as gone and wake whoever waits."""
         self.gone = True
-        self._changed()
+        self._changes.fire()
 
     def pending_use(self) -> float | None:
         """The last use, where the index does not know it yet."""
@@ -425,19 +420,13 @@ class Entry:
         if total is not None and self._layout.total is None:
             self._layout = msgspec.structs.replace(self._layout, total=total)
             self._keeper.give_back(self, total)
-        self._changed()
+            self._changes.fire()
 
     def _became_valid(self, pieces: PieceSet) -> None:
         self._valid |= pieces
         if self.complete and not self.windowed:
             self._trust.settle()
-        self._changed()
-
-    def _changed(self) -> None:
-        self.version += 1
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._changes.fire()
 
     def _touch(self) -> None:
         now = self.used = self._keeper.clock()

@@ -13,11 +13,11 @@ from hawker.core.contracts import SourceRequest
 from hawker.core.errors import HawkerError, Unavailable
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, Left, Read, Register, Withdrawn
+from hawker.core.signal import Signal
 from hawker.core.storage import Entry
 from hawker.core.telemetry import TASK
 from hawker.core.transfer.bygone import Bygone
 from hawker.core.transfer.ground import Ground, SchedulerPort
-from hawker.core.transfer.signal import Signal
 from hawker.core.transfer.solo import Solo
 from hawker.core.transfer.task import TaskRun, with_stored
 from hawker.core.transfer.users import User

@@ -7,9 +7,9 @@ import asyncio
 from hawker.core.contracts import SourceRequest
 from hawker.core.messages import AnyReport, Changed
 from hawker.core.pieces import Layout, PieceSet
+from hawker.core.signal import Signal
 from hawker.core.storage import Entry
 from hawker.core.transfer.holding import Holder, Holding
-from hawker.core.transfer.signal import Signal
 
 ROOM_WAIT = 1.0
 CLAIM_WAIT = 0.2

@@ -17,9 +17,9 @@ from hawker.core.digests import (
 )
 from hawker.core.messages import AnyReport, Have, Length
 from hawker.core.pieces import Layout, PieceSet
+from hawker.core.signal import Signal
 from hawker.core.storage import Entry
 from hawker.core.transfer.ground import Ground
-from hawker.core.transfer.signal import Signal
 from hawker.core.transfer.whole import WholeDigest
 
 log = logging.getLogger(__name__)

@@ -35,12 +35,12 @@ from hawker.core.messages import (
     PieceCorrupt,
 )
 from hawker.core.pieces import PieceSet
+from hawker.core.signal import Signal
 from hawker.core.storage import Entry
 from hawker.core.transfer.ground import Ground
 from hawker.core.transfer.machine import DownloadMachine, Fetch
 from hawker.core.transfer.parents import availability
 from hawker.core.transfer.proof import Judged, Proof
-from hawker.core.transfer.signal import Signal
 from hawker.core.transfer.sink import MemorySink, PieceSink
 from hawker.core.transfer.users import Tally
 

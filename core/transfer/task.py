@@ -38,6 +38,7 @@ from hawker.core.messages import (
 )
 from hawker.core.pieces import Layout
 from hawker.core.ranges import ByteRange
+from hawker.core.signal import Signal
 from hawker.core.storage import Entry
 from hawker.core.telemetry import REQUEST
 from hawker.core.transfer.bygone import Bygone
@@ -45,7 +46,6 @@ from hawker.core.transfer.desk import Desk
 from hawker.core.transfer.ground import Ground, SchedulerPort
 from hawker.core.transfer.holding import Holding, end
 from hawker.core.transfer.reader import OriginReader
-from hawker.core.transfer.signal import Signal
 from hawker.core.transfer.users import Tally, User
 
 log = logging.getLogger(__name__)

@@ -281,6 +281,27 @@ def test_waiting_ends_with_a_change_or_the_deadline(sample: MakeSample, director
     asyncio.run(main())
 
 
+def test_digests_alone_wake_nobody_and_the_length_does(sample: MakeSample, directory: Path) -> None:
+    content = sample("learned", length_known=False)
+
+    async def main() -> None:
+        store = Store.open(directory)
+        await store.start()
+        entry = await content.create(store)
+        with entry.using():
+            seen = entry.version
+            await entry.learn([content.run(0, 1, total=-1)], [content.reader])
+            assert entry.version == seen
+            waiting = asyncio.ensure_future(entry.wait_change(seen, 60))
+            await asyncio.sleep(0)
+            await entry.learn([content.run(2, 4)], [content.reader])
+            assert entry.layout.total == len(content.data)
+            assert await asyncio.wait_for(waiting, 5) > seen
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_removing_wakes_waiters_and_frees_files_when_the_last_user_leaves(
     sample: MakeSample, directory: Path
 ) -> None:
