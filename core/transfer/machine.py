@@ -158,14 +158,16 @@ class DownloadMachine:
         self._banned.add(parent)
         return self.remove_parent(parent)
 
-    def announced(self, parent: str, pieces: PieceSet) -> None:
-        """The parent has these pieces (possession only grows)."""
+    def announced(self, parent: str, pieces: PieceSet) -> bool:
+        """The parent has these pieces (possession only grows); True where it did not say so before
+        of some that are not here."""
         offer = self.offers.get(parent)
         if offer is None:
-            return
+            return False
         new = pieces - offer.have
         offer.have = offer.have | new
         self._rarity.add(new)
+        return bool(new - self.valid - self.unproven)
 
     def has_slot(self, parent: str) -> bool:
         """The parent said that an upload slot is free; True where that ends a back-off."""

@@ -134,9 +134,12 @@ class Swarm:
         self.machine.claimed -= pieces
         ref = self._refs.get(source)
         self._tally.add(self.entry.layout, pieces, source, seed=ref is not None and ref.seed)
+        if not self._unreported:
+            # There is something to report, in a while. What is valid now was on its way before:
+            # nothing else is to be planned anew.
+            self.wake.fire()
         self._unreported |= pieces
         self._host.progressed()
-        self.wake.fire()
 
     # ------------------------------------------------------------------ running
 
@@ -201,9 +204,9 @@ class Swarm:
 
     def _ended(self, fetch: Fetch, task: asyncio.Task[None]) -> None:
         """However a fetch ended, even before its first step, its pieces are open again."""
-        self._fetches.pop(fetch.number, None)
-        self.machine.drop(fetch)
-        self.wake.fire()
+        if self._fetches.pop(fetch.number, None) is not None:
+            self.machine.drop(fetch)
+            self.wake.fire()
 
     # ------------------------------------------------------------------ parents
 
@@ -259,13 +262,13 @@ class Swarm:
         self._heard_at[parent] = self._ground.clock()
         if event.runs:
             await self._settle(event.runs, parent)
-        news = bool(event.have)
+        news = False
         if event.have:
             count = self.entry.layout.count
             if count is not None and max(last for _, last in event.have) >= count:
                 self._ban(parent, DigestMismatch(f"it offers pieces beyond the last of {count}"))
                 return
-            self.machine.announced(parent, PieceSet.from_runs(event.have))
+            news = self.machine.announced(parent, PieceSet.from_runs(event.have))
         if event.free:
             news = self.machine.has_slot(parent) or news
         if news:

@@ -211,6 +211,19 @@ def test_a_free_slot_ends_the_wait() -> None:
     assert machine.plan(0.1)
 
 
+def test_only_what_is_not_here_is_news() -> None:
+    machine = machine_with({"a": PieceSet.first(COUNT)})
+    machine.add_parent("b")
+    machine.held(PieceSet.of([0]))
+    machine.proven(PieceSet.of([1]))
+    assert not machine.announced("b", PieceSet.first(2))
+    assert machine.plan(0.0)
+    # What is on its way may be late, and this parent the one to repeat the request at.
+    assert machine.announced("b", machine.in_flight)
+    assert not machine.announced("b", machine.in_flight), "it said so before"
+    assert not machine.announced("stranger", PieceSet.first(COUNT))
+
+
 def test_the_faster_parent_is_asked_first_and_the_others_again_after_a_while() -> None:
     machine = DownloadMachine(LAYOUT, PieceSet(), random.Random(1), parallel=1)
     machine.want = LAYOUT.everything()
