@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Generic, TypeVar
 
 from hawker.core.errors import HawkerError, StorageFailed
@@ -100,17 +99,20 @@ class Journal:
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
-        loop = asyncio.get_running_loop()
-        made = loop.run_in_executor(self._thread, self._make, batch)
-        made.add_done_callback(partial(self._end, batch))
+        # No future of the loop, whose callbacks take it three more turns: nobody waits for one.
+        self._thread.submit(self._make, batch, asyncio.get_running_loop())
 
-    def _make(self, batch: Sequence[_Item[object]]) -> None:
-        with self._index.transaction():
-            for item in batch:
-                item.make(self._index)
+    def _make(self, batch: Sequence[_Item[object]], loop: asyncio.AbstractEventLoop) -> None:
+        failure: BaseException | None = None
+        try:
+            with self._index.transaction():
+                for item in batch:
+                    item.make(self._index)
+        except BaseException as exc:
+            failure = exc
+        loop.call_soon_threadsafe(self._end, batch, failure)
 
-    def _end(self, batch: Sequence[_Item[object]], made: asyncio.Future[None]) -> None:
-        failure = made.exception()
+    def _end(self, batch: Sequence[_Item[object]], failure: BaseException | None) -> None:
         for item in batch:
             item.settle(failure)
         if self._waiting:

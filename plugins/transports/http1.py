@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -118,16 +118,28 @@ class Http1Transport:
 
     async def fetch(self, request: PieceRequest, sink: Sink) -> None:
         job = _Job(request, sink)
-        submitted = self._threads.submit(self._run, job)
-        running = asyncio.wrap_future(submitted)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def end(_: Future[None]) -> None:
+            # A loop that is closed has nobody who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(ended.set)
+
+        # An event, as a future of the loop that is shielded takes it five turns more.
+        running = self._threads.submit(self._run, job)
+        running.add_done_callback(end)
         try:
-            await asyncio.shield(running)
+            await ended.wait()
         except asyncio.CancelledError:
             # One that no thread has begun yet is taken back from the queue.
-            if not submitted.cancel():
+            if not running.cancel():
                 job.abort()
-                await _ended(running)
+                await _ended(ended)
             raise
+        if running.cancelled():
+            # The transport was closed.
+            raise asyncio.CancelledError
+        running.result()
 
     async def close(self) -> None:
         with self._lock:
@@ -215,14 +227,12 @@ class Http1Transport:
         return buffer
 
 
-async def _ended(running: asyncio.Future[None]) -> None:
+async def _ended(ended: asyncio.Event) -> None:
     """Until the thread has ended, however often the caller is cancelled meanwhile: nothing may be
     written to the sink once `fetch` has returned. It takes no time, as the socket is shut down."""
-    while not running.done():
+    while not ended.is_set():
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([running])
-    # Its failure is that of a transfer nobody wants any more.
-    running.cancelled() or running.exception()
+            await ended.wait()
 
 
 class _Answered(Exception):

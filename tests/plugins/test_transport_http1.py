@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from hawker.core.contracts import PieceRequest
-from hawker.core.errors import Busy, HawkerError, NotFound, Unavailable
+from hawker.core.errors import Busy, HawkerError, NotFound, Stalled, Unavailable
 from hawker.core.settings import TlsSettings
 from hawker.plugins.compression.zstd import ZstdCodec
 from hawker.plugins.transports.http1 import THREADS, Http1Transport
@@ -441,6 +441,25 @@ def test_fetch_that_waits_for_a_thread_is_cancelled_at_once() -> None:
                 await asyncio.wait(running, timeout=0.1)
                 for task in reversed(running):
                     assert await _cancelled(task) < 0.5
+
+    asyncio.run(main())
+
+
+def test_fetch_that_waits_for_a_thread_ends_with_the_transport() -> None:
+    async def main() -> None:
+        with _server(_then_wait()) as url:
+            async with _transport() as transport:
+                request = msgspec.structs.replace(REQUEST, base_url=url, stall=0.5)
+                running = [
+                    asyncio.ensure_future(transport.fetch(request, Sink()))
+                    for _ in range(THREADS + 1)
+                ]
+                await asyncio.wait(running, timeout=0.1)
+                await transport.close()
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.wait_for(running[-1], 0.3)
+                ended = await asyncio.gather(*running[:-1], return_exceptions=True)
+                assert {type(end) for end in ended} == {Stalled}
 
     asyncio.run(main())
 
