@@ -56,6 +56,9 @@ class PluginHost:
         Raises:
             UnknownPlugin: there is none of that name, or it cannot be used; says why.
         """
+        known = self._objects.get((group, name))
+        if known is not None:
+            return known
         given: dict[str, Any] = {"settings": self._settings}
         if group == SOURCES:
             given["services"] = self.services

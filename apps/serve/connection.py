@@ -147,6 +147,9 @@ class Connection(TCPServer):
                 await super().protocol_send(event)
 
     async def _write(self, data: bytes) -> None:
+        if not data:
+            # The end of an answer that had a length.
+            return
         async with self.send_lock:
             if self.writer.is_closing():
                 return
@@ -168,6 +171,9 @@ class Connection(TCPServer):
 
     async def _drain(self) -> None:
         """Raises ConnectionResetError where the client takes nothing for `STALL` seconds."""
+        if not self.writer.transport.get_write_buffer_size() and not self.writer.is_closing():
+            # The kernel has all of it: there is nothing to wait for.
+            return
         left = 0
         while True:
             try:

@@ -4,14 +4,14 @@ servers in a row may read in two ways."""
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 import h11
 from hypercorn.events import Closed
-from hypercorn.protocol.events import Response
-from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.events import Request, Response
+from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 # So much may come of later requests before the connection is read no further, and nobody sees
@@ -116,7 +116,8 @@ class Http1(H11Protocol):
         if isinstance(event, h11.Response | h11.InformationalResponse) and not event.reason:
             # Some clients see no status where no reason follows it.
             reason = REASONS.get(event.status_code, b"")
-            event = replace(event, reason=reason)
+            # Replacing it would look at every header field once more.
+            object.__setattr__(event, "reason", reason)
         await super()._send_h11_event(event)
 
     async def _maybe_recycle(self) -> None:
@@ -138,13 +139,29 @@ class Http1(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         """No upgrade at all: hypercorn's to WebSocket leaves connections that were refused it
         open, and no role of ours has any."""
-        fields = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        if len(fields) < len(request.headers):
-            target, version = request.target, request.http_version
-            request = h11.Request(
-                method=request.method, headers=fields, target=target, http_version=version
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=[field for field in request.headers if field[0] != b"upgrade"],
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
             )
-        await super()._create_stream(request)
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
 
 
 def is_preface(request: h11.Request) -> bool:

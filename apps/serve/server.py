@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -73,6 +74,18 @@ async def serving(app: Any, listen: Listen) -> AsyncIterator[Bound]:
             listen.unix_socket.unlink(missing_ok=True)
 
 
+class _Config(Config):
+    """hypercorn's; the fields that every answer has are made once a second."""
+
+    _made: tuple[int, list[tuple[bytes, bytes]]] = (0, [])
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        now = int(time.time())
+        if self._made[0] != now:
+            self._made = now, super().response_headers(protocol)
+        return self._made[1]
+
+
 class _Clients:
     """The connections there are; each is a task that `end` waits for."""
 
@@ -134,7 +147,7 @@ async def _http3(
 
 def _configuration(http3: int | None) -> Config:
     """hypercorn's limits; the port of HTTP/3 is told to those who come by TCP."""
-    config = Config()
+    config = _Config()
     config.accesslog = None
     config.errorlog = None
     # The stock limit ends connections, and the streams on them, after 1 000 requests.

@@ -59,7 +59,7 @@ class Access:
 
     async def caller(self, scope: Mapping[str, Any]) -> Caller | None:
         """Who shows credentials, None where there are none; raises Unauthenticated for bad ones."""
-        headers = Headers(scope=dict(scope))
+        headers = Headers(raw=list(scope["headers"]))
         for name in self._names:
             authenticator: Authenticator = self._plugins.get("hawker.auth", name)
             caller = await authenticator.authenticate(headers)

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hawker.apps.serve import Bound, Listen, serving
-from hawker.apps.serve.server import GRACE
+from hawker.apps.serve.server import GRACE, _configuration
 from hawker.core.errors import Unavailable
 
 
@@ -301,3 +301,16 @@ def test_server_leaves_no_descriptor(tmp_path: Path) -> None:
     for _ in range(5):
         asyncio.run(main())
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_answers_have_the_date_of_their_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _configuration(4433)
+    for now, date in (
+        (784111777.0, b"Sun, 06 Nov 1994 08:49:37 GMT"),
+        (784111777.9, b"Sun, 06 Nov 1994 08:49:37 GMT"),
+        (784111778.0, b"Sun, 06 Nov 1994 08:49:38 GMT"),
+    ):
+        for clock in ("time.time", "hypercorn.config.time"):
+            monkeypatch.setattr(clock, lambda now=now: now)
+        fields = dict(config.response_headers("h11"))
+        assert fields == {b"date": date, b"alt-svc": b'h3=":4433"; ma=3600'}
