@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from hawker.apps.web.application import Application
 from hawker.apps.web.health import Health
 from hawker.apps.web.metrics import Metric
-from hawker.apps.web.problems import EXCEPTION_HANDLERS
 from hawker.core.contracts import RoleApp
 
 
@@ -30,11 +30,7 @@ def compose(roles: Mapping[str, RoleApp]) -> Starlette:
             yield
 
     mounts = [Mount(path, app=role) for path, role in roles.items()]
-    return Starlette(
-        routes=[*health.routes(), *mounts],
-        lifespan=lifespan,
-        exception_handlers=EXCEPTION_HANDLERS,
-    )
+    return Application(routes=[*health.routes(), *mounts], lifespan=lifespan)
 
 
 def _ready(roles: Iterable[RoleApp]) -> bool:

@@ -63,9 +63,10 @@ class Api:
     def routes(self) -> Sequence[BaseRoute]:
         generation = "/v1/tasks/{task}/{generation}"
         return [
-            Route("/v1/host", self._host, methods=["GET"]),
+            # In the order in which they are looked at: first what is asked for most.
             Route(generation + "/pieces/{first}-{last}", self._pieces, methods=["GET"]),
-            Route(generation + "/availability", self._availability, methods=["GET"]),
+            Route(generation + "/availability", Endpoint(self._availability), methods=["GET"]),
+            Route("/v1/host", self._host, methods=["GET"]),
             Route(generation + "/content", Endpoint(self._stored), methods=["GET"]),
             Route("/v1/content", Endpoint(self._content), methods=["GET"]),
             Route("/v1/downloads", self._download, methods=["POST"]),
@@ -77,10 +78,11 @@ class Api:
 
     # ------------------------------------------------------------------ other peers
 
-    async def _availability(self, request: Request) -> Response:
+    async def _availability(self, request: Request, receive: Any, send: Any) -> None:
         task, generation = _ids(request)
         caller = await self._role.access.require_token(request.scope, "pieces", task=task)
-        return event_stream(self._announcer.frames(task, generation, caller))
+        response = event_stream(self._announcer.frames(task, generation, caller))
+        await response(request.scope, receive, send)
 
     # ------------------------------------------------------------------ clients
 

@@ -72,7 +72,8 @@ async def _left(request: Request, exc: Exception) -> Response:
     return problem_response(BadRequest("the request was not sent to its end"))
 
 
-async def _unexpected(request: Request, exc: Exception) -> Response:
+async def unexpected(request: Request, exc: Exception) -> Response:
+    """Log what went wrong here, or what cut an answer; the answer where none has begun."""
     # Once the answer has begun a failure can only cut it; Starlette says so by this pair.
     cut = exc.__cause__ if isinstance(exc, RuntimeError) else None
     if isinstance(cut, HawkerError):
@@ -86,5 +87,5 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     HawkerError: _named,
     HTTPException: _http,
     ClientDisconnect: _left,
-    Exception: _unexpected,
+    Exception: unexpected,
 }

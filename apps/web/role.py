@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
+from hawker.apps.web.application import Application
 from hawker.apps.web.edge import Edge
 from hawker.apps.web.metrics import Metric
-from hawker.apps.web.problems import EXCEPTION_HANDLERS, problem_response
+from hawker.apps.web.problems import problem_response
 from hawker.core.errors import Unavailable
 
 
@@ -32,7 +32,7 @@ class Role:
         self._changing: asyncio.Lock | None = None
         self._runner: asyncio.Task[None] | None = None
         self._stop: asyncio.Event | None = None
-        self._app: Starlette | None = None
+        self._app: Application | None = None
         self._edge = Edge(self.name)
         self.draining = False
 
@@ -117,7 +117,7 @@ class Role:
             await self._refuse(scope, receive, send)
             return
         if self._app is None:
-            self._app = Starlette(routes=list(self.routes()), exception_handlers=EXCEPTION_HANDLERS)
+            self._app = Application(routes=list(self.routes()))
             # What has a slash too many is another path; nobody is sent to where Host says.
             self._app.router.redirect_slashes = False
         await self._edge(self._app, scope, receive, send)

@@ -6,17 +6,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from hawker.apps.serve import Listen, serving
-from hawker.apps.web.problems import EXCEPTION_HANDLERS, problem_response
+from hawker.apps.web.application import Application
+from hawker.apps.web.problems import problem_response
 from hawker.apps.web.requests import read_body
 from hawker.core.clients.http import raise_for_problem
 from hawker.core.errors import BY_CODE, Busy, HawkerError, NotFound, Unauthenticated, Unavailable
@@ -30,7 +31,7 @@ def _answer(
     async def fail(request: Request) -> Response:
         raise make()
 
-    app = Starlette(routes=[Route("/", fail)], exception_handlers=EXCEPTION_HANDLERS)
+    app = Application(routes=[Route("/", fail)])
 
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -104,6 +105,43 @@ def test_fault_of_ours_tells_the_log_and_not_the_client(caplog: pytest.LogCaptur
     assert "secret" in caplog.text and "GET / failed" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [(Unavailable("the origin is gone"), "GET / was cut: the origin is gone"),
+     (ZeroDivisionError("secret"), "GET / failed")],
+    ids=["known", "unexpected"],
+)  # fmt: skip
+@pytest.mark.parametrize("plain", [True, False], ids=["ASGI", "function"])
+def test_answer_that_has_begun_is_cut_and_the_server_told(
+    failure: Exception, says: str, plain: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Begun:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+            raise failure
+
+    async def answer(request: Request) -> Any:
+        return Begun()
+
+    app = Application(routes=[Route("/", Begun() if plain else answer)])
+    sent: list[str] = []
+
+    async def main() -> None:
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+        await app(scope, None, send)  # type: ignore[arg-type] # it is not read from
+
+    with caplog.at_level(logging.INFO):
+        with pytest.raises((RuntimeError, ZeroDivisionError)) as caught:
+            asyncio.run(main())
+    assert failure in (caught.value, caught.value.__cause__)
+    assert sent == ["http.response.start", "http.response.body"]
+    assert says in caplog.text
+
+
 def test_answer_that_is_no_problem_is_unavailable() -> None:
     request = httpx.Request("GET", "http://x/y")
     for body in (b"<html>", b'{"type":"about:blank","title":"t","status":502}', b""):
@@ -123,9 +161,7 @@ def test_a_client_that_leaves_in_its_request_is_no_fault_of_ours(
         finally:
             ended.append("taken")
 
-    app = Starlette(
-        routes=[Route("/take", take, methods=["POST"])], exception_handlers=EXCEPTION_HANDLERS
-    )
+    app = Application(routes=[Route("/take", take, methods=["POST"])])
 
     async def main() -> None:
         async with serving(app, Listen("127.0.0.1", 0, tmp_path / "s.sock")) as bound:
