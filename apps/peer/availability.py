@@ -144,11 +144,19 @@ class Announcer:
         return Availability(
             total=-1 if total is None else total,
             piece_length=entry.layout.piece_length,
-            runs=_page([run for run in entry.runs if run.signature not in told]),
+            runs=_page(_untold(entry.runs, told)),
             have=new.runs()[:MAX_HAVE],
             free=self._slots.free,
             waiting_upstream=not entry.complete and not new,
         )
+
+
+def _untold(runs: Sequence[DigestRun], told: set[bytes]) -> list[DigestRun]:
+    """They are told in their order, and new ones are added at the end: what is looked at are those
+    behind the last one that was told."""
+    untold = list(itertools.takewhile(lambda run: run.signature not in told, reversed(runs)))
+    untold.reverse()
+    return untold
 
 
 def _page(runs: Sequence[DigestRun]) -> list[DigestRun]:

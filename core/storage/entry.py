@@ -150,9 +150,9 @@ class Entry:
         return self._file.fd
 
     @property
-    def runs(self) -> list[DigestRun]:
-        """The signed digest runs learned so far."""
-        return list(self._known().runs)
+    def runs(self) -> Sequence[DigestRun]:
+        """The signed digest runs learned so far, new ones last; the list grows as more are."""
+        return self._known().runs
 
     @property
     def readers(self) -> list[Reader]:

@@ -83,7 +83,8 @@ class Digests:
             if not self.is_new(run, self.total):
                 continue
             merged = self._merged(run)
-            self.runs = [known for known in self.runs if known.signature not in merged]
+            if merged:
+                self.runs = [known for known in self.runs if known.signature not in merged]
             self.runs.append(run)
             if self.total is None:
                 self.total = run.layout.total

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hawker.apps.peer.availability import Announcer
+from hawker.apps.peer.availability import Announcer, _untold
 from hawker.core.clients.events import MAX_PEER_EVENT
 from hawker.core.digests import MAX_RUN_PIECES, DigestRun
 from hawker.core.messages import Availability, encode
@@ -87,3 +87,13 @@ def test_events_are_small_and_all_is_said_at_once(
     assert told == [run.signature for run in entry.runs]
     # None of them waits for a heartbeat.
     assert seconds < 2 * BEAT + 0.2 * len(events)
+
+
+def test_untold_are_the_runs_behind_the_last_that_was_told() -> None:
+    runs = Stored(PieceSet(), 1, 6).runs
+    told = {run.signature for run in runs[:3]}
+    assert _untold(runs, set()) == runs
+    assert _untold(runs, told) == runs[3:]
+    # One that says others again takes the place of those, told or not, and stands at the end.
+    assert _untold([runs[0], runs[4], runs[5]], told) == runs[4:]
+    assert _untold(runs[:3], told) == []
