@@ -4,6 +4,7 @@ servers in a row may read in two ways."""
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
