@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import ssl
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ import httpx
 from hawker.core.contracts import Credential, Egress, SourceServices
 from hawker.core.errors import ConfigError, OriginFailed, OriginRefused
 from hawker.core.ids import origin_of
-from hawker.core.registries import Tokens, accepted
+from hawker.core.registries import Tokens, accepted, basic
 
 MAX_REDIRECTS = 10
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -252,6 +251,5 @@ def _signing(credential: Credential | None) -> dict[str, str]:
     if credential.token:
         fields["authorization"] = f"Bearer {credential.token}"
     elif credential.username:
-        pair = f"{credential.username}:{credential.password}".encode()
-        fields["authorization"] = "Basic " + base64.b64encode(pair).decode()
+        fields["authorization"] = basic(credential)
     return fields

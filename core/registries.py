@@ -61,6 +61,12 @@ def accepted(url: str) -> str:
     return ", ".join((*MANIFEST_TYPES, "*/*")) if manifest else "*/*"
 
 
+def basic(credential: Credential) -> str:
+    """A user of HTTP's Basic scheme, as `Authorization` (RFC 7617)."""
+    pair = f"{credential.username}:{credential.password}".encode()
+    return "Basic " + base64.b64encode(pair).decode()
+
+
 class Challenge(msgspec.Struct, frozen=True):
     """What a 401 asks for: a scheme in lower case, and its parameters."""
 
@@ -161,8 +167,7 @@ class Tokens:
                         " not its own",
                         hint="its credential is not shown there",
                     )
-                pair = f"{credential.username}:{credential.password}".encode()
-                fields["authorization"] = "Basic " + base64.b64encode(pair).decode()
+                fields["authorization"] = basic(credential)
             token, life = await self._ask(_query(realm, challenge.fields), fields)
             if len(self._held) >= MAX_TOKENS:
                 self._held.clear()

@@ -11,8 +11,9 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hawker.core.certificates import builder, certificate_pem, common_name, key_pem
 from hawker.core.errors import ConfigError
 from hawker.core.files import create_file
 
@@ -33,17 +34,18 @@ def ca() -> None:
 def create(directory: Path, days: int) -> None:
     """Make an authority in DIRECTORY: ca.crt goes to every host, ca.key stays where it is."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Hawker cluster authority")])
-    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    name = common_name("Hawker cluster authority")
+    now = datetime.datetime.now(datetime.UTC)
+    end = now + datetime.timedelta(days=days)
     certificate = (
-        _certificate(name, name, key, end)
+        builder(name, name, key, now - SKEW, end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(_usage(signs=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(directory / CA_KEY, _key_pem(key), secret=True)
-    _write(directory / CA_CERTIFICATE, _certificate_pem(certificate), secret=False)
+    _write(directory / CA_KEY, key_pem(key), secret=True)
+    _write(directory / CA_CERTIFICATE, certificate_pem(certificate), secret=False)
     click.echo(directory / CA_CERTIFICATE)
 
 
@@ -76,10 +78,11 @@ def issue(names: Sequence[str], authority: Path, output: Path, days: int) -> Non
     if not isinstance(signing, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{authority / CA_KEY} was not made by `hawker ca create`")
     key = ec.generate_private_key(ec.SECP256R1())
-    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+    now = datetime.datetime.now(datetime.UTC)
+    end = now + datetime.timedelta(days=days)
+    subject, end = common_name(names[0]), min(end, signer.not_valid_after_utc)
     certificate = (
-        _certificate(subject, signer.subject, key, min(end, signer.not_valid_after_utc))
+        builder(subject, signer.subject, key, now - SKEW, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(
@@ -97,25 +100,10 @@ def issue(names: Sequence[str], authority: Path, output: Path, days: int) -> Non
     )
     stem = names[0].replace(":", "_")
     key_file, certificate_file = output / f"{stem}.key", output / f"{stem}.crt"
-    _write(key_file, _key_pem(key), secret=True)
-    _write(certificate_file, _certificate_pem(certificate), secret=False)
+    _write(key_file, key_pem(key), secret=True)
+    _write(certificate_file, certificate_pem(certificate), secret=False)
     click.echo(certificate_file)
     click.echo(key_file)
-
-
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, end: datetime.datetime
-) -> x509.CertificateBuilder:
-    """A certificate of a key from now until `end`, without its extensions."""
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.datetime.now(datetime.UTC) - SKEW)
-        .not_valid_after(end)
-    )
 
 
 def _general_name(name: str) -> x509.GeneralName:
@@ -145,18 +133,6 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _certificate_pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _write(path: Path, data: bytes, *, secret: bool) -> None:

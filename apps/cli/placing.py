@@ -214,10 +214,7 @@ class Setups:
         if step.data is None:
             place.unlink()
             return
-        for directory in _missing(place.parent):
-            directory.mkdir()
-            # Whatever the umask is: these files are for all programs of the machine.
-            directory.chmod(0o755)
+        _make(place.parent)
         _replace(place, step.data, 0o644)
 
     def _prepare(self, client: str, placed: list[Placed], paths: list[str]) -> None:
@@ -265,11 +262,16 @@ class Setups:
 
     def _store(self) -> None:
         place = self._place(RECORD)
-        for directory in _missing(place.parent):
-            directory.mkdir()
-            directory.chmod(0o755)
+        _make(place.parent)
         # Docker's configuration may hold passwords of proxies.
         _replace(place, msgspec.json.format(msgspec.json.encode(self._record)) + b"\n", 0o600)
+
+
+def _make(directory: Path) -> None:
+    for missing in _missing(directory):
+        missing.mkdir()
+        # Whatever the umask is: these files are for all programs of the machine.
+        missing.chmod(0o755)
 
 
 def _missing(directory: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from hawker.apps.peer.downloads import progress_lines, receive_import
 from hawker.apps.peer.pieces import PieceServer
 from hawker.apps.peer.policy import Tickets, check_private, visible
 from hawker.apps.web.access import LOCAL_USER, Access, check_allowed, is_local
+from hawker.apps.web.content import FOR_ORIGIN
 from hawker.apps.web.endpoints import Endpoint
 from hawker.apps.web.events import event_stream, ndjson_stream
 from hawker.apps.web.requests import json_response, read_body, task_of
@@ -31,8 +32,6 @@ from hawker.core.transfer.naming import Named
 from hawker.core.transfer.slots import UploadSlots
 
 MAX_BODY = 1024 * 1024
-# Fields of a request for content that go to its origin, without this prefix.
-FOR_ORIGIN = "hawker-origin-"
 
 
 class Daemon(Protocol):

@@ -11,8 +11,9 @@ import msgspec
 from starlette.requests import Request
 
 from hawker.apps.peer.answers import Answer, Asked, Content
-from hawker.apps.peer.reading import SLOW_CLIENT, send_span
+from hawker.apps.peer.reading import send_span
 from hawker.apps.web.disconnect import until_disconnected
+from hawker.apps.web.parts import send_part
 from hawker.core.conditions import Validators
 from hawker.core.errors import (
     GenerationGone,
@@ -197,8 +198,7 @@ async def _start(send: Any, answer: Answer) -> None:
 
 async def _more(send: Any, framing: bytes) -> None:
     if framing:
-        async with asyncio.timeout(SLOW_CLIENT):
-            await send({"type": "http.response.body", "body": framing, "more_body": True})
+        await send_part(send, framing)
 
 
 async def _end(send: Any, framing: bytes = b"") -> None:

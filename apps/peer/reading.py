@@ -9,15 +9,13 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from hawker.apps.web.parts import send_part
 from hawker.core.errors import StorageFailed
 from hawker.core.pieces import MIB
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 
 MESSAGE = MIB
-# Seconds that a client may take for a message; who is slower than 9 KB/s is cut. Our own server
-# cuts whoever takes nothing at all sooner.
-SLOW_CLIENT = 120.0
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 _BUFFER: Final = memoryview(bytearray(MESSAGE))
 
@@ -82,5 +80,4 @@ async def send_span(entry: Entry, span: ByteRange, send: Any, *, last: bool = Fa
         data = await read(entry.fd, offset, min(MESSAGE, span.stop - offset))
         entry.check_unchanged()
         more = not last or offset + len(data) < span.stop
-        async with asyncio.timeout(SLOW_CLIENT):
-            await send({"type": "http.response.body", "body": data, "more_body": more})
+        await send_part(send, data, more=more)

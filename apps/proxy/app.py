@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -18,7 +16,7 @@ from hawker.apps.proxy.rules import Rules
 from hawker.apps.proxy.swarm import Swarm
 from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import MAX_HEAD
-from hawker.apps.web.access import LOCAL_USER, Access, check_allowed
+from hawker.apps.web.access import LOCAL_USER, Access, as_bearer, check_allowed
 from hawker.apps.web.content import swarm_content
 from hawker.apps.web.metrics import Metric, counter, counters
 from hawker.apps.web.role import Role
@@ -126,12 +124,8 @@ class ProxyRole(Role):
         """
         if self._context.open:
             return LOCAL_USER
-        scheme, _, value = shown.partition(" ")
-        if scheme.lower() == "basic":
-            with contextlib.suppress(binascii.Error, UnicodeDecodeError):
-                value = base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-        field = (b"authorization", f"Bearer {value}".encode("latin-1", "replace"))
-        caller = await self._access.caller({"type": "http", "headers": [field] if value else []})
+        field = (b"authorization", as_bearer(shown).encode("latin-1", "replace"))
+        caller = await self._access.caller({"type": "http", "headers": [field]})
         return check_allowed(caller, "content", "")
 
 

@@ -7,21 +7,21 @@ import contextlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 import h11
 
-from hawker.apps.proxy import swarm
 from hawker.apps.proxy.interception import Interception
 from hawker.apps.proxy.messages import as_mapping, came_through
 from hawker.apps.proxy.relay import Relay
 from hawker.apps.proxy.rules import Decision, Rules
-from hawker.apps.proxy.swarm import Swarm
+from hawker.apps.proxy.swarm import Swarm, can_be_asked
 from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import IDLE, Wire, dial, splice
+from hawker.apps.web.disconnect import until_disconnected
 from hawker.apps.web.problems import CONTENT_TYPE
 from hawker.core.contracts import Caller, Egress
 from hawker.core.errors import BadRequest, Forbidden, HawkerError, Unauthenticated
@@ -96,8 +96,9 @@ class _Session:
         """Answer a request; whether there may be another."""
         http = self._client.http
         try:
+            # Over the whole head, however slowly it comes.
             async with asyncio.timeout(IDLE):
-                event = await self._client.next_event(IDLE)
+                event = await self._client.next_event()
             if not isinstance(event, h11.Request):
                 return False
             await self._handle(event)
@@ -126,7 +127,7 @@ class _Session:
             front.handled["block"] += 1
             raise Forbidden(f"a rule blocks {_origin(url)}", hint="see proxy.rules")
         if decision.action == "swarm":
-            if await self._from_the_swarm(request, decision, caller):
+            if await self._from_the_swarm(fields, decision, caller):
                 front.handled["swarm"] += 1
                 return
             log.info("%s is asked itself", _origin(url))
@@ -139,33 +140,29 @@ class _Session:
                 front.origins.forget(decision.url)
 
     async def _from_the_swarm(
-        self, request: h11.Request, decision: Decision, caller: Caller
+        self, fields: Mapping[str, str], decision: Decision, caller: Caller
     ) -> bool:
         """Answer out of the swarm while the client waits for it; whether that was done."""
         client = self._client
-        if not swarm.can_be_asked(request):
+        if not can_be_asked(fields):
             return False
         # A request without a body still has an end to be read.
         while client.http.their_state is h11.SEND_BODY:
             await client.next_event(IDLE)
-        done = False
+        answered: bool | None = None
 
         async def answer() -> None:
-            nonlocal done
-            done = await self._front.swarm.answer(client, request, decision, caller.tenant)
+            nonlocal answered
+            answered = await self._front.swarm.answer(client, fields, decision, caller.tenant)
 
-        async with asyncio.TaskGroup() as group:
-            leaving = group.create_task(client.departed())
-            answering = group.create_task(_named(answer()))
-            leaving.add_done_callback(lambda _: answering.cancel())
-            await asyncio.wait([answering])
-            leaving.cancel()
-        if answering.cancelled():
-            client.abort()
+        async def left() -> Mapping[str, str]:
+            await client.departed()
+            return {"type": "http.disconnect"}
+
+        await until_disconnected(left, answer())
+        if answered is None:
             raise ConnectionResetError("the client left")
-        if failure := answering.result():
-            raise failure
-        return done
+        return answered
 
     async def _connect(self, target: str, caller: Caller) -> None:
         front = self._front
@@ -232,15 +229,6 @@ class _Session:
             )
             await client.send(h11.Data(data=body))
             await client.send(h11.EndOfMessage())
-
-
-async def _named(work: Coroutine[Any, Any, None]) -> HawkerError | OSError | None:
-    """What went wrong, which in a group of tasks would be a group of errors."""
-    try:
-        await work
-    except (HawkerError, OSError) as exc:
-        return exc
-    return None
 
 
 def _absolute(target: str) -> str:

@@ -18,8 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hawker.core.certificates import builder, certificate_pem, common_name, key_pem
 from hawker.core.errors import ConfigError
 from hawker.core.settings import ProxySettings
 
@@ -82,16 +83,10 @@ class Interception:
             name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
         except ValueError:
             name = x509.DNSName(host)
-        # The common name is limited to 64 characters, and nobody looks at it.
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
+        begin = max(now - BEFORE, self._authority.not_valid_before_utc)
+        end = min(now + LIFE, self._authority.not_valid_after_utc)
         certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._authority.subject)
-            .public_key(self._key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(max(now - BEFORE, self._authority.not_valid_before_utc))
-            .not_valid_after(min(now + LIFE, self._authority.not_valid_after_utc))
+            builder(common_name(host), self._authority.subject, self._key, begin, end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([name]), critical=False)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -101,13 +96,7 @@ class Interception:
             )
             .sign(self._signer, hashes.SHA256())
         )
-        key = self._key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        chain = (certificate, self._authority)
-        return key + b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain)
+        return key_pem(self._key) + certificate_pem(certificate) + certificate_pem(self._authority)
 
 
 def _load(

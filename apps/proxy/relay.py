@@ -12,9 +12,8 @@ from hawker.apps.proxy.messages import end_to_end, upgrade_in, with_via
 from hawker.apps.proxy.wire import Wire, dial, splice
 from hawker.core.contracts import Egress
 from hawker.core.errors import BadRequest, OriginFailed
-from hawker.core.ids import origin_of
+from hawker.core.ids import DEFAULT_PORTS, origin_of
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
 # Methods whose request may be sent again where nobody knows whether it arrived.
 REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import h11
 import httpx
 
 from hawker.apps.proxy.freshness import Version, wish_of
-from hawker.apps.proxy.messages import as_mapping, with_via
+from hawker.apps.proxy.messages import with_via
 from hawker.apps.proxy.rules import Decision
 from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import Wire
@@ -14,19 +16,20 @@ from hawker.apps.web.content import Asker, SwarmContent
 from hawker.core.conditions import Conditions, PreconditionFailed, Validators
 from hawker.core.errors import HawkerError, NotHereYet
 
-# Of what never changes the peer judges conditions by itself.
-CONDITIONAL = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
+# As the fields of `Conditions` are.
+CONDITIONAL = ("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "if-range")
 TOLD = (
     "accept-ranges", "content-length", "content-range", "content-type", "etag", "last-modified",
     "repr-digest",
 )  # fmt: skip
-Fields = list[tuple[bytes, bytes]]
+PLACE = ("accept-ranges", "content-length", "content-range")
+# What a request may not have, to be about its URL alone: it has no body, and is nobody's own.
+OWN = frozenset({"cookie", "content-length", "transfer-encoding", "upgrade"})
 
 
-def can_be_asked(request: h11.Request) -> bool:
-    """It is about its URL alone: it has no body, and is nobody's own."""
-    fields = {name for name, _ in request.headers}
-    return not fields & {b"cookie", b"content-length", b"transfer-encoding", b"upgrade"}
+def can_be_asked(fields: Mapping[str, str]) -> bool:
+    """Whether the swarm can answer a request with these fields, by lower-case name."""
+    return not OWN & set(fields)
 
 
 class Swarm:
@@ -38,7 +41,7 @@ class Swarm:
         self._name = name
 
     async def answer(
-        self, client: Wire, request: h11.Request, decision: Decision, tenant: str
+        self, client: Wire, fields: Mapping[str, str], decision: Decision, tenant: str
     ) -> bool:
         """Answer a GET; False where the origin itself is to be asked, for the swarm has nothing, or
         may not have it. The connection is cut where the rest of a body does not come.
@@ -46,41 +49,29 @@ class Swarm:
         Raises:
             NotHereYet: the client wants only what needs no question, and there is none (504).
         """
-        fields = as_mapping(request.headers)
+        url = decision.url
         if decision.immutable:
-            return await self._immutable(client, fields, decision.url, tenant)
+            # The peer judges conditions by itself.
+            asked = {n: fields[n] for n in (*CONDITIONAL, "range") if n in fields}
+            asker = Asker(tenant, fields.get("authorization", ""))
+            return await self._content_of(client, url, asker, asked, _as_it_is)
         wish = wish_of(fields)
         # RFC 9111 section 3.5: what somebody signed in for is not kept for others.
         if wish.unstored or "authorization" in fields:
             return False
-        if wish.only_cached and self._origins.fresh(decision.url, wish) is None:
+        if wish.only_cached and self._origins.fresh(url, wish) is None:
             raise _NothingFresh("nothing that is fresh is here")
-        version = await self._origins.version(decision.url, wish, decision.fresh)
+        version = await self._origins.version(url, wish, decision.fresh)
         if version is None:
             return False
-        return await self._versioned(client, fields, decision.url, tenant, version)
-
-    async def _immutable(self, client: Wire, fields: dict[str, str], url: str, tenant: str) -> bool:
-        asked = {n: fields[n] for n in (*CONDITIONAL, "range") if n in fields}
-        asker = Asker(tenant, fields.get("authorization", ""))
-        began = False
-        try:
-            async with self._content.open("GET", url, asker, asked) as found:
-                told = [(n, found.headers[n]) for n in TOLD if n in found.headers]
-                began = True
-                await self._send(client, found.status_code, dict(told), found)
-        except (HawkerError, httpx.HTTPError):
-            if not began:
-                return False
-            client.abort()
-        return True
+        return await self._versioned(client, fields, url, tenant, version)
 
     async def _versioned(
-        self, client: Wire, fields: dict[str, str], url: str, tenant: str, version: Version
+        self, client: Wire, fields: Mapping[str, str], url: str, tenant: str, version: Version
     ) -> bool:
         current = Validators(version.fields.get("etag", ""), version.modified)
         told = dict(version.fields) | {"age": str(version.age(self._origins.now()))}
-        conditions = Conditions(*(fields.get(name) for name in _IN_ORDER))
+        conditions = Conditions(*(fields.get(name) for name in CONDITIONAL))
         try:
             if conditions.not_modified(current):
                 await self._send(client, 304, told, None)
@@ -91,21 +82,36 @@ class Swarm:
         asked = {}
         if "range" in fields and conditions.allow_range(current):
             asked["range"] = fields["range"]
+
+        def described(found: Mapping[str, str]) -> dict[str, str] | None:
+            if found.get("etag") != f'"{version.generation}"':
+                # It changed in between: what is described is not what came.
+                self._origins.forget(url)
+                return None
+            if found.get("content-type", "").startswith("multipart/"):
+                told["content-type"] = found["content-type"]
+            return told | {name: found[name] for name in PLACE if name in found}
+
+        asker = Asker(tenant)
+        return await self._content_of(client, url, asker, asked, described, version.validator)
+
+    async def _content_of(
+        self,
+        client: Wire,
+        url: str,
+        asker: Asker,
+        asked: Mapping[str, str],
+        described: Callable[[Mapping[str, str]], dict[str, str] | None],
+        revision: str = "",
+    ) -> bool:
+        """Give what the peer has, with the fields that `described` makes of the peer's; None of
+        them where it is not what was wanted."""
         began = False
         try:
-            async with self._content.open(
-                "GET", url, Asker(tenant), asked, version.validator
-            ) as found:
-                if found.headers.get("etag") != f'"{version.generation}"':
-                    # It changed in between: what is described is not what came.
-                    self._origins.forget(url)
+            async with self._content.open("GET", url, asker, asked, revision) as found:
+                told = described(found.headers)
+                if told is None:
                     return False
-                for name in ("accept-ranges", "content-length", "content-range"):
-                    if name in found.headers:
-                        told[name] = found.headers[name]
-                multipart = found.headers.get("content-type", "").startswith("multipart/")
-                if multipart:
-                    told["content-type"] = found.headers["content-type"]
                 began = True
                 await self._send(client, found.status_code, told, found)
         except (HawkerError, httpx.HTTPError):
@@ -118,7 +124,7 @@ class Swarm:
         self, client: Wire, status: int, told: dict[str, str], body: httpx.Response | None
     ) -> None:
         """An answer; with `body` what follows comes from there."""
-        head: Fields = [(n.encode(), v.encode("latin-1")) for n, v in told.items()]
+        head = [(n.encode(), v.encode("latin-1")) for n, v in told.items()]
         reason = httpx.codes.get_reason_phrase(status).encode()
         head = with_via(head, b"1.1", self._name)
         await client.send(h11.Response(status_code=status, headers=head, reason=reason))
@@ -128,8 +134,8 @@ class Swarm:
         await client.send(h11.EndOfMessage())
 
 
-# As the fields of `Conditions` are.
-_IN_ORDER = ("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "if-range")
+def _as_it_is(found: Mapping[str, str]) -> dict[str, str]:
+    return {name: found[name] for name in TOLD if name in found}
 
 
 class _NothingFresh(NotHereYet):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -19,18 +17,19 @@ from hawker.apps.registry.manifests import Manifest, Manifests
 from hawker.apps.registry.names import Target, Upstreams
 from hawker.apps.registry.push import hand_on
 from hawker.apps.registry.upstream import MAX_LISTING, Upstream, listing_fields
-from hawker.apps.web.access import Access
+from hawker.apps.web.access import Access, as_bearer
 from hawker.apps.web.content import Asker, SwarmContent, swarm_content
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.apps.web.endpoints import Endpoint
+from hawker.apps.web.parts import send_part
 from hawker.apps.web.role import Role
 from hawker.core.contracts import RoleContext
 from hawker.core.errors import HawkerError, OriginRefused, Unauthenticated
+from hawker.core.outgoing import OriginClient, origin_tls
 
 API_VERSION = {"docker-distribution-api-version": "registry/2.0"}
 # Of an answer about content.
 BLOB_FIELDS = ("content-length", "content-range")
-SLOW_CLIENT = 120.0
 
 
 class RegistryRole(Role):
@@ -57,8 +56,10 @@ class RegistryRole(Role):
         settings, context = self._context.settings, self._context
         async with contextlib.AsyncExitStack() as stack:
             self._content = await stack.enter_async_context(swarm_content(context, self.name))
-            self._upstream = Upstream(context.plugins.services, settings.egress.ca)
-            stack.push_async_callback(self._upstream.close)
+            trusted = await asyncio.to_thread(origin_tls, settings.egress.ca)
+            origins = OriginClient(context.plugins.services, trusted)
+            stack.push_async_callback(origins.close)
+            self._upstream = Upstream(origins)
             self._manifests = Manifests(self._upstream, self._content)
             yield
 
@@ -130,10 +131,7 @@ class RegistryRole(Role):
     async def _listing(self, target: Target, asker: Asker, request: Request) -> Response:
         """Tags, or what refers to a manifest; asked anew each time."""
         assert self._upstream is not None
-        query = "&".join(
-            part for part in request.url.query.split("&") if part and part.partition("=")[0] != "ns"
-        )
-        answer = await self._upstream.ask("GET", target, asker.shown, {}, query)
+        answer = await self._upstream.ask("GET", target, asker.shown, {}, request.url.query)
         fields = listing_fields(answer, target)
         return Response(await self._upstream.read(answer, MAX_LISTING), headers=fields)
 
@@ -164,10 +162,7 @@ class RegistryRole(Role):
                 await send({"type": "http.response.start", "status": status, "headers": raw})
                 if method == "GET" and not unchanged:
                     async for chunk in answer.aiter_raw():
-                        async with asyncio.timeout(SLOW_CLIENT):
-                            await send(
-                                {"type": "http.response.body", "body": chunk, "more_body": True}
-                            )
+                        await send_part(send, chunk)
                 await send({"type": "http.response.body", "body": b""})
 
             await until_disconnected(receive, body())
@@ -180,10 +175,12 @@ class RegistryRole(Role):
         """
         given = request.headers.get("authorization", "")
         if self._context.open:
-            scope = _without_authorization(request.scope)
+            scope = _showing(request.scope, "")
             return Asker((await self._access.require(scope, "content")).tenant, given)
         try:
-            caller = await self._access.require(_as_bearer(request.scope, given), "content")
+            caller = await self._access.require(
+                _showing(request.scope, as_bearer(given)), "content"
+            )
         except Unauthenticated as exc:
             raise RegistryError(
                 "UNAUTHORIZED", exc.detail, 401, {"www-authenticate": 'Basic realm="hawker"'}
@@ -212,20 +209,9 @@ def _range_of(request: Request, digest: str) -> dict[str, str]:
     return {"range": ", ".join(ranges)} if ranges and condition == f'"{digest}"' else {}
 
 
-def _without_authorization(scope: Mapping[str, Any]) -> dict[str, Any]:
+def _showing(scope: Mapping[str, Any], credentials: str) -> dict[str, Any]:
+    """The request with these credentials in place of its own; empty: with none."""
     headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
+    if credentials:
+        headers.append((b"authorization", credentials.encode("latin-1", "replace")))
     return {**scope, "headers": headers}
-
-
-def _as_bearer(scope: Mapping[str, Any], given: str) -> dict[str, Any]:
-    """The request with a password as the token that it is."""
-    scheme, _, value = given.partition(" ")
-    if scheme.lower() != "basic":
-        return dict(scope)
-    try:
-        password = base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
-        return _without_authorization(scope)
-    inner = _without_authorization(scope)
-    inner["headers"].append((b"authorization", f"Bearer {password}".encode("latin-1", "replace")))
-    return inner

@@ -14,7 +14,7 @@ from hawker.apps.registry.names import Target
 from hawker.apps.registry.upstream import Upstream
 from hawker.apps.web.content import Asker, SwarmContent
 from hawker.core.digests import Digest
-from hawker.core.errors import DigestMismatch, HawkerError
+from hawker.core.errors import HawkerError
 from hawker.core.registries import MANIFEST_TYPES
 
 # containerd takes no more.
@@ -159,8 +159,7 @@ def _check(digest: str, body: bytes, url: str) -> None:
     named = Digest.parse(digest)
     hasher = named.hasher()
     hasher.update(body)
-    if hasher.hexdigest() != named.hex:
-        raise DigestMismatch(f"{url} is not {digest}")
+    named.check(hasher, url)
 
 
 def _shorten(known: OrderedDict[str, Any]) -> None:

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import msgspec
 
 from hawker.apps.registry.errors import RegistryError
-from hawker.core.digests import ALGORITHMS
-from hawker.core.errors import ConfigError
+from hawker.core.digests import Digest
+from hawker.core.errors import BadRequest, ConfigError
 from hawker.core.settings import RegistrySettings
 from hawker.core.upstreams import DOCKER, base_urls, in_a_path, plain_name
 
@@ -59,6 +59,11 @@ class Target(msgspec.Struct, frozen=True):
     def url(self) -> str:
         """The object's URL at the upstream."""
         return self.base + self.path
+
+    def asked(self, query: str) -> str:
+        """The same with a client's query, less what was meant for the mirror."""
+        parts = [part for part in query.split("&") if part and part.partition("=")[0] != "ns"]
+        return self.url + (f"?{'&'.join(parts)}" if parts else "")
 
     def with_reference(self, kind: str, reference: str) -> Target:
         """Another object of the same repository."""
@@ -126,8 +131,9 @@ class Upstreams:
 def _check_reference(kind: str, reference: str) -> None:
     if kind in ("tags", "uploads") or (kind == "manifests" and _TAG.match(reference)):
         return
-    algorithm, colon, value = reference.partition(":")
-    length = ALGORITHMS.get(algorithm)
-    if not colon or length is None or not re.fullmatch(rf"[0-9a-f]{{{length}}}", value):
-        what = "MANIFEST_INVALID" if kind == "manifests" and not colon else "DIGEST_INVALID"
-        raise RegistryError(what, f"{reference!r} is neither a tag nor a digest", 400)
+    try:
+        Digest.parse(reference)
+    except BadRequest as exc:
+        tag = kind == "manifests" and ":" not in reference
+        code = "MANIFEST_INVALID" if tag else "DIGEST_INVALID"
+        raise RegistryError(code, f"{reference!r} is neither a tag nor a digest", 400) from exc

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx
@@ -11,9 +10,9 @@ from starlette.requests import Request
 from hawker.apps.registry.names import Target
 from hawker.apps.registry.upstream import Upstream, challenge_of, through_here
 from hawker.apps.web.disconnect import until_disconnected
+from hawker.apps.web.parts import send_part
 from hawker.core.errors import OriginFailed
 
-SLOW_CLIENT = 120.0
 # Fields of a push that its upstream needs, and of the answer that the client does.
 ASKING = ("content-type", "content-length", "content-range", "accept", "range")
 ANSWERING = (
@@ -35,14 +34,12 @@ async def hand_on(
     fields["accept-encoding"] = "identity"
     if shown:
         fields["authorization"] = shown
-    query = "&".join(
-        part for part in request.url.query.split("&") if part and part.partition("=")[0] != "ns"
-    )
     bodiless = request.headers.get("content-length", "0") == "0" and (
         "transfer-encoding" not in request.headers
     )
     content = None if bodiless else request.stream()
-    answer = await upstream.hand_on(request.method, target, query, fields, content)
+    url = target.asked(request.url.query)
+    answer = await upstream.hand_on(request.method, url, fields, content)
     head = {name: answer.headers[name] for name in ANSWERING if name in answer.headers}
     if "location" in answer.headers:
         head["location"] = through_here(answer.headers["location"], target)
@@ -53,8 +50,7 @@ async def hand_on(
         await send({"type": "http.response.start", "status": answer.status_code, "headers": raw})
         try:
             async for chunk in answer.aiter_raw():
-                async with asyncio.timeout(SLOW_CLIENT):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send_part(send, chunk)
         except httpx.HTTPError as exc:
             raise OriginFailed(f"{target.upstream} broke off its answer") from exc
         await send({"type": "http.response.body", "body": b""})

@@ -10,9 +10,9 @@ import httpx
 
 from hawker.apps.registry.errors import UNKNOWN, RegistryError
 from hawker.apps.registry.names import Target
-from hawker.core.contracts import SourceServices
-from hawker.core.errors import OriginFailed, TooLarge
-from hawker.core.outgoing import OriginClient, origin_tls
+from hawker.apps.web.content import whole
+from hawker.core.errors import OriginFailed
+from hawker.core.outgoing import OriginClient
 from hawker.core.registries import parse_challenge, trusts
 
 MAX_LISTING = 16 * 1024 * 1024
@@ -28,8 +28,8 @@ class Upstream:
     credentials are used, and tokens that anybody gets.
     """
 
-    def __init__(self, services: SourceServices, ca: str) -> None:
-        self._origins = OriginClient(services, origin_tls(ca))
+    def __init__(self, origins: OriginClient) -> None:
+        self._origins = origins
 
     async def ask(
         self, method: str, target: Target, shown: str, extra: Mapping[str, str], query: str = ""
@@ -41,9 +41,8 @@ class Upstream:
             OriginFailed: anything else.
         """
         given = {"authorization": shown} if shown else {}
-        url = target.url + (f"?{query}" if query else "")
         fields = {**extra, "accept-encoding": "identity"}
-        response = await self._origins.ask(method, url, given, fields)
+        response = await self._origins.ask(method, target.asked(query), given, fields)
         if response.status_code == 200:
             return response
         await response.aclose()
@@ -51,17 +50,12 @@ class Upstream:
 
     async def read(self, response: httpx.Response, limit: int) -> bytes:
         """The answer's body; raises TooLarge beyond `limit` bytes, OriginFailed for a cut one."""
-        body = bytearray()
         try:
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limit:
-                    raise TooLarge(f"{response.url.path} has more than {limit} bytes")
+            return await whole(response, limit)
         except httpx.HTTPError as exc:
             raise OriginFailed(f"{response.url.host} broke off: {exc or type(exc)}") from exc
         finally:
             await response.aclose()
-        return bytes(body)
 
     async def challenge(self, target: Target) -> RegistryError:
         """Why a client that shows nothing is refused, with what the upstream wants to see; raises
@@ -73,17 +67,12 @@ class Upstream:
     async def hand_on(
         self,
         method: str,
-        target: Target,
-        query: str,
+        url: str,
         fields: Mapping[str, str],
         content: AsyncIterable[bytes] | None,
     ) -> httpx.Response:
         """The upstream's answer to a push, whatever it is, its body not read yet."""
-        url = target.url + (f"?{query}" if query else "")
         return await self._origins.hand_on(method, url, fields, content)
-
-    async def close(self) -> None:
-        await self._origins.close()
 
 
 def _refusal(response: httpx.Response, target: Target) -> RegistryError | OriginFailed:

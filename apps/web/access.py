@@ -7,6 +7,8 @@ through a forwarding proxy.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +43,19 @@ def decide_mode(settings: Settings, *, loopback_only: bool) -> bool:
         + ("auth.mode may not be open" if mode else "auth.mode must be set"),
         hint="set auth.mode = required (HAWKER_AUTH__MODE), or listen on 127.0.0.1",
     )
+
+
+def as_bearer(credentials: str) -> str:
+    """Credentials with a Basic password as the bearer token that it is: clients of proxies and
+    registries can be given nothing else. Empty for a Basic that makes no sense."""
+    scheme, _, value = credentials.partition(" ")
+    if scheme.lower() != "basic":
+        return credentials
+    try:
+        password = base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+    return f"Bearer {password}"
 
 
 def is_local(scope: Mapping[str, Any]) -> bool:

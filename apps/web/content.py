@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
-from hawker.core.clients.http import CONNECT_TIMEOUT, control_client, raise_for_problem
+from hawker.core.clients.http import CONNECT_TIMEOUT, endpoint_client, raise_for_problem
 from hawker.core.contracts import RoleContext
 from hawker.core.errors import (
     ConfigError,
@@ -27,7 +27,8 @@ from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey, read_key_file
 
 CONTENT = "/peer/v1/content"
-FOR_ORIGIN = "hawker-origin-authorization"
+# Fields of a request for content that go to its origin, without this prefix.
+FOR_ORIGIN = "hawker-origin-"
 # Answers to ranges and conditions, which are no failures.
 CONDITIONAL = (304, 412, 416)
 _KINDS: dict[int, type[HawkerError]] = {403: OriginRefused, 404: NotFound, 502: OriginFailed}
@@ -58,11 +59,9 @@ class SwarmContent:
         token: str,
         tls: ssl.SSLContext | None,
     ) -> None:
-        remote = endpoint.startswith(("http://", "https://"))
         self._endpoint = endpoint
-        self._base = endpoint.rstrip("/") if remote else "http://localhost"
         self._role, self._key, self._token = role, key, token
-        self._http = control_client(uds=None if remote else endpoint, tls=tls)
+        self._base, self._http = endpoint_client(endpoint, tls)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -82,7 +81,7 @@ class SwarmContent:
         mine = {"accept-encoding": "identity"}
         query = {"url": url, **({"revision": revision} if revision else {})}
         if asker.shown:
-            mine[FOR_ORIGIN] = asker.shown
+            mine[f"{FOR_ORIGIN}authorization"] = asker.shown
         token = self._token
         if self._key is not None:
             token = self._key.mint("", ["content"], tenant=asker.tenant, subject=self._role)
@@ -112,12 +111,7 @@ class SwarmContent:
     async def read(self, url: str, asker: Asker, limit: int) -> bytes:
         """All of a small object; raises TooLarge beyond `limit` bytes."""
         async with self.open("GET", url, asker, {}) as response:
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limit:
-                    raise TooLarge(f"{url} has more than {limit} bytes")
-            return bytes(body)
+            return await whole(response, limit)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -150,6 +144,16 @@ async def swarm_content(context: RoleContext, role: str) -> AsyncIterator[SwarmC
         yield content
     finally:
         await content.close()
+
+
+async def whole(response: httpx.Response, limit: int) -> bytes:
+    """The body of an answer; raises TooLarge beyond `limit` bytes."""
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"{response.url.path} has more than {limit} bytes")
+    return bytes(body)
 
 
 def _key_of(file: Path) -> ClusterKey | None:

@@ -25,7 +25,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median, quantiles
@@ -140,23 +140,16 @@ async def run(directory: Path, size: int, reads: int) -> dict[str, list[float]]:
             peer = await cluster.serve("peer", "peer", "--scheduler", scheduler.ready.url)
             await asyncio.sleep(2.0)
 
-            def of(name: str) -> str:
-                return f"{peer.ready.url}/peer/v1/content?url={quote(f'{origin.plain}/{name}')}"
-
-            with opened(www / "random") as file:
-                for what, url in (
-                    ("random, cold", of("random")),
-                    ("random, warm", of("random")),
-                    ("random, nginx", f"{origin.plain}/random"),
-                ):
-                    found[what] = await asyncio.to_thread(at_random, url, file, places)
-            with opened(www / "replay") as file:
-                for what, url in (
-                    ("replay, cold", of("replay")),
-                    ("replay, warm", of("replay")),
-                    ("replay, nginx", f"{origin.plain}/replay"),
-                ):
-                    found[what] = await asyncio.to_thread(replay, url, file, size)
+            reads_of: dict[str, Callable[[str, int], list[float]]] = {
+                "random": lambda url, file: at_random(url, file, places),
+                "replay": lambda url, file: replay(url, file, size),
+            }
+            for name, read in reads_of.items():
+                with opened(www / name) as file:
+                    there = f"{origin.plain}/{name}"
+                    here = f"{peer.ready.url}/peer/v1/content?url={quote(there)}"
+                    for what, url in (("cold", here), ("warm", here), ("nginx", there)):
+                        found[f"{name}, {what}"] = await asyncio.to_thread(read, url, file)
     return found
 
 

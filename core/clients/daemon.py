@@ -16,7 +16,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
-from hawker.core.clients.http import CONNECT_TIMEOUT, control_client, raise_for_problem
+from hawker.core.clients.http import CONNECT_TIMEOUT, endpoint_client, raise_for_problem
 from hawker.core.errors import BadRequest, Unavailable, from_problem
 from hawker.core.messages import (
     Decoder,
@@ -53,12 +53,10 @@ class DaemonClient:
         self, endpoint: str, *, token: str = "", tls: ssl.SSLContext | None = None
     ) -> None:
         self.endpoint = endpoint
-        remote = endpoint.startswith(("http://", "https://"))
-        self._base = endpoint.rstrip("/") if remote else "http://localhost"
         self._headers = {"accept-encoding": "identity"}
         if token:
             self._headers["authorization"] = f"Bearer {token}"
-        self._http = control_client(uds=None if remote else endpoint, tls=tls)
+        self._base, self._http = endpoint_client(endpoint, tls)
 
     async def __aenter__(self) -> DaemonClient:
         return self

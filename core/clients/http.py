@@ -42,6 +42,16 @@ def control_client(
     )
 
 
+def endpoint_client(
+    endpoint: str, tls: ssl.SSLContext | None = None
+) -> tuple[str, httpx.AsyncClient]:
+    """The base URL of a daemon at `endpoint`, the path of a unix socket or a base URL, and a client
+    that reaches it there."""
+    if endpoint.startswith(("http://", "https://")):
+        return endpoint.rstrip("/"), control_client(tls=tls)
+    return "http://localhost", control_client(uds=endpoint, tls=tls)
+
+
 async def raise_for_problem(response: httpx.Response) -> None:
     """Raise what the answer's problem document says; reads the body of an unsuccessful answer.
 

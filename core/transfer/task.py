@@ -393,10 +393,12 @@ class TaskRun:
         """The last user left while the origin is read here, perhaps for others."""
         known = self._registered
         if known is not None and known.want != [] and self._reading is not None:
-            self._registered = with_stored(
-                Register(task=self.task, spec=self.spec, want=[]), self.entry
-            )
+            self._registered = self._offer()
             self.report(self._registered, urgent=True)
+
+    def _offer(self) -> Register:
+        """Nothing is wanted here, and what is stored is given to others."""
+        return with_stored(Register(task=self.task, spec=self.spec, want=[]), self.entry)
 
     @property
     def port(self) -> SchedulerPort | None:
@@ -447,8 +449,7 @@ class TaskRun:
         if entry is None or entry.windowed or entry.gone or not entry.valid:
             self.report(Left(task=self.task), urgent=True)
         else:
-            register = Register(task=self.task, spec=self.spec, want=[])
-            self.report(with_stored(register, entry), urgent=True)
+            self.report(self._offer(), urgent=True)
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None:
         if self._port is None:

@@ -242,21 +242,18 @@ def buildah(world: World) -> str:
 
 
 def skopeo_with_drop_in(world: World) -> str:
-    name, image = world.image(6 * MB, 1 * MB)
-    direct, target = world.direct(name), world.root / "drop-in"
-    environ = world.drop_in(world.nodes[1], "skopeo")
-    world.registry.mark()
-    source = f"docker://{world.registry.place}/{name}:1"
-    run(*SKOPEO, source, f"dir:{target}", environ=environ)
-    same(direct, target)
-    assert not world.registry.asked_by("skopeo"), "the client asked the registry itself"
-    return once(world.registry, image, set(image.sizes))
+    return _skopeo_through(world, world.nodes[1], "drop-in")
 
 
 def beside(world: World) -> str:
+    return _skopeo_through(world, world.beside_a_peer_for_others(), "beside")
+
+
+def _skopeo_through(world: World, node: Daemon, what: str) -> str:
+    """skopeo with a drop-in that names this node's mirror."""
     name, image = world.image(6 * MB, 1 * MB)
-    direct, target = world.direct(name), world.root / "beside"
-    environ = world.drop_in(world.beside_a_peer_for_others(), "beside")
+    direct, target = world.direct(name), world.root / what
+    environ = world.drop_in(node, f"skopeo-{what}")
     world.registry.mark()
     source = f"docker://{world.registry.place}/{name}:1"
     run(*SKOPEO, source, f"dir:{target}", environ=environ)

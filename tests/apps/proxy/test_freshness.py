@@ -115,8 +115,10 @@ def test_no_field_breaks_its_reader(text: str) -> None:
     parse_directives(text)
     names = ("cache-control", "age", "expires", "date", "last-modified", "vary", "etag")
     for name in names:
-        version_of(200, GOOD | {name: text}, NOW)
-    wish_of({"cache-control": text, "pragma": text})
+        version = version_of(200, GOOD | {name: text}, NOW)
+        assert version is None or NOW <= version.fresh_until <= NOW + LONGEST
+    oldest = wish_of({"cache-control": text, "pragma": text}).oldest
+    assert oldest is None or oldest >= 0
 
 
 def test_the_oldest_of_many_are_forgotten() -> None:
