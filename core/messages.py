@@ -306,14 +306,16 @@ class ReportAnswer(msgspec.Struct, frozen=True):
 class Availability(msgspec.Struct, frozen=True, omit_defaults=True):
     """One event of a peer's availability stream; every field may be missing.
 
-    `have` are pieces that may be asked for, `free` the upload slots now, `waiting_upstream` says
-    that the peer itself waits for bytes, so that silence is not its fault.
+    `have` are pieces that may be asked for, `alone` those of them that no other child may ask for
+    yet: who is told should ask for them before others. `free` are the upload slots now,
+    `waiting_upstream` says that the peer itself waits for bytes, so that silence is not its fault.
     """
 
     total: int = -1
     piece_length: int = 0
     runs: list[DigestRun] = []
     have: list[Run] = []
+    alone: list[Run] = []
     free: int | None = None
     waiting_upstream: bool = False
 

@@ -90,7 +90,7 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Data centre of this host."""
     location: str = ""
     """Place of this host, general to particular, separated by `|`."""
-    upload_slots: int = 12
+    upload_slots: int = 8
     """Requests for pieces answered at once; more are told to come back."""
     transports: list[str] = msgspec.field(default_factory=lambda: ["http1"])
     """Transport plugins for pieces, the first that a parent speaks is taken."""

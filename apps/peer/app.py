@@ -78,9 +78,7 @@ class PeerRole(Role):
 
     def routes(self) -> Sequence[BaseRoute]:
         announcer = Announcer(lambda: self.conductor, self.slots, lambda: self.draining)
-        pieces = PieceServer(
-            _StoreView(self), self.slots, self.access, self.codecs, announcer.served
-        )
+        pieces = PieceServer(_StoreView(self), self.slots, self.access, self.codecs, announcer)
         return Api(self, pieces, announcer).routes()
 
     @contextlib.asynccontextmanager

@@ -47,6 +47,12 @@ class Announcer:
         self._numbers = itertools.count()
         self._turns: dict[tuple[str, str], Turns] = {}
 
+    def asked(self, task: str, generation: str, run: Run) -> None:
+        """Somebody asks for a run of pieces."""
+        turns = self._turns.get((task, generation))
+        if turns is not None:
+            turns.asked(PieceSet.of_run(*run), self._conductor().ground.clock())
+
     def served(self, task: str, generation: str, run: Run) -> None:
         """A run of pieces left this peer."""
         turns = self._turns.get((task, generation))
@@ -105,7 +111,7 @@ class Announcer:
                 # Digests alone are no news: they come before their pieces, and go with them.
                 if not full and not have - said and now - spoke < BEAT:
                     continue
-                event = self._event(entry, have - said, told)
+                event = self._event(entry, have - said, told, turns.alone(child, have))
                 yield event
                 spoke = now
                 said |= PieceSet.from_runs(event.have)
@@ -139,13 +145,17 @@ class Announcer:
         await asyncio.sleep(seconds)
         self._late.woke(loop.time() - due)
 
-    def _event(self, entry: Entry, new: PieceSet, told: set[bytes]) -> Availability:
+    def _event(
+        self, entry: Entry, new: PieceSet, told: set[bytes], alone: PieceSet
+    ) -> Availability:
         total = entry.layout.total
+        have = new.runs()[:MAX_HAVE]
         return Availability(
             total=-1 if total is None else total,
             piece_length=entry.layout.piece_length,
             runs=_page(_untold(entry.runs, told)),
-            have=new.runs()[:MAX_HAVE],
+            have=have,
+            alone=(alone & PieceSet.from_runs(have)).runs() if alone else [],
             free=self._slots.free,
             waiting_upstream=not entry.complete and not new,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
@@ -35,6 +35,18 @@ class Stored(Protocol):
         ...
 
 
+class Turns(Protocol):
+    """Who is told what children ask for and get: task, generation, run of pieces."""
+
+    def asked(self, task: str, generation: str, run: Run) -> None:
+        """It is asked for."""
+        ...
+
+    def served(self, task: str, generation: str, run: Run) -> None:
+        """It left this peer."""
+        ...
+
+
 class PieceServer:
     """ASGI endpoint of `…/pieces/{first}-{last}`."""
 
@@ -44,13 +56,13 @@ class PieceServer:
         slots: UploadSlots,
         access: Access,
         codecs: Mapping[str, Codec],
-        served: Callable[[str, str, Run], None],
+        turns: Turns,
     ) -> None:
         self._store = store
         self._slots = slots
         self._access = access
         self._codecs = codecs
-        self._served = served
+        self._turns = turns
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one GET.
@@ -66,6 +78,7 @@ class PieceServer:
         if entry is None:
             raise NotFound(f"generation {generation} of task {task} is not stored here")
         coding = self._acceptable(scope)
+        self._turns.asked(task, generation, run)
         with self._slots.taken(), entry.using():
             await entry.prepare()
             if not PieceSet.of_run(*run) <= entry.valid or entry.windowed:
@@ -77,7 +90,7 @@ class PieceServer:
             await self._send(entry, span, coding, send)
             # The slot is for the link's sake, and the kernel takes a piece long before it is sent.
             await until_departed(scope)
-        self._served(task, generation, run)
+        self._turns.served(task, generation, run)
 
     def _acceptable(self, scope: Any) -> str:
         accepted = Headers(scope=scope).get("accept-encoding", "")

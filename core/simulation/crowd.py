@@ -81,8 +81,14 @@ class Crowd:
         self.gone = np.zeros(peers, dtype=bool)
         gap = scenario.piece_length / scenario.link
         listeners = np.maximum(1, self.overlay.listeners)
-        paces = [pause(count, gap) for count in range(int(listeners.max()) + 1)]
-        self._pace = np.array(paces)[listeners]
+        # (listeners, pieces): seconds between two events.
+        self._paces = np.array(
+            [
+                [pause(streams, gap, have) for have in range(scenario.pieces + 1)]
+                for streams in range(int(listeners.max()) + 1)
+            ]
+        )
+        self._listeners = listeners
         self._next_word = np.zeros(peers)
         self._news = np.zeros(peers, dtype=bool)
         self.now = 0.0
@@ -164,7 +170,7 @@ class Crowd:
             return
         self.told[due] = take(self.have, due, axis=0)
         self._news[due] = False
-        self._next_word[due] = self.now + take(self._pace, due)
+        self._next_word[due] = self.now + self._paces[take(self._listeners, due), self.count[due]]
         load = self.lanes.load
         load[due] &= CLOSED - 1
         self._hear(due)

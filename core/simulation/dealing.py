@@ -32,7 +32,7 @@ class CrowdSeed:
         self._rate = min(scenario.link, scenario.origin)
         self._begins = 5 * scenario.latency
         self._known = dict.fromkeys(self._children.values(), 0)
-        self._pace = pause(len(self._children), scenario.piece_length / self._rate)
+        self._gap = scenario.piece_length / self._rate
         self._next = dict.fromkeys(self._known, 0.0)
         self._asking = np.array(sorted(self._children), dtype=np.intp)
         self._rng = random.Random(scenario.seed + 3)
@@ -55,7 +55,8 @@ class CrowdSeed:
                 visible = self._turns.visible(number, valid).bits
                 if visible & ~self._known[number]:
                     self._known[number] |= visible
-                    self._next[number] = crowd.now + self._pace
+                    pace = pause(len(self._children), self._gap, self.read)
+                    self._next[number] = crowd.now + pace
 
     def served(self, pieces: NDArray[Any]) -> None:
         self._turns.served(PieceSet.of(int(piece) for piece in pieces), self._crowd.now)
@@ -69,23 +70,30 @@ class CrowdSeed:
         self._asking = np.array(sorted(self._children), dtype=np.intp)
 
     def offer(self, lane: int, seconds: float) -> None:
-        """Let children whose lane is idle ask the seed, as often as they ask any source."""
+        """Let children whose lane is idle ask the seed: first for what it offers to them alone,
+        for the rest as often as they ask any source."""
         crowd, lanes = self._crowd, self._crowd.lanes
         children = self._asking
         ready = (lanes.ready[lane, children] <= crowd.now) & (crowd.low[children] < crowd.words)
-        for child in children[ready].tolist():
-            if lanes.load[lanes.seed] >= crowd.slots:
-                break
-            sources = crowd.overlay.sources_of(child)
-            others = int((lanes.load[sources] < CLOSED).sum())
-            asks_others = self._rng.random() * (others + 1) >= 1
-            most = min(PER_PARENT, max(1, PARALLEL // (others + 1)))
-            if asks_others or (lanes.source[:, child] == lanes.seed).sum() >= most:
+        asking = children[ready].tolist()
+        self._rng.shuffle(asking)
+        for child in asking:
+            number, lack = self._children[child], crowd.lack[child]
+            useful = self._known[number] & int.from_bytes(lack.tobytes(), "little")
+            if not useful:
                 continue
-            lack = crowd.lack[child]
-            useful = self._known[self._children[child]] & int.from_bytes(lack.tobytes(), "little")
-            if useful:
-                piece = self._pick(useful)
+            most, alone = PER_PARENT, self._turns.alone(number, PieceSet(useful)).bits
+            if not alone:
+                sources = crowd.overlay.sources_of(child)
+                others = int((lanes.load[sources] < CLOSED).sum())
+                most = min(most, max(1, PARALLEL // (others + 1)))
+                if self._rng.random() * (others + 1) >= 1:
+                    continue
+            if (lanes.source[:, child] == lanes.seed).sum() < most:
+                piece = self._pick(alone or useful)
+                self._turns.asked(PieceSet.of_run(piece, piece), crowd.now)
+                if lanes.load[lanes.seed] >= crowd.slots:
+                    continue
                 lanes.load[lanes.seed] += 1
                 who, source, column = (np.array([n]) for n in (child, lanes.seed, piece // WORD))
                 place, at = (np.array([n], dtype=np.uint64) for n in (0, piece % WORD))

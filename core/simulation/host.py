@@ -108,11 +108,11 @@ class SimulatedHost:
 
     # ------------------------------------------------------------------ parents
 
-    def heard(self, parent: str, pieces: PieceSet, free: int) -> None:
+    def heard(self, parent: str, pieces: PieceSet, alone: PieceSet, free: int) -> None:
         """An event of a parent's availability stream."""
         if self.gone or self.frozen or parent not in self.watches:
             return
-        self.machine.announced(parent, pieces)
+        self.machine.announced(parent, pieces, alone)
         if free:
             self.machine.has_slot(parent)
         self.plan()
@@ -177,9 +177,12 @@ class SimulatedHost:
             return
         if parent.gone:
             self._broke(fetch)
-        elif parent.frozen:
+            return
+        if parent.frozen:
             timeline.at(timeline.now + STALL, self._broke, fetch)
-        elif parent.slots.used >= parent.slots.limit:
+            return
+        parent.teller.asked(fetch.pieces)
+        if parent.slots.used >= parent.slots.limit:
             parent.slots.refused += 1
             world.figures.refusals += 1
             del self._flights[fetch.number]

@@ -56,8 +56,13 @@ def build(peers: int, rng: np.random.Generator) -> Overlay:
     while begin < peers:
         size = 1 if begin < ALONE_FIRST else max(1, begin // BATCH)
         batch = np.arange(begin, min(peers, begin + size), dtype=np.int32)
+        # Of few that are drawn some are drawn again: who is a neighbour already comes last.
+        again = np.zeros(begin, dtype=np.int32)
         for _ in range(NEIGHBOURS_PICKED):
-            chosen = _least(rng.integers(0, begin, (len(batch), PICK_OF)), degree, 1)[:, 0]
+            sample = rng.integers(0, begin, (len(batch), PICK_OF))
+            chosen = _least(sample, degree[:begin] + again, 1)[:, 0]
+            if len(batch) == 1:
+                again[chosen] = peers
             mutual.append((batch, chosen))
             np.add.at(degree, chosen, 1)
             degree[batch] += 1

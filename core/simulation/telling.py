@@ -66,6 +66,10 @@ class Teller:
             if stream.waiting:
                 self._look(stream)
 
+    def asked(self, pieces: PieceSet) -> None:
+        """A child asks for these."""
+        self._turns.asked(pieces, self._host.world.timeline.now)
+
     def served(self, pieces: PieceSet) -> None:
         """These left the host."""
         if self._turns.held:
@@ -93,7 +97,9 @@ class Teller:
         stream.said |= news
         stream.waiting = False
         later = now + world.scenario.latency
-        world.timeline.at(later, stream.child.heard, host.id, PieceSet(news), host.slots.free)
+        new = PieceSet(news)
+        alone = self._turns.alone(stream.number, new)
+        world.timeline.at(later, stream.child.heard, host.id, new, alone, host.slots.free)
         pause = self._turns.pause(len(self._streams), now)
         world.timeline.at(now + pause, self._awake, stream)
 

@@ -18,10 +18,10 @@ from math import inf
 
 from hawker.core.pieces import KIB, MIB, Layout, PieceSet
 
-# Requests at once, and at one parent. With half as many a swarm of 16 leaves a fifth of its uplinks
-# idle, as chance makes requests meet at some parents (simulated); one parent alone gives no more
-# for more.
-PARALLEL = 8
+# Requests at once, and at one parent. With half as many a swarm of 16 leaves a tenth of its uplinks
+# idle, as chance makes requests meet at some parents; with more each piece takes longer to be
+# passed on (simulated). One parent alone gives no more for more.
+PARALLEL = 7
 PER_PARENT = 4
 RUN_BYTES = 4 * MIB
 # A run lasts about this long on the parent's measured rate, so that a slow parent binds little.
@@ -35,9 +35,11 @@ FAILURES_TO_REPORT = 3
 HEDGE_AFTER = 1.0
 HEDGE_TIMES = 3
 MAX_HEDGES = 2
-# After a refusal, doubled with each further one in a row: an upload takes longer than that.
+NOTHING = PieceSet()
+# After a refusal as long as one of a host's slots takes to fall free where requests take what they
+# take here, and this at least; after another one in a row so many times that.
 BUSY_BACKOFF = 0.02
-LONGEST_BUSY = 0.16
+BUSY_AGAIN = 2
 FAILURE_BACKOFF = 0.1
 RATE_WEIGHT = 0.3
 # A parent's rate counts for so many requests to others; then it may have time again.
@@ -61,15 +63,17 @@ class Fetch:
 
 @dataclass(slots=True)
 class Offer:
-    """What is known of a parent; `rate` is bytes per second of one request, 0 while unmeasured,
-    `asked` the number of the last one."""
+    """What is known of a parent; `alone` are pieces that nobody else may ask it for, `rate` is
+    bytes per second of one request, 0 while unmeasured, `asked` the number of the last one; `busy`
+    that it refused the last one."""
 
     have: PieceSet = field(default_factory=PieceSet)
+    alone: PieceSet = field(default_factory=PieceSet)
     in_flight: int = 0
     retry_at: float = 0.0
     failures: int = 0
     failed_at: float = -inf
-    refusals: int = 0
+    busy: bool = False
     rate: float = 0.0
     asked: int = 0
 
@@ -158,14 +162,15 @@ class DownloadMachine:
         self._banned.add(parent)
         return self.remove_parent(parent)
 
-    def announced(self, parent: str, pieces: PieceSet) -> bool:
-        """The parent has these pieces (possession only grows); True where it did not say so before
-        of some that are not here."""
+    def announced(self, parent: str, pieces: PieceSet, alone: PieceSet = NOTHING) -> bool:
+        """The parent has these pieces (possession only grows), some of them for this host `alone`;
+        True where it did not say so before of some that are not here."""
         offer = self.offers.get(parent)
         if offer is None:
             return False
         new = pieces - offer.have
         offer.have = offer.have | new
+        offer.alone = (offer.alone | alone) & offer.have
         self._rarity.add(new)
         return bool(new - self.valid - self.unproven)
 
@@ -236,6 +241,10 @@ class DownloadMachine:
             for parent, offer in self.offers.items()
             if offer.retry_at <= now and offer.have.bits & bits
         ]
+        for parent, offer in useful:
+            alone = offer.alone & missing
+            if alone and offer.in_flight < PER_PARENT:
+                return self._start(parent, *self._choose_run(alone, len(missing), offer), now)
         limit = min(PER_PARENT, max(1, self._parallel // max(1, len(useful))))
         ready = [entry for entry in useful if entry[1].in_flight < limit]
         if not ready:
@@ -332,7 +341,7 @@ class DownloadMachine:
         offer = self._landed(fetch) if flight is not None else None
         if flight is None or offer is None:
             return
-        offer.failures = offer.refusals = 0
+        offer.failures, offer.busy = 0, False
         offer.retry_at = 0.0
         taken = max(1e-6, now - flight.since)
         rate = size / taken
@@ -350,8 +359,10 @@ class DownloadMachine:
         self.drop(fetch)
         offer = self.offers.get(fetch.parent)
         if offer is not None:
-            wait = max(retry_after, min(LONGEST_BUSY, BUSY_BACKOFF * 2**offer.refusals))
-            offer.refusals += 1
+            slot = self._pace * self.layout.piece_length / self._parallel
+            times = BUSY_AGAIN if offer.busy else 1
+            wait = max(retry_after, times * max(BUSY_BACKOFF, slot))
+            offer.busy = True
             offer.retry_at = now + wait * (0.5 + self._rng.random())
 
     def failed(self, fetch: Fetch, now: float) -> bool:

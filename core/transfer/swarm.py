@@ -268,7 +268,8 @@ class Swarm:
             if count is not None and max(last for _, last in event.have) >= count:
                 self._ban(parent, DigestMismatch(f"it offers pieces beyond the last of {count}"))
                 return
-            news = self.machine.announced(parent, PieceSet.from_runs(event.have))
+            have, alone = PieceSet.from_runs(event.have), PieceSet.from_runs(event.alone)
+            news = self.machine.announced(parent, have, alone)
         if event.free:
             news = self.machine.has_slot(parent) or news
         if news:

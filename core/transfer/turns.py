@@ -22,16 +22,20 @@ HELD_BEAT = 0.05
 # others costs this host a bounded share of its time (an event takes about 0.3 ms at each end).
 EVENT_COST = 0.002
 # And as long as so many pieces take to come: several are told at once where that delays them by
-# little of what moving them takes. Measured over so many seconds, and never more than the last.
+# little of what moving them takes. Fewer while a host has few, when each is what others wait for:
+# one for each `PIECES_FOR_ONE` that it has. Measured over so many seconds, and never more than the
+# last.
 PIECES_AN_EVENT = 5
+PIECES_FOR_ONE = 16
 GAP_OVER = 0.5
 LONGEST_PAUSE = BEAT
 # A host that is late has no time for many events: so many times what it wakes late, on average over
 # about as many events, is added.
 LATE_TIMES = 10
 LATE_EVENTS = 16
-# A child that took nothing for so long, while others took `ROUNDS` pieces each on average, or
-# nobody took any, stands still: what it was to take is offered to another one, too.
+# A child that asked for nothing for so long, while others took `ROUNDS` pieces each on average, or
+# nobody took any, stands still: what it was to take is offered to another one, too. One that finds
+# no slot does not: what is passed on for no reason leaves the reader twice, which takes slots.
 FIRST_TURN = 1.0
 ROUNDS = 2
 # What a child took is offered to all after so long, a piece each `HELD_BEAT`, where there is
@@ -42,10 +46,11 @@ ALONE = 2.0
 ALONE_AT_MOST = 30.0
 
 
-def pause(streams: float, gap: float, late: float = 0.0) -> float:
-    """Seconds between two events of a stream, on a host with so many streams that gets a piece
-    every `gap` seconds, and wakes `late` seconds after it should."""
-    wanted = PIECES_AN_EVENT * gap + LATE_TIMES * late
+def pause(streams: float, gap: float, pieces: float, late: float = 0.0) -> float:
+    """Seconds between two events of a stream, on a host with so many streams and pieces that gets a
+    piece every `gap` seconds, and wakes `late` seconds after it should."""
+    at_once = min(PIECES_AN_EVENT, pieces / PIECES_FOR_ONE)
+    wanted = at_once * gap + LATE_TIMES * late
     return max(EVENT_COST * streams, min(LONGEST_PAUSE, wanted))
 
 
@@ -130,6 +135,14 @@ class Turns:
                 self._release(piece)
                 self._released_at = now
 
+    def asked(self, pieces: PieceSet, now: float) -> None:
+        """Some child asked for these, whether there was a slot for it or not: it does not stand
+        still."""
+        for piece in pieces if self.fresh else ():
+            child = self.fresh.get(piece)
+            if child is not None:
+                self._last[child] = (now, self.served_count)
+
     def served(self, pieces: PieceSet, now: float) -> None:
         """These pieces left this host."""
         self.waiting -= pieces
@@ -146,6 +159,10 @@ class Turns:
         """What this child may ask for."""
         return PieceSet(valid.bits & ~self._hidden | valid.bits & self._own.get(child, 0))
 
+    def alone(self, child: int, pieces: PieceSet) -> PieceSet:
+        """Those of these that only this child may ask for."""
+        return PieceSet(pieces.bits & self._hidden & self._own.get(child, 0))
+
     def pause(self, streams: int, now: float, late: float = 0.0) -> float:
         """Seconds of silence on a stream after an event, on a host with so many streams that wakes
         `late` seconds after it should."""
@@ -156,10 +173,10 @@ class Turns:
             if count > self._counted:
                 self._gap = (now - self._counted_at) / (count - self._counted)
             self._counted, self._counted_at = count, now
-        return pause(streams, self._gap, late)
+        return pause(streams, self._gap, count, late)
 
     def _hurry(self, now: float, *, idle: bool) -> None:
-        """Pass on what children were to take that take nothing."""
+        """Pass on what children were to take that ask for nothing."""
         idle = idle and now - self.served_at >= FIRST_TURN
         enough = ROUNDS * len(self.children)
         late = {

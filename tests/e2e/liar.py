@@ -102,7 +102,8 @@ def boast(entry: Entry, event: Availability, mode: str) -> Availability:
     """What the availability stream says instead."""
     match mode:
         case "boasts":
-            return msgspec.structs.replace(event, have=[(0, (entry.layout.count or 1) - 1)])
+            everything = [(0, (entry.layout.count or 1) - 1)]
+            return msgspec.structs.replace(event, have=everything, alone=everything)
         case "floods":
             return msgspec.structs.replace(event, have=[(0, MAX_PIECES - 1)] * 5000)
         case "forges":
@@ -157,8 +158,10 @@ def main() -> int:
         else:
             await honest_send(self, entry, span, coding, out)
 
-    def event(self: Announcer, entry: Entry, new: PieceSet, told: set[bytes]) -> Availability:
-        truth = honest_event(self, entry, new, told)
+    def event(
+        self: Announcer, entry: Entry, new: PieceSet, told: set[bytes], alone: PieceSet
+    ) -> Availability:
+        truth = honest_event(self, entry, new, told, alone)
         said = boast(entry, truth, mode) if journal.lies else truth
         if said != truth:
             journal.write("told")

@@ -10,10 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hawker.core.pieces import KIB, MIB, Layout, PieceSet
 from hawker.core.transfer.machine import (
+    BUSY_AGAIN,
     BUSY_BACKOFF,
     FAILURES_TO_REPORT,
     HEDGE_AFTER,
-    LONGEST_BUSY,
     MAX_HEDGES,
     MEASURED_FOR,
     PARALLEL,
@@ -150,6 +150,18 @@ def test_the_rarest_piece_comes_first() -> None:
     assert 17 in first.pieces
 
 
+def test_what_a_parent_offers_to_nobody_else_is_asked_for_first() -> None:
+    machine = machine_with({parent: LAYOUT.everything() for parent in PARENTS})
+    alone = PieceSet.of([3, 9, 15, 18, 21, 23])
+    machine.announced("c", LAYOUT.everything(), alone)
+    fetches = machine.plan(0.0)
+    first = [fetch for fetch in fetches if fetch.pieces <= alone]
+    assert fetches[:PER_PARENT] == first
+    assert {fetch.parent for fetch in first} == {"c"}
+    # Others are not left out for it.
+    assert {fetch.parent for fetch in fetches} == set(PARENTS)
+
+
 def test_one_parent_gets_a_few_requests_and_many_get_as_many_each() -> None:
     everything = PieceSet.first(COUNT)
     alone = machine_with({"a": everything}).plan(0.0)
@@ -182,7 +194,7 @@ def test_a_busy_parent_is_left_alone_for_a_moment() -> None:
     assert machine.plan(1.6)
 
 
-def test_a_parent_that_stays_busy_is_asked_less_and_less_until_it_gives_or_says_it_can() -> None:
+def test_a_parent_that_stays_busy_is_asked_less_often_until_it_gives_or_says_it_can() -> None:
     machine = machine_with({"a": PieceSet.first(COUNT)})
     now, waits = 0.0, []
     for _ in range(8):
@@ -195,12 +207,22 @@ def test_a_parent_that_stays_busy_is_asked_less_and_less_until_it_gives_or_says_
         waits.append(wake - now)
         now = wake
     assert waits[0] <= 1.5 * BUSY_BACKOFF
-    assert waits[-1] >= 0.5 * LONGEST_BUSY
-    assert max(waits) <= 1.5 * LONGEST_BUSY
+    assert min(waits[1:]) >= 0.5 * BUSY_AGAIN * BUSY_BACKOFF
+    assert max(waits) <= 1.5 * BUSY_AGAIN * BUSY_BACKOFF
     machine.received(machine.plan(now)[0], 1, now)
     machine.busy(machine.plan(now)[0], 0.0, now)
     wake = machine.wake_at(now)
     assert wake is not None and wake - now <= 1.5 * BUSY_BACKOFF
+
+
+def test_a_refusal_costs_what_a_slot_takes_to_fall_free() -> None:
+    machine = machine_with({"a": PieceSet.first(COUNT)})
+    # A piece takes seven seconds, as seven share a link.
+    machine.received(machine.plan(0.0)[0], LAYOUT.piece_length, 7.0)
+    fetch = machine.plan(7.0)[0]
+    machine.busy(fetch, 0.02, 7.0)
+    assert not [again for again in machine.plan(7.4) if again.parent == "a"]
+    assert machine.plan(8.6)
 
 
 def test_a_free_slot_ends_the_wait() -> None:
@@ -267,9 +289,9 @@ def test_where_every_request_takes_seconds_none_is_slow_for_that() -> None:
     layout = Layout(100 * MIB, MIB)
     machine = DownloadMachine(layout, PieceSet(), random.Random(1))
     machine.want = layout.everything()
-    for parent in ("a", "b"):
-        machine.add_parent(parent)
-        machine.announced(parent, layout.everything())
+    for number in range(PARALLEL):
+        machine.add_parent(f"p{number}")
+        machine.announced(f"p{number}", layout.everything())
     usual = 2.5 * HEDGE_AFTER
     begun, now = machine.plan(0.0), 0.0
     full = len(begun)

@@ -75,6 +75,28 @@ def test_a_child_that_takes_nothing_loses_its_turn_when_others_had_theirs() -> N
     assert PieceSet.of(piece for other in others for piece in other) == mine
 
 
+def test_a_child_that_asks_and_finds_no_slot_keeps_its_turn() -> None:
+    turns, valid = reading(80)
+    theirs = [piece for child in (2, 3, 4) for piece in turns.visible(child, valid)]
+    mine = turns.visible(1, valid)
+    for number, piece in enumerate(theirs[: ROUNDS * len(CHILDREN)]):
+        turns.served(PieceSet.of([piece]), number * 0.01)
+    turns.asked(PieceSet.of([next(iter(mine))]), FIRST_TURN / 2)
+    turns.deal(valid, FIRST_TURN, reading=True, idle=False)
+    assert turns.alone(1, valid) == mine
+    assert not turns.visible(2, valid) & mine
+
+
+def test_what_is_dealt_to_a_child_is_for_it_alone_until_it_is_passed_on() -> None:
+    turns, valid = reading(8)
+    for child in CHILDREN:
+        assert turns.alone(child, valid) == turns.visible(child, valid)
+    mine = turns.alone(1, valid)
+    turns.served(valid, 0.1)
+    turns.deal(valid, 0.2, reading=False, idle=True)
+    assert mine and not turns.alone(1, valid)
+
+
 def test_who_takes_quickly_is_offered_more() -> None:
     turns, _ = reading(8)
     for count in range(9, 40):
@@ -145,6 +167,10 @@ def test_events_are_as_rare_as_pieces_are_slow_and_as_many_streams_allow() -> No
     assert turns.pause(8, 165.0) == LONGEST_PAUSE
 
 
+def test_who_has_little_tells_each_piece_at_once() -> None:
+    assert pause(8, 0.05, 1) < 0.02 < pause(8, 0.05, 16) < pause(8, 0.05, 64) < LONGEST_PAUSE
+
+
 def test_with_nothing_newer_an_idle_reader_offers_what_was_taken_again_one_by_one() -> None:
     turns, valid = reading(8)
     turns.served(valid, 0.1)
@@ -166,8 +192,8 @@ def test_the_first_pause_is_short_however_long_the_clock_runs() -> None:
 
 
 def test_a_host_that_wakes_late_tells_others_less_often() -> None:
-    assert pause(8, 0.01) < pause(8, 0.01, 0.02) < LONGEST_PAUSE
-    assert pause(8, 0.01, 1.0) == LONGEST_PAUSE, "its heart still beats"
+    assert pause(8, 0.01, 100) < pause(8, 0.01, 100, 0.02) < LONGEST_PAUSE
+    assert pause(8, 0.01, 100, 1.0) == LONGEST_PAUSE, "its heart still beats"
     late = Lateness()
     for _ in range(100):
         late.woke(0.05)
