@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from hawker.apps.registry.errors import RegistryError, as_registry_error, error_response
 from hawker.apps.registry.manifests import Manifest, Manifests
 from hawker.apps.registry.names import Target, Upstreams
-from hawker.apps.registry.push import hand_on
+from hawker.apps.registry.push import Deleted, hand_on
 from hawker.apps.registry.upstream import MAX_LISTING, Upstream, listing_fields
 from hawker.apps.web.access import Access, as_bearer
 from hawker.apps.web.content import Asker, SwarmContent, swarm_content
@@ -46,6 +46,7 @@ class RegistryRole(Role):
         self._content: SwarmContent | None = None
         self._upstream: Upstream | None = None
         self._manifests: Manifests | None = None
+        self._deleted = Deleted()
 
     def routes(self) -> Sequence[BaseRoute]:
         # An endpoint that is an object gets every method.
@@ -99,8 +100,10 @@ class RegistryRole(Role):
                 raise RegistryError(
                     "UNSUPPORTED", "this mirror is read-only", 405, {"allow": "GET, HEAD"}
                 )
-            await hand_on(self._upstream, target, asker.shown, request, receive, send)
+            shown = asker.shown
+            await hand_on(self._upstream, self._deleted, target, shown, request, receive, send)
             return
+        await self._deleted.check(self._upstream, target, asker.shown)
         try:
             if target.kind == "blobs":
                 await self._blob(target, asker, request, receive, send)

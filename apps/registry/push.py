@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import httpx
@@ -21,9 +22,39 @@ ANSWERING = (
     "retry-after",
 )  # fmt: skip
 
+MAX_DELETED = 16_384
+
+
+class Deleted:
+    """What was deleted through this mirror: the swarm has it still, so the upstream is asked.
+
+    Kept in memory, for the last 16384 deletions.
+    """
+
+    def __init__(self) -> None:
+        self._urls: OrderedDict[str, None] = OrderedDict()
+
+    def note(self, target: Target) -> None:
+        self._urls[target.url] = None
+        if len(self._urls) > MAX_DELETED:
+            self._urls.popitem(last=False)
+
+    async def check(self, upstream: Upstream, target: Target, shown: str) -> None:
+        """Raise what the upstream says where this was deleted, and not pushed again since."""
+        if target.url in self._urls:
+            answer = await upstream.ask("HEAD", target, shown, {})
+            await answer.aclose()
+            self._urls.pop(target.url, None)
+
 
 async def hand_on(
-    upstream: Upstream, target: Target, shown: str, request: Request, receive: Any, send: Any
+    upstream: Upstream,
+    deleted: Deleted,
+    target: Target,
+    shown: str,
+    request: Request,
+    receive: Any,
+    send: Any,
 ) -> None:
     """Answer a push with what the upstream says to it; `shown` is what the client shows there.
 
@@ -40,6 +71,8 @@ async def hand_on(
     content = None if bodiless else request.stream()
     url = target.asked(request.url.query)
     answer = await upstream.hand_on(request.method, url, fields, content)
+    if request.method == "DELETE" and (answer.is_success or answer.status_code == 404):
+        deleted.note(target)
     head = {name: answer.headers[name] for name in ANSWERING if name in answer.headers}
     if "location" in answer.headers:
         head["location"] = through_here(answer.headers["location"], target)

@@ -307,6 +307,35 @@ def test_pushes_go_upstream_where_that_is_allowed(
     assert ("POST", "/v2/lib/img/blobs/uploads/", "Basic eA==") in registry.seen
 
 
+def test_what_was_deleted_through_a_mirror_is_not_had_there_until_it_is_pushed_again(
+    cluster: Cluster, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAWKER_REGISTRY__PUSH", "true")
+    manifest, layer = registry.put_image("lib/img", "1", MIB)
+    data = registry.blobs[layer]
+    node = cluster.start("node", "up")
+    node.wait_ready()
+    assert len(pull(node)) == 3
+    for path, code in (
+        (f"lib/img/blobs/{layer}", "BLOB_UNKNOWN"),
+        (f"lib/img/manifests/{manifest}", "MANIFEST_UNKNOWN"),
+    ):
+        assert get(node, path, "DELETE").status_code == 202
+        assert get(node, path, "HEAD").status_code == 404
+        gone = get(node, path)
+        assert (gone.status_code, codes(gone)) == (404, [code])
+        # Somebody else's deletion is as good.
+        assert get(node, path, "DELETE").status_code == 404
+        assert get(node, path).status_code == 404
+    registry.blobs[layer] = data
+    before = registry.sent.total()
+    assert get(node, f"lib/img/blobs/{layer}").content == data
+    # It was here all the time, and the upstream is asked no more.
+    asked = registry.asked.total()
+    assert get(node, f"lib/img/blobs/{layer}", "HEAD").status_code == 200
+    assert (registry.sent.total(), registry.asked.total()) == (before, asked)
+
+
 def test_a_token_of_the_cluster_is_not_pushed_upstream(
     cluster: Cluster, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

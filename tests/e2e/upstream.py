@@ -113,6 +113,9 @@ class Registry:
             return
         repository, kind, reference = match.groups()
         self.asked[f"{request.command} {kind}"] += 1
+        if request.command == "DELETE":
+            self._delete(request, repository, kind, reference)
+            return
         if not self._allowed(repository, shown):
             realm = f'realm="{self.url}/token",service="{self.name}"'
             challenge = f'Bearer {realm},scope="repository:{repository}:pull"'
@@ -187,6 +190,15 @@ class Registry:
         digest = parse_qs(query)["digest"][0]
         self.pushed[digest] = self.blobs[digest] = body
         self._json(request, 201, {}, {"location": path.replace("uploads/one", digest)})
+
+    def _delete(
+        self, request: BaseHTTPRequestHandler, repository: str, kind: str, reference: str
+    ) -> None:
+        if kind == "blobs":
+            found = self.blobs.pop(reference, None) is not None
+        else:
+            found = self.manifests.pop((repository, reference), None) is not None
+        self._json(request, 202 if found else 404, {})
 
     def _json(
         self,
