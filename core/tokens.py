@@ -95,22 +95,24 @@ class ClusterKey:
         if known is not None and known[1] - now > LIFETIME / 2:
             return known[0]
         expires = now + LIFETIME
-        claims = {
-            "iss": ISSUER,
-            "sub": subject or f"host:{host}",
-            "host": host,
-            "verbs": list(wanted[1]),
-            "task": task,
-            "tenant": tenant,
-            "exp": int(expires),
-        }
+        claims = _claims(subject or f"host:{host}", host, wanted[1], task, tenant, expires)
         if self._own is not None and self._own.host == host:
             claims["key"] = self._own.public.hex()
             claims["proof"] = self._own.sign_bytes(_statement(claims)).hex()
-        token = jwt.encode({"alg": "HS256"}, claims, self._key, algorithms=_ALGORITHMS)
+        token = self._encode(claims)
         _make_room(self._minted)
         self._minted[wanted] = (token, expires)
         return token
+
+    def mint_for_client(
+        self, name: str, verbs: Iterable[str], *, tenant: str, lifetime: float
+    ) -> str:
+        """A token that somebody keeps in a program's configuration, for `lifetime` seconds."""
+        expires = self._clock() + lifetime
+        return self._encode(_claims(f"client:{name}", "", sorted(verbs), "", tenant, expires))
+
+    def _encode(self, claims: dict[str, Any]) -> str:
+        return jwt.encode({"alg": "HS256"}, claims, self._key, algorithms=_ALGORITHMS)
 
     def check(self, token: str) -> Caller:
         """Who shows this token; raises Unauthenticated where it is forged, foreign or expired."""
@@ -138,6 +140,20 @@ class ClusterKey:
         _make_room(self._checked)
         self._checked[token] = (caller, expires)
         return caller
+
+
+def _claims(
+    subject: str, host: str, verbs: Iterable[str], task: str, tenant: str, expires: float
+) -> dict[str, Any]:
+    return {
+        "iss": ISSUER,
+        "sub": subject,
+        "host": host,
+        "verbs": list(verbs),
+        "task": task,
+        "tenant": tenant,
+        "exp": int(expires),
+    }
 
 
 def _statement(claims: Mapping[str, Any]) -> bytes:

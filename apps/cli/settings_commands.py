@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from hawker.apps.cli.local_daemon import VERBS
 from hawker.apps.cli.options import (
     Session,
     common_options,
@@ -19,6 +21,10 @@ from hawker.apps.cli.options import (
 from hawker.apps.cli.text import table
 
 MASK = "********"
+DAY = 86_400.0
+# Nobody can call a token back, short of another cluster key.
+LONGEST_DAYS = 365
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _SECRET = re.compile(
     r"token|secret|password|passwd|credential|private|api_?key|access_?key|authorization|cookie",
     re.IGNORECASE,
@@ -59,7 +65,7 @@ def _masked(key: str, value: Any) -> Any:
 
 @click.group(no_args_is_help=False)
 def cluster() -> None:
-    """Make the key that a cluster's hosts share."""
+    """Make the key that a cluster's hosts share, and tokens for their clients."""
 
 
 @cluster.command()
@@ -78,3 +84,40 @@ def key(session: Session, file: Path | None) -> None:
     path = file or session.settings.cluster_key_file
     create_key_file(path)
     click.echo(path)
+
+
+def _named(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise click.BadParameter("write up to 64 letters, digits and . _ @ -")
+    return value
+
+
+@cluster.command()
+@click.option("--name", required=True, callback=_named, help="Whom it is for; refusals name it.")
+@click.option("--days", type=click.IntRange(1, LONGEST_DAYS), default=30, show_default=True)
+@click.option(
+    "--tenant", default="default", show_default=True, callback=_named, help="Whose content."
+)
+@click.option(
+    "--verb",
+    "verbs",
+    type=click.Choice(VERBS),
+    multiple=True,
+    default=("content",),
+    show_default=True,
+    help="What it allows; may be repeated. A mirror and a proxy ask for content.",
+)
+@common_options
+@pass_session
+def token(session: Session, name: str, days: int, tenant: str, verbs: tuple[str, ...]) -> None:
+    """Print a token for a client that can make none itself, good for --days.
+
+    It is the password, of any user, that a mirror or a proxy with auth.mode = required asks for, or
+    a bearer token. It cannot be called back: it ends by itself, or with the cluster's key.
+    """
+    from hawker.core.tokens import ClusterKey, read_key_file
+
+    signer = ClusterKey(read_key_file(session.settings.cluster_key_file))
+    click.echo(signer.mint_for_client(name, set(verbs), tenant=tenant, lifetime=days * DAY))
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    click.echo(f"good until {end:%Y-%m-%d %H:%M} UTC", err=True)
