@@ -16,14 +16,20 @@ from hawker.core.upstreams import DOCKER, in_a_path
 DOCKER_DAEMON = "/etc/docker/daemon.json"
 DROP_INS = "/etc/containers/registries.conf.d"
 REGISTRIES = "/etc/containers/registries.conf"
+CONTAINERS_CERTIFICATES = "/etc/containers/certs.d"
 HOSTS = "hosts.toml"
 MIRRORS = "registry-mirrors"
 
+# RFC 6750: what may follow `Bearer`, or nothing.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]*=*")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 
 
 class Mirror(msgspec.Struct, frozen=True):
     """The mirror as its clients reach it, and the registries it has: URLs by name.
+
+    `authority` are the PEM certificates that an https mirror is verified by, empty for the
+    system's; `token` is what it asks for, empty where it asks for none.
 
     Raises:
         ConfigError: a client could not be told this.
@@ -32,6 +38,8 @@ class Mirror(msgspec.Struct, frozen=True):
     url: str
     upstreams: dict[str, str]
     default: str
+    authority: str = ""
+    token: str = ""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -47,6 +55,8 @@ class Mirror(msgspec.Struct, frozen=True):
                     f"registry.upstreams: {name!r} is no host's name",
                     hint="write it as host or host:port",
                 )
+        if not _TOKEN.fullmatch(self.token):
+            raise ConfigError("auth.token is no token", hint="see `hawker cluster token`")
 
     @property
     def place(self) -> str:
@@ -60,11 +70,12 @@ class Mirror(msgspec.Struct, frozen=True):
 
 class ClientFile(msgspec.Struct, frozen=True):
     """A file that a client reads; where `merges`, the text is one key of a JSON document, which
-    has others that are not ours."""
+    has others that are not ours. One that is `secret` is for its owner alone."""
 
     path: str
     text: str
     merges: bool = False
+    secret: bool = False
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -85,7 +96,13 @@ def hosts_directory(root: str, name: str, exists: Callable[[str], bool]) -> str:
 def containerd(mirror: Mirror, exists: Callable[[str], bool]) -> Configuration:
     root = "/etc/containerd/certs.d"
     return Configuration(
-        [_hosts_file(root, name, url, mirror, exists) for name, url in mirror.upstreams.items()],
+        [
+            *_authority(root, "ca.crt", mirror),
+            *(
+                _hosts_file(root, name, url, mirror, exists)
+                for name, url in mirror.upstreams.items()
+            ),
+        ],
         [
             "containerd reads these files where /etc/containerd/config.toml names their directory;"
             " in containerd 1.x (restart it after a change):",
@@ -100,8 +117,15 @@ def containerd(mirror: Mirror, exists: Callable[[str], bool]) -> Configuration:
 
 
 def docker(mirror: Mirror, exists: Callable[[str], bool]) -> Configuration:
-    root, files, notes = "/etc/docker/certs.d", [], []
-    if DOCKER in mirror.upstreams and mirror.default == DOCKER:
+    root, notes = "/etc/docker/certs.d", []
+    # Where Docker looks for it itself, too.
+    files = _authority(root, "ca.crt", mirror)
+    if mirror.token:
+        notes.append(
+            f"{DOCKER_DAEMON} is left as it is, and Docker Hub without a mirror: Docker shows no"
+            " token to one that is named there"
+        )
+    elif DOCKER in mirror.upstreams and mirror.default == DOCKER:
         files.append(ClientFile(DOCKER_DAEMON, mirror.url, merges=True))
         notes.append(f"{DOCKER_DAEMON} is read again by: systemctl reload docker")
     else:
@@ -121,14 +145,25 @@ def docker(mirror: Mirror, exists: Callable[[str], bool]) -> Configuration:
 
 def podman(mirror: Mirror, exists: Callable[[str], bool]) -> Configuration:
     return Configuration(
-        [_drop_in("podman", mirror)],
-        ["podman, buildah and skopeo read it at each pull; nothing is to be restarted"],
+        [
+            *_authority(CONTAINERS_CERTIFICATES, "hawker-podman.crt", mirror),
+            _drop_in("podman", mirror),
+        ],
+        [
+            "podman, buildah and skopeo read it at each pull; nothing is to be restarted",
+            *_login(mirror, ""),
+        ],
     )
 
 
 def crio(mirror: Mirror, exists: Callable[[str], bool]) -> Configuration:
     return Configuration(
-        [_drop_in("crio", mirror)], ["CRI-O reads it again by: systemctl reload crio"]
+        [*_authority(CONTAINERS_CERTIFICATES, "hawker-crio.crt", mirror), _drop_in("crio", mirror)],
+        [
+            "CRI-O reads it again by: systemctl reload crio",
+            *_login(mirror, "--authfile FILE "),
+            *(["FILE is what global_auth_file of [crio.image] names"] if mirror.token else []),
+        ],
     )
 
 
@@ -148,13 +183,37 @@ def _hosts_file(
     root: str, name: str, url: str, mirror: Mirror, exists: Callable[[str], bool]
 ) -> ClientFile:
     client = "docker" if "docker" in root else "containerd"
-    text = (
-        f"{written_by(client)}"
-        f'server = "{url}"\n\n'
-        f'[host."{mirror.url}"]\n'
-        '  capabilities = ["pull", "resolve"]\n'
-    )
-    return ClientFile(f"{hosts_directory(root, name, exists)}/{HOSTS}", text)
+    lines = [
+        f'server = "{url}"',
+        "",
+        f'[host."{mirror.url}"]',
+        '  capabilities = ["pull", "resolve"]',
+    ]
+    if mirror.authority:
+        lines.append(f'  ca = "{root}/{mirror.place}/ca.crt"')
+    if mirror.token:
+        lines += [f'  [host."{mirror.url}".header]', f'    Authorization = "Bearer {mirror.token}"']
+    text = written_by(client) + "\n".join(lines) + "\n"
+    path = f"{hosts_directory(root, name, exists)}/{HOSTS}"
+    return ClientFile(path, text, secret=bool(mirror.token))
+
+
+def _authority(root: str, name: str, mirror: Mirror) -> list[ClientFile]:
+    """The file of certificates in a directory of the mirror's own, as all of these clients have
+    them; none where the system's are meant."""
+    if not mirror.authority:
+        return []
+    return [ClientFile(f"{root}/{mirror.place}/{name}", mirror.authority)]
+
+
+def _login(mirror: Mirror, flags: str) -> list[str]:
+    """How clients are given a token that none of their configuration files can have."""
+    if not mirror.token:
+        return []
+    return [
+        "the token is given to them, as each user, by:",
+        f"    podman login {flags}--username any --password-stdin {mirror.place}",
+    ]
 
 
 def _drop_in(client: str, mirror: Mirror) -> ClientFile:

@@ -47,6 +47,7 @@ class _Step(msgspec.Struct, frozen=True):
     path: str
     verb: str
     data: bytes | None = None
+    secret: bool = False
 
 
 class Setups:
@@ -152,7 +153,7 @@ class Setups:
         former = mine.ours if mine and (current is None or _is_ours(current, mine)) else []
         digests = [*former, _digest(wanted)]
         placed = Placed(file.path, digests, before, file.text if file.merges else "")
-        return _Step(file.path, "written", wanted), placed
+        return _Step(file.path, "written", wanted, file.secret), placed
 
     def _wanted(self, file: ClientFile, mine: Placed | None) -> tuple[bytes | None, bytes]:
         """A file as it would be without us, and as it should be."""
@@ -215,7 +216,7 @@ class Setups:
             place.unlink()
             return
         _make(place.parent)
-        _replace(place, step.data, 0o644)
+        _replace(place, step.data, 0o644, secret=step.secret)
 
     def _prepare(self, client: str, placed: list[Placed], paths: list[str]) -> None:
         made = [
@@ -283,8 +284,9 @@ def _missing(directory: Path) -> list[Path]:
     return missing[::-1]
 
 
-def _replace(place: Path, data: bytes, mode: int) -> None:
-    """Put a file in place whole, with the rights and the owner of the one that was there."""
+def _replace(place: Path, data: bytes, mode: int, *, secret: bool = False) -> None:
+    """Put a file in place whole, with the rights and the owner of the one that was there; one that
+    is secret is not for others, whatever the one before was."""
     partial = place.with_name(f".{secrets.token_hex(8)}.part")
     try:
         old = place.stat() if place.exists() else None
@@ -294,7 +296,8 @@ def _replace(place: Path, data: bytes, mode: int) -> None:
             file.flush()
             if old is not None and (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
                 os.fchown(descriptor, old.st_uid, old.st_gid)
-            os.fchmod(descriptor, old.st_mode & 0o7777 if old is not None else mode)
+            mode = old.st_mode & 0o7777 if old is not None else mode
+            os.fchmod(descriptor, mode & 0o7700 if secret else mode)
             os.fsync(descriptor)
         partial.replace(place)
     finally:

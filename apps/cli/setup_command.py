@@ -23,10 +23,10 @@ from hawker.core.settings import Settings
 from hawker.core.upstreams import base_urls, plain_name
 
 CLOSED = (
-    "This process asks for tokens (auth.mode), which clients of registries do not have: they would"
-    " be refused, and go to the upstream. Run a mirror of its own on loopback beside it (`hawker"
-    " serve registry --port 4001 --cluster-key FILE`, with registry.peer = this process's unix"
-    " socket) and name it with --mirror."
+    "This process asks for tokens (auth.mode): clients that have none would be refused, and go to"
+    " the upstream. Give them one with --token (`hawker cluster token` makes it), or run a mirror"
+    " of its own on loopback beside it (`hawker serve registry --port 4001 --cluster-key FILE`,"
+    " with registry.peer = this process's unix socket) and name it with --mirror."
 )
 
 
@@ -50,7 +50,8 @@ def setup(
     """Have CLIENT pull images through this machine's mirror (`hawker serve peer registry`).
 
     Prints the files that CLIENT would read; --write writes them, --undo takes them back. The
-    registries are those of `registry.upstreams`; each stays what CLIENT falls back to.
+    registries are those of `registry.upstreams`; each stays what CLIENT falls back to. An https
+    mirror is verified by --tls-ca; one that asks for tokens is shown --token.
     """
     if write and undo:
         raise click.UsageError("--write and --undo exclude each other")
@@ -73,7 +74,7 @@ def setup(
             click.echo(f"{path}:\n")
             click.echo(text)
     notes = configuration.notes
-    if mirror is None and session.settings.auth.mode == "required":
+    if mirror is None and session.settings.auth.mode == "required" and not found.token:
         notes = [CLOSED, *notes]
     for note in notes:
         click.echo(note, err=write)
@@ -85,11 +86,38 @@ def _mirror(settings: Settings, given: str | None) -> Mirror:
         raise ConfigError("listen.port is 0, any free port", hint="name the mirror with --mirror")
     scheme = "https" if settings.tls.certificate else "http"
     registry = settings.registry
+    url = (given or f"{scheme}://127.0.0.1:{port}").rstrip("/")
+    # An open mirror would hand it on to the upstream.
+    asks = given is not None or settings.auth.mode == "required"
     return Mirror(
-        (given or f"{scheme}://127.0.0.1:{port}").rstrip("/"),
+        url,
         base_urls(registry.upstreams),
         plain_name(registry.default),
+        authority=_certificates(settings.tls.ca) if url.startswith("https://") else "",
+        token=settings.auth.token if asks else "",
     )
+
+
+def _certificates(path: str) -> str:
+    """The certificates of a file, and nothing else that it has; empty where no file is named.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if not path:
+        return ""
+    # As long as `setup` takes to start, and for https alone.
+    from cryptography import x509
+
+    from hawker.core.certificates import certificate_pem
+
+    try:
+        found = x509.load_pem_x509_certificates(Path(path).read_bytes())
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"tls.ca: {path} cannot be used: {exc}", hint="name a file of PEM certificates"
+        ) from exc
+    return b"".join(map(certificate_pem, found)).decode()
 
 
 def _refuse_conflicts(

@@ -309,6 +309,9 @@ def test_links_are_not_followed(machine: Machine, tmp_path: Path) -> None:
         (["docker", "--mirror", "127.0.0.1:4000"], "http://host:4000"),
         (["docker", "--mirror", "http://user:word@host:4000"], "http://host:4000"),
         (["docker", "--mirror", "http://host:4000/v2"], "http://host:4000"),
+        (["containerd", "--mirror", "https://h", "--token", 'a"b'], "no token"),
+        (["containerd", "--mirror", "https://h", "--tls-ca", "/none"], "/none cannot be used"),
+        (["containerd", "--mirror", "https://h", "--tls-ca", "/dev/null"], "PEM certificates"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], part: str, machine: Machine) -> None:
