@@ -5,14 +5,13 @@
 An upstream (Debian's docker-registry), a scheduler, a seed and three nodes with a mirror each. What
 clients get must be what a direct pull gets, each blob is read from the upstream once, by its own
 access log, and a client whose mirror is killed in mid-pull completes from the upstream, at once or
-when it pulls again. Needs root, docker-registry, skopeo, buildah and containerd. Exits with 1 where
-a check fails, with 2 where a program is missing.
+when it pulls again. Needs root, docker-registry, skopeo, buildah, podman and containerd. Exits with
+1 where a check fails, with 2 where a program is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import filecmp
 import hashlib
 import os
 import random
@@ -20,8 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,30 +28,33 @@ from typing import NoReturn
 import httpx
 
 from hawker.core.upstreams import in_a_path
-from tests.e2e.conftest import Cluster, Daemon, hawker
-from tests.faults.proxy import Link, Links
+from tests.e2e.conftest import Cluster, Daemon
+from tests.faults.proxy import Links
 from tests.outside.beginning import demand, directory
 from tests.outside.registry_programs import (
     INDEX,
     SKOPEO,
-    Containerd,
-    Image,
-    Registry,
     containerd,
     docker_registry,
-    free_port,
     make_image,
     run,
 )
+from tests.outside.registry_world import MB, World, mirrored, once, same
 
 NEEDED = {
     "docker-registry": "docker-registry",
     "skopeo": "skopeo",
     "buildah": "buildah",
+    "podman": "podman",
     "containerd": "containerd",
     "ctr": "containerd",
 }
-MB = 1_000_000
+PULL = {
+    "buildah": ("buildah", "pull", "-q", "--policy", "always"),
+    "podman": ("podman", "pull", "-q"),
+}
+# How they name themselves: podman as its library.
+AGENTS = {"buildah": "buildah", "podman": "containers/"}
 # The whole run.
 LONGEST = 900
 # What passes to the mirrors while one is to be killed in mid-pull, in bytes per second.
@@ -68,143 +69,6 @@ RANGES = (
     ("bytes=500-0", 416, None),
     ("bytes=5000-10000", 416, None),
 )
-
-
-class World:
-    """What the checks work with."""
-
-    def __init__(
-        self, root: Path, registry: Registry, slow: Link, ctr: Containerd, cluster: Cluster
-    ) -> None:
-        self.root = root
-        self.registry = registry
-        self.slow = slow
-        self.ctr = ctr
-        self._cluster = cluster
-        self._images = 0
-        self.config = root / "hawker.toml"
-        places = (registry.place, self.slow_place)
-        upstreams = "".join(f'"{place}" = "http://{place}"\n' for place in places)
-        self.config.write_text(
-            f'[registry]\ndefault = "{registry.place}"\n[registry.upstreams]\n{upstreams}'
-        )
-        cluster.make_key()
-        self._scheduler = cluster.scheduler("scheduler")
-        seed = cluster.peer("seed", self._scheduler, "--seed", "--config", str(self.config))
-        seed.wait_ready()
-        self.nodes = [self.node(f"node{number}") for number in range(3)]
-
-    @property
-    def slow_place(self) -> str:
-        """The same registry, over a link that can be slow."""
-        return f"127.0.0.1:{self.slow.port}"
-
-    def node(self, name: str, **environ: str) -> Daemon:
-        with variables(environ):
-            command = ("serve", "peer", "registry", "--config", str(self.config))
-            links = ("--scheduler", self._scheduler.url, "--cluster-key", str(self._cluster.key))
-            node = self._cluster.start(name, *command, *links)
-        node.wait_ready()
-        return node
-
-    def beside_a_peer_for_others(self) -> Daemon:
-        """A mirror on loopback, in a process of its own beside a peer that asks for tokens."""
-        key = ("--cluster-key", str(self._cluster.key))
-        port = str(free_port())
-        here = ("--host", "0.0.0.0", "--port", port, "--advertise", f"http://127.0.0.1:{port}")
-        # Listening for others, this machine is an origin only where it is said to be.
-        required = {"HAWKER_AUTH__MODE": "required", "HAWKER_EGRESS__ALLOW": "127.0.0.0/8"}
-        with variables(required):
-            peer = self._cluster.peer("behind", self._scheduler, *here)
-        peer.wait_ready()
-        with variables({"HAWKER_REGISTRY__PEER": peer.socket}):
-            command = ("serve", "registry", "--config", str(self.config), *key)
-            return self._cluster.start("mirror", *command)
-
-    def image(self, *sizes: int) -> tuple[str, Image]:
-        """A new image in the registry: its repository, and what is in it."""
-        self._images += 1
-        name = f"lib/img{self._images}"
-        image = make_image(self.root / f"image{self._images}", self._images, sizes)
-        self.registry.push(image, name)
-        return name, image
-
-    def direct(self, name: str) -> Path:
-        """What a client gets without a mirror."""
-        target = self.root / f"direct-{name.replace('/', '-')}"
-        pull = (*SKOPEO, "--src-tls-verify=false")
-        run(*pull, f"docker://{self.registry.place}/{name}:1", f"dir:{target}")
-        return target
-
-    def setup(self, client: str, node: Daemon, name: str) -> Path:
-        """The root of what `hawker setup` makes of a client's configuration."""
-        root = self.root / f"root-{name}"
-        root.mkdir()
-        flags = ("--write", "--root", str(root), "--mirror", node.url, "--config", str(self.config))
-        done = hawker("setup", client, *flags)
-        assert done.returncode == 0, done.stderr.decode()
-        return root
-
-    def drop_in(self, node: Daemon, name: str) -> dict[str, str]:
-        """An environment whose user has the drop-in of `hawker setup podman`."""
-        root = self.setup("podman", node, name)
-        containers = root / ".config" / "containers"
-        containers.parent.mkdir()
-        containers.symlink_to(root / "etc" / "containers")
-        return {
-            "HOME": str(root),
-            "STORAGE_DRIVER": "vfs",
-            "BUILDAH_ISOLATION": "chroot",
-            "CONTAINERS_STORAGE_CONF": str(_storage(root)),
-        }
-
-
-@contextmanager
-def variables(environ: Mapping[str, str]) -> Iterator[None]:
-    """Of the processes that are started within."""
-    os.environ.update(environ)
-    try:
-        yield
-    finally:
-        for name in environ:
-            del os.environ[name]
-
-
-def _storage(root: Path) -> Path:
-    file = root / "storage.conf"
-    file.write_text(
-        f'[storage]\ndriver = "vfs"\nrunroot = "{root}/run"\ngraphroot = "{root}/graph"\n'
-    )
-    return file
-
-
-def mirrored(node: Daemon) -> str:
-    return node.url.removeprefix("http://")
-
-
-def same(one: Path, other: Path) -> None:
-    """Both directories have the same files with the same bytes."""
-    names = sorted(path.name for path in one.iterdir())
-    assert names == sorted(path.name for path in other.iterdir()), "other files"
-    _, wrong, odd = filecmp.cmpfiles(one, other, names, shallow=False)
-    assert not wrong and not odd, f"other bytes: {wrong or odd}"
-
-
-def once(registry: Registry, image: Image, wanted: set[str]) -> str:
-    """What the registry gave of these blobs, which must be each of them once."""
-    sizes: Counter[str] = Counter()
-    # A HEAD at a mirror asks for the first byte, whose answer has the length.
-    answers = registry.reads()
-    lengths = [read for read in answers if (read.status, read.size) == (206, 1)]
-    reads = [read for read in answers if (read.status, read.size) != (206, 1)]
-    for read in reads:
-        sizes[read.digest] += read.size
-    expected = {digest: image.sizes[digest] for digest in wanted}
-    given = f"{sum(sizes.values())} of {sum(expected.values())} bytes"
-    told = f"the registry gave {len(sizes)} of {len(wanted)} blobs in {len(reads)} GETs, {given}"
-    assert sizes == expected, f"{told}: {dict(sizes)}, not {expected}"
-    assert len(lengths) <= len(wanted), f"{told}; and was asked {len(lengths)} times for a length"
-    return f"{told}; {len(lengths)} single bytes for a length"
 
 
 # ------------------------------------------------------------------ the checks
@@ -229,16 +93,20 @@ def three_at_once(world: World) -> str:
     return f"3 pulls identical to a direct one; {once(world.registry, image, set(image.sizes))}"
 
 
-def buildah(world: World) -> str:
-    name, image = world.image(6 * MB, 1 * MB)
-    environ = world.drop_in(world.nodes[0], "buildah")
-    world.registry.mark()
-    source = f"{world.registry.place}/{name}:1"
-    run("buildah", "pull", "-q", "--policy", "always", source, environ=environ)
-    listed = run("buildah", "images", "--digests", "--no-trunc", environ=environ)
-    assert image.digest in listed, listed
-    assert not world.registry.asked_by("buildah"), "the client asked the registry itself"
-    return once(world.registry, image, image.blobs["amd64"])
+def storing(program: str) -> Callable[[World], str]:
+    """A check of a program that has a store of images of its own."""
+
+    def check(world: World) -> str:
+        name, image = world.image(6 * MB, 1 * MB)
+        environ = world.drop_in(world.nodes[0], program)
+        world.registry.mark()
+        run(*PULL[program], f"{world.registry.place}/{name}:1", environ=environ)
+        listed = run(program, "images", "--digests", "--no-trunc", environ=environ)
+        assert image.digest in listed, listed
+        assert not world.registry.asked_by(AGENTS[program]), "the client asked the registry itself"
+        return once(world.registry, image, image.blobs["amd64"])
+
+    return check
 
 
 def skopeo_with_drop_in(world: World) -> str:
@@ -271,6 +139,45 @@ def ctr(world: World) -> str:
     assert world.ctr.has(source, image), "containerd lacks some of it"
     assert not world.registry.asked_by("containerd"), "the client asked the registry itself"
     return once(world.registry, image, set(image.sizes))
+
+
+def ctr_behind_tls(world: World) -> str:
+    name, image = world.image(6 * MB, 1 * MB)
+    node, authority, token = world.behind_tls()
+    trusting = ("--tls-ca", authority, "--token", token)
+    hosts = world.setup("containerd", node, "ctr-tls", *trusting) / "etc/containerd/certs.d"
+    # The file names its authority as below /.
+    text = hosts / world.registry.place / "hosts.toml"
+    text.write_text(text.read_text().replace('ca = "/etc', f'ca = "{hosts.parents[1]}'))
+    world.registry.mark()
+    source = f"{world.registry.place}/{name}:1"
+    world.ctr.pull(source, hosts, "--all-platforms")
+    assert world.ctr.has(source, image), "containerd lacks some of it"
+    assert not world.registry.asked_by("containerd"), "the client asked the registry itself"
+    return once(world.registry, image, set(image.sizes))
+
+
+def skopeo_behind_tls(world: World) -> str:
+    name, image = world.image(6 * MB, 1 * MB)
+    direct, target = world.direct(name), world.root / "tls"
+    node, authority, token = world.behind_tls()
+    environ = world.drop_in(node, "skopeo-tls", "--tls-ca", authority, "--token", token)
+    environ["REGISTRY_AUTH_FILE"] = str(world.root / "auth.json")
+    login = ("skopeo", "login", "--username", "any", "--password")
+    for wrong in ("wrong", token[:-3]):
+        try:
+            run(*login, wrong, mirrored(node), environ=environ)
+        except AssertionError as exc:
+            assert "unauthorized" in str(exc) or "invalid username/password" in str(exc), exc
+        else:
+            raise AssertionError("a wrong token opens the mirror")
+    run(*login, token, mirrored(node), environ=environ)
+    world.registry.mark()
+    source = f"docker://{world.registry.place}/{name}:1"
+    run(*SKOPEO, source, f"dir:{target}", environ=environ)
+    same(direct, target)
+    assert not world.registry.asked_by("skopeo"), "the client asked the registry itself"
+    return f"2 wrong tokens refused; {once(world.registry, image, set(image.sizes))}"
 
 
 @contextmanager
@@ -350,18 +257,21 @@ def skopeo_falls_back(world: World) -> str:
     return f"{which}: {_fell_back(world, 'skopeo', passed, image.total)}"
 
 
-def buildah_falls_back(world: World) -> str:
-    name, image = world.image(40 * MB, 3 * MB)
-    node = world.node("doomed-buildah")
-    environ = world.drop_in(node, "buildah-killed")
-    world.registry.mark()
-    pull = ("buildah", "pull", "-q", "--policy", "always", f"{world.slow_place}/{name}:1")
-    with killed_in_mid_pull(world, node, 16 * MB) as passed:
-        which = again_if_need_be(lambda: run(*pull, environ=environ))
-    listed = run("buildah", "images", "--digests", "--no-trunc", environ=environ)
-    assert image.digest in listed, listed
-    total = sum(image.sizes[digest] for digest in image.blobs["amd64"])
-    return f"{which}: {_fell_back(world, 'buildah', passed, total)}"
+def storing_falls_back(program: str) -> Callable[[World], str]:
+    def check(world: World) -> str:
+        name, image = world.image(40 * MB, 3 * MB)
+        node = world.node(f"doomed-{program}")
+        environ = world.drop_in(node, f"{program}-killed")
+        world.registry.mark()
+        pull = (*PULL[program], f"{world.slow_place}/{name}:1")
+        with killed_in_mid_pull(world, node, 16 * MB) as passed:
+            which = again_if_need_be(lambda: run(*pull, environ=environ))
+        listed = run(program, "images", "--digests", "--no-trunc", environ=environ)
+        assert image.digest in listed, listed
+        total = sum(image.sizes[digest] for digest in image.blobs["amd64"])
+        return f"{which}: {_fell_back(world, AGENTS[program], passed, total)}"
+
+    return check
 
 
 def write_through(world: World) -> str:
@@ -417,13 +327,17 @@ def ranges(url: str, repository: str) -> None:
 
 CHECKS: dict[str, Callable[[World], str]] = {
     "skopeo, three nodes at once": three_at_once,
-    "buildah, drop-in": buildah,
+    "buildah, drop-in": storing("buildah"),
+    "podman, drop-in": storing("podman"),
     "skopeo, drop-in": skopeo_with_drop_in,
     "skopeo, mirror of its own": beside,
     "ctr, hosts.toml": ctr,
+    "ctr, https and token": ctr_behind_tls,
+    "skopeo, https and token": skopeo_behind_tls,
     "ctr, mirror killed": ctr_falls_back,
     "skopeo, mirror killed": skopeo_falls_back,
-    "buildah, mirror killed": buildah_falls_back,
+    "buildah, mirror killed": storing_falls_back("buildah"),
+    "podman, mirror killed": storing_falls_back("podman"),
     "skopeo, write-through": write_through,
 }
 
