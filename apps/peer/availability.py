@@ -118,7 +118,8 @@ class Announcer:
                 told.update(run.signature for run in event.runs)
                 full = _is_full(event)
                 if not full:
-                    await self._rest(turns.pause(self._streams, now, self._late.seconds))
+                    coming, late = conductor.coming(entry.task), self._late.seconds
+                    await self._rest(turns.pause(self._streams, now, late, coming=coming))
         finally:
             self._streams -= 1
             turns.leave(child, conductor.ground.clock())

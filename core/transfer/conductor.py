@@ -117,6 +117,11 @@ class Conductor:
         run = self.runs.get(task)
         return run is not None and run.bringing
 
+    def coming(self, task: str) -> int:
+        """How many pieces of the task this host is to get, as far as it knows by now."""
+        run = self.runs.get(task)
+        return 0 if run is None else run.coming
+
     # ------------------------------------------------------------------ decisions
 
     def decide(self, decision: AnyDecision) -> None:

@@ -26,12 +26,20 @@ from hawker.core.errors import (
 )
 from hawker.core.ids import generation_of, random_generation
 from hawker.core.messages import Changed, Failed, LeaseProgress, Read
-from hawker.core.pieces import MAX_PIECE_LENGTH, MAX_PIECES, Layout, PieceSet, piece_length_for
+from hawker.core.pieces import (
+    MAX_PIECE_LENGTH,
+    MAX_PIECES,
+    Layout,
+    PieceSet,
+    Run,
+    piece_length_for,
+)
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.transfer.ground import Ground, ReadingTask
 from hawker.core.transfer.publisher import Publisher
 from hawker.core.transfer.rate import Rate
+from hawker.core.transfer.requests import Requests
 from hawker.core.transfer.sink import PieceSink
 from hawker.core.transfer.whole import WholeDigest
 
@@ -66,6 +74,7 @@ class OriginReader:
         self._ranged = lease.ranged
         self._read_bytes = self._read_pieces = 0
         self._claimed = PieceSet()
+        self._requests = Requests()
         self._publisher: Publisher | None = None
         self._digest = ""
         self._whole: WholeDigest | None = None
@@ -78,6 +87,16 @@ class OriginReader:
         """The lease covers these ranges, at this rate, now."""
         self.ranges = lease.ranges
         self._rate.limit = lease.rate
+        if self._entry is not None and self._layout.total is not None:
+            self._requests.wish(self._wanted)
+
+    @property
+    def left(self) -> int:
+        """How many pieces this lease is for that are not here; all that there can be where nobody
+        knows how many there are."""
+        if self._entry is None or self._layout.total is None:
+            return MAX_PIECES
+        return len(self._wanted - self._entry.valid)
 
     async def run(self) -> None:
         """Read until nothing wanted is missing; every end is reported, but for a cancellation."""
@@ -132,11 +151,13 @@ class OriginReader:
         try:
             async with asyncio.TaskGroup() as group:
                 publishing = group.create_task(publisher.run())
+                beside = group.create_task(self._read_beside(source, publisher))
                 try:
                     await self._read_all(source, reading, publisher)
                     await publisher.drain()
                     await publisher.seal()
                 finally:
+                    beside.cancel()
                     publishing.cancel()
         except* HawkerError as errors:
             raise first_of(errors) from None
@@ -209,7 +230,12 @@ class OriginReader:
         """The opened stream first where it helps, then ranges, until nothing is missing."""
         failures, since = 0, 0.0
         while True:
+            landed = self._requests.landed.seen
             missing = self._missing(publisher.waiting)
+            if not missing and self._requests.under_way:
+                # What they do not bring is left for this one.
+                await self._requests.landed.wait(ELSEWHERE, landed)
+                continue
             if not missing and not (reading is not None and self._layout.total is None):
                 elsewhere = self._elsewhere()
                 if not elsewhere:
@@ -231,7 +257,8 @@ class OriginReader:
                     if not await self._use_stream(first, missing, publisher):
                         continue
                 elif self._ranged:
-                    await self._read_range(source, missing, publisher)
+                    run = self._requests.first(missing, self._wanted)
+                    await self._read_range(source, run, publisher)
                 else:
                     await self._read_again(source, publisher)
                 failures = 0
@@ -271,7 +298,7 @@ class OriginReader:
         # Without ranges everything comes by; what is not kept now had to be read again.
         claimed = self._task.claim(self._wanted - entry.valid - read)
         self._claimed |= claimed
-        return claimed
+        return claimed - self._requests.under_way
 
     async def _use_stream(self, reading: Reading, missing: PieceSet, publisher: Publisher) -> bool:
         """Take the bytes of the first request; False where they are not the ones needed."""
@@ -284,7 +311,11 @@ class OriginReader:
         if not self._ranged or (aligned and whole and near):
             if not aligned or (not self._ranged and start):
                 raise OriginFailed(f"{self._request.url} answered with a part nobody asked for")
-            await self._consume(reading, piece, publisher)
+            span = ByteRange(start, stop)
+            # Nothing is read beside what has no parts.
+            brings = self._layout.touching(span) if self._ranged else PieceSet()
+            with self._requests.asking(brings):
+                await self._consume(reading, piece, publisher)
             return True
         await reading.close()
         return False
@@ -304,14 +335,39 @@ class OriginReader:
         finally:
             await reading.close()
 
-    async def _read_range(self, source: Source, missing: PieceSet, publisher: Publisher) -> None:
-        run = missing.runs()[0]
+    async def _read_range(self, source: Source, run: Run, publisher: Publisher) -> None:
         span = self._layout.span(run)
-        reading = await source.read(self._asking(), span, self._validator, self._layout.total)
+        with self._requests.asking(PieceSet.of_run(*run)):
+            reading = await source.read(self._asking(), span, self._validator, self._layout.total)
+            try:
+                await self._consume(reading, run[0], publisher)
+            finally:
+                await reading.close()
+
+    async def _read_beside(self, source: Source, publisher: Publisher) -> None:
+        """Read what is wanted while a request is under way by requests of its own."""
+
+        def missing() -> PieceSet:
+            return self._missing(publisher.waiting) if self._ranged else PieceSet()
+
+        await self._requests.beside(
+            missing,
+            lambda: self._wanted,
+            lambda run: self._read_part(source, run, publisher),
+            self._layout.piece_length,
+        )
+
+    async def _read_part(self, source: Source, run: Run, publisher: Publisher) -> None:
+        """One request beside others; where it fails its pieces are left to what reads in turn."""
         try:
-            await self._consume(reading, run[0], publisher)
-        finally:
-            await reading.close()
+            await self._read_range(source, run, publisher)
+        except RangeIgnored as exc:
+            log.warning("%s", exc)
+        except OriginFailed as exc:
+            if exc.retry_after:
+                # Whoever grants leases must know of it.
+                raise
+            log.warning("a part of %s was not read: %s", self.lease.spec.url, exc)
 
     async def _consume(self, reading: Reading, first: int, publisher: Publisher) -> None:
         """Store a stream that begins with piece `first`, in portions that pay a thread hop."""

@@ -36,7 +36,7 @@ from hawker.core.messages import (
     Stop,
     Withdrawn,
 )
-from hawker.core.pieces import Layout
+from hawker.core.pieces import Layout, PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.signal import Signal
 from hawker.core.storage import Entry
@@ -203,6 +203,13 @@ class TaskRun:
         """What comes here is new to those who take it from here: it comes from the origin, or from
         another zone."""
         return self.reading or self._gateway
+
+    @property
+    def coming(self) -> int:
+        """How many pieces this host is to get, from the origin or from others."""
+        swarm = self._holding.swarm
+        wanted = PieceSet() if swarm is None else swarm.machine.want - swarm.machine.valid
+        return len(wanted) + (0 if self._reader is None else self._reader.left)
 
     def may_deliver(self, entry: Entry, user: User) -> bool:
         """Bytes may go to a user who cannot take them back: the rest is not of another generation,

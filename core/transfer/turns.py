@@ -28,6 +28,9 @@ EVENT_COST = 0.002
 PIECES_AN_EVENT = 5
 PIECES_FOR_ONE = 16
 GAP_OVER = 0.5
+# Only where more pieces than these are still to come: of the few that readers of small parts want
+# each is waited for, and the next may be asked for only once it is told.
+FEW = 16
 LONGEST_PAUSE = BEAT
 # A host that is late has no time for many events: so many times what it wakes late, on average over
 # about as many events, is added.
@@ -163,9 +166,9 @@ class Turns:
         """Those of these that only this child may ask for."""
         return PieceSet(pieces.bits & self._hidden & self._own.get(child, 0))
 
-    def pause(self, streams: int, now: float, late: float = 0.0) -> float:
+    def pause(self, streams: int, now: float, late: float = 0.0, *, coming: int = FEW + 1) -> float:
         """Seconds of silence on a stream after an event, on a host with so many streams that wakes
-        `late` seconds after it should."""
+        `late` seconds after it should, and to which so many pieces are still to come."""
         count = len(self.seen)
         if self._counted_at is None:
             self._counted, self._counted_at = count, now
@@ -173,6 +176,8 @@ class Turns:
             if count > self._counted:
                 self._gap = (now - self._counted_at) / (count - self._counted)
             self._counted, self._counted_at = count, now
+        if coming <= FEW:
+            return pause(streams, 0.0, count)
         return pause(streams, self._gap, count, late)
 
     def _hurry(self, now: float, *, idle: bool) -> None:

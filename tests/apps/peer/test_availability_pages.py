@@ -65,6 +65,7 @@ def test_events_are_small_and_all_is_said_at_once(
     conductor: Any = SimpleNamespace(
         ground=SimpleNamespace(clock=lambda: asyncio.get_running_loop().time()),
         brings=lambda task: False,
+        coming=lambda task: MAX_PIECES,
     )
     announcer = Announcer(lambda: conductor, UploadSlots(4), lambda: False)
 

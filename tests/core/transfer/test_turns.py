@@ -9,6 +9,7 @@ from hawker.core.transfer.turns import (
     ALONE,
     ALONE_AT_MOST,
     EVENT_COST,
+    FEW,
     FIRST_TURN,
     HELD_BEAT,
     LONGEST_PAUSE,
@@ -169,6 +170,15 @@ def test_events_are_as_rare_as_pieces_are_slow_and_as_many_streams_allow() -> No
 
 def test_who_has_little_tells_each_piece_at_once() -> None:
     assert pause(8, 0.05, 1) < 0.02 < pause(8, 0.05, 16) < pause(8, 0.05, 64) < LONGEST_PAUSE
+
+
+def test_the_few_pieces_that_readers_of_small_parts_wait_for_are_told_at_once() -> None:
+    turns = Turns()
+    for number in range(101):
+        turns.deal(PieceSet.first(number), 100.0 + number / 20, reading=True, idle=True)
+        turns.pause(2, 100.0 + number / 20)
+    assert turns.pause(2, 105.0, 0.01, coming=FEW + 1) > PIECES_AN_EVENT * 0.05
+    assert turns.pause(2, 105.0, 0.01, coming=FEW) == pytest.approx(2 * EVENT_COST)
 
 
 def test_with_nothing_newer_an_idle_reader_offers_what_was_taken_again_one_by_one() -> None:
