@@ -147,8 +147,49 @@ class Credentials(Protocol):
     async def close(self) -> None: ...
 
 
+class UpstreamProxy(msgspec.Struct, frozen=True):
+    """A proxy that stands between this process and origins."""
+
+    scheme: str
+    host: str
+    port: int
+    username: str = ""
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return f"UpstreamProxy({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """Host and port, for people and requests."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Its URL, without user and password."""
+        return f"{self.scheme}://{self.name}"
+
+
 class Egress(Protocol):
     """Which hosts may be connected to (design: egress policy)."""
+
+    async def proxy(self, host: str, port: int) -> UpstreamProxy | None:
+        """The upstream proxy that a host must be read through, which resolves its name; None for
+        one that is connected to at its `addresses`.
+
+        Raises:
+            Forbidden: the policy does not let the upstream proxy be asked for this host.
+        """
+        ...
+
+    async def proxy_addresses(self) -> Sequence[str]:
+        """Where to connect to for the upstream proxy.
+
+        Raises:
+            Forbidden: this process itself listens there.
+            OriginFailed: its name cannot be resolved.
+        """
+        ...
 
     async def addresses(self, host: str, port: int) -> Sequence[str]:
         """The addresses of a host that may be connected to: connect to one of these, and to no

@@ -3,22 +3,31 @@
 Names are resolved here and their addresses checked; the caller connects to a checked address and
 to no other, so that a name cannot mean something else in between (DNS rebinding). Redirects are new
 connections, and so are checked again.
+
+Where there is an upstream proxy it resolves the names, and what can be said without that is
+checked: ports, addresses that stand in URLs, names of metadata services, and this process itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
 
-from hawker.core.errors import ConfigError, Forbidden, OriginFailed
+from hawker.core.contracts import UpstreamProxy
+from hawker.core.errors import ConfigError, Forbidden, HawkerError, OriginFailed
 from hawker.core.settings import EgressSettings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 RESOLVE_TIMEOUT = 10.0
+# Only to see whether a name is our own: most that an upstream proxy knows are not known here.
+OWN_TIMEOUT = 2.0
 
 # Services that speak no HTTP and do harm when they are made to read some of it (the WHATWG fetch
 # standard's list of bad ports, and the databases and caches of a data centre).
@@ -41,6 +50,14 @@ _NEVER: tuple[Network, ...] = tuple(
         "fd00:ec2::254/128", "fd20:ce::254/128",
     )
 )  # fmt: skip
+# The same by name, where an upstream proxy resolves it.
+_NEVER_NAMES = frozenset(
+    {"metadata", "metadata.google.internal", "metadata.goog", "instance-data",
+     "instance-data.ec2.internal"}
+)  # fmt: skip
+_NAME = re.compile(r"^[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?\Z")
+# RFC 3986 and WHATWG's URL standard: what ends so is an address, or nothing.
+_NUMERIC = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
 
@@ -51,7 +68,7 @@ class EgressPolicy:
     `loopback`: all listeners of this process are loopback, so that loopback origins may be read.
 
     Raises:
-        ConfigError: `egress.allow` or `egress.deny` names no network.
+        ConfigError: `egress.allow` or `egress.deny` names no network, `egress.proxy` no proxy.
     """
 
     def __init__(self, settings: EgressSettings, *, loopback: bool) -> None:
@@ -60,9 +77,13 @@ class EgressPolicy:
         self._ports = frozenset(settings.ports)
         self._loopback = loopback
         self._own: set[tuple[Address | None, int]] = set()
+        self._own_names: set[tuple[str, int]] = set()
+        self._proxy = parse_proxy(settings.proxy)
+        self._direct_names, self._direct_networks = _direct(settings.direct)
 
     def listens(self, host: str, port: int) -> None:
         """This process listens there: it is never read. A wildcard means every own address."""
+        self._own_names.add((host.lower(), port))
         address = None if host in ("", "*") else _parse(host)
         if address is not None and address.is_unspecified:
             address = None
@@ -85,6 +106,68 @@ class EgressPolicy:
             raise Forbidden(refusal, hint="see egress.allow, egress.deny and listen.host")
         return allowed
 
+    async def proxy(self, host: str, port: int) -> UpstreamProxy | None:
+        """See `contracts.Egress`."""
+        name = host.lower().rstrip(".").strip("[]")
+        address = _numeric(name)
+        if self._proxy is None or self._is_direct(name, address):
+            return None
+        self._check_port(host, port)
+        if address is not None:
+            # The proxy's loopback is ours only where it is on this machine, too.
+            refusal = self._refusal(address, port, near=is_loopback(self._proxy.host))
+        else:
+            refusal = await self._refusal_of_name(name, port)
+        if refusal:
+            raise Forbidden(
+                f"{host}:{port} may not be read through the upstream proxy: {refusal}",
+                hint="see egress.allow, egress.deny and egress.direct",
+            )
+        return self._proxy
+
+    async def proxy_addresses(self) -> Sequence[str]:
+        """See `contracts.Egress`. The operator named it: no network is closed to it."""
+        assert self._proxy is not None
+        host, port = self._proxy.host, self._proxy.port
+        try:
+            found = await resolve(host, port)
+        except OriginFailed as exc:
+            raise OriginFailed(
+                f"the upstream proxy {self._proxy.name} cannot be reached: {exc.detail}",
+                hint="see egress.proxy",
+            ) from exc
+        if any(self._is_own(form, port) for text in found for form in _forms(parse_resolved(text))):
+            raise Forbidden(
+                f"the upstream proxy {self._proxy.name} is this process itself",
+                hint="see egress.proxy",
+            )
+        return list(dict.fromkeys(found))
+
+    def _is_direct(self, name: str, address: str | None) -> bool:
+        if address is not None:
+            forms = _forms(parse_resolved(address))
+            return any(within(form, self._direct_networks) for form in forms)
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._direct_names)
+
+    async def _refusal_of_name(self, name: str, port: int) -> str:
+        """Why the upstream proxy may not be asked for a name; empty where it may."""
+        if not _NAME.match(name) or _NUMERIC.search(name):
+            return "it is no name of a host"
+        if name in _NEVER_NAMES:
+            return "link-local, metadata and special addresses are never origins"
+        if self._allow:
+            return "egress.allow names networks, and which one this is only the proxy knows"
+        if (name, port) in self._own_names:
+            return "this process itself listens there"
+        if any(port == own for _, own in self._own):
+            try:
+                found = await resolve(name, port, OWN_TIMEOUT)
+            except HawkerError:
+                return ""
+            if any(self._is_own(form, port) for t in found for form in _forms(parse_resolved(t))):
+                return "this process itself listens there"
+        return ""
+
     def _check_port(self, host: str, port: int) -> None:
         if port in self._ports or (not self._ports and port not in BAD_PORTS):
             return
@@ -93,8 +176,8 @@ class EgressPolicy:
             hint="list it in egress.ports",
         )
 
-    def _refusal(self, text: str, port: int) -> str:
-        """Why an address may not be read; empty where it may."""
+    def _refusal(self, text: str, port: int, *, near: bool = True) -> str:
+        """Why an address may not be read; empty where it may. `near`: loopback is ours."""
         forms = _forms(parse_resolved(text))
         if any(within(form, _NEVER) for form in forms):
             return "link-local, metadata and special addresses are never origins"
@@ -104,7 +187,7 @@ class EgressPolicy:
             return "egress.deny names its network"
         listed = all(within(form, self._allow) for form in forms)
         if any(form.is_loopback for form in forms):
-            open_here = self._loopback and not self._allow
+            open_here = self._loopback and near and not self._allow
             return "" if listed or open_here else "it is this machine, which others must not reach"
         if self._allow and not listed:
             return "egress.allow does not name its network"
@@ -131,6 +214,59 @@ def parse_networks(texts: Sequence[str], setting: str) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
     except ValueError as exc:
         raise ConfigError(f"{setting}: {exc}", hint="write networks as 10.0.0.0/8") from exc
+
+
+def parse_proxy(url: str) -> UpstreamProxy | None:
+    """The upstream proxy that a URL names, None for an empty one.
+
+    Raises:
+        ConfigError: it names none; the URL, which may have a password in it, is not repeated.
+    """
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        usable = usable and parts.path in ("", "/") and not (parts.query or parts.fragment)
+        proxy = UpstreamProxy(
+            parts.scheme,
+            parts.hostname or "",
+            port,
+            unquote(parts.username or ""),
+            unquote(parts.password or ""),
+        )
+        # RFC 7617: a colon would end the user's name.
+        usable = usable and ":" not in proxy.username
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(
+            "egress.proxy is no URL of a proxy", hint="write http://[user:password@]host:port"
+        )
+    return proxy
+
+
+def _direct(texts: Sequence[str]) -> tuple[list[str], tuple[Network, ...]]:
+    """Patterns of names, and networks."""
+    names, networks = [], []
+    for text in texts:
+        if "/" in text or _parse(text) is not None:
+            networks.append(text)
+        else:
+            names.append(text.lower().rstrip("."))
+    return names, parse_networks(networks, "egress.direct")
+
+
+def _numeric(name: str) -> str | None:
+    """The address that stands for a host, in any form that the C library takes."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return "127.0.0.1"
+    try:
+        found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError, ValueError):
+        return None
+    return str(found[0][4][0])
 
 
 async def resolve(host: str, port: int, timeout: float = RESOLVE_TIMEOUT) -> list[str]:

@@ -1,4 +1,5 @@
-"""HTTP clients for origins: they connect only to addresses that the egress policy has checked."""
+"""HTTP clients for origins: they connect only to addresses that the egress policy has checked, or
+to the upstream proxy, for what the policy lets it be asked for."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import httpcore
 import httpx
 
-from hawker.core.contracts import Credential, Egress, SourceServices
+from hawker.core.contracts import Credential, Egress, SourceServices, UpstreamProxy
 from hawker.core.errors import ConfigError, OriginFailed, OriginRefused
-from hawker.core.ids import origin_of
+from hawker.core.forwarding import authorization, own_answer, refused, unreachable
+from hawker.core.ids import DEFAULT_PORTS, origin_of
 from hawker.core.registries import Tokens, accepted, basic
 
 MAX_REDIRECTS = 10
@@ -25,10 +27,12 @@ KEPT_CONNECTIONS = 32
 
 
 class _PinnedBackend(httpcore.AsyncNetworkBackend):
-    """Asks the policy for every connection, and connects to what it answered."""
+    """Asks the policy for every connection, and connects to what it answered; with `proxy` all
+    connections are to the upstream proxy."""
 
-    def __init__(self, egress: Egress) -> None:
+    def __init__(self, egress: Egress, proxy: UpstreamProxy | None) -> None:
         self._egress = egress
+        self._proxy = proxy
         self._inner = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -40,7 +44,11 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         failure: Exception | None = None
-        for address in await self._egress.addresses(host, port):
+        if self._proxy is None:
+            addresses = await self._egress.addresses(host, port)
+        else:
+            addresses = await self._egress.proxy_addresses()
+        for address in addresses:
             try:
                 return await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options
@@ -48,6 +56,8 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
         assert failure is not None
+        if self._proxy is not None:
+            raise unreachable(self._proxy, failure)
         raise failure
 
     async def connect_unix_socket(
@@ -67,7 +77,10 @@ class OriginClient:
 
     def __init__(self, services: SourceServices, context: ssl.SSLContext) -> None:
         self._credentials = services.credentials
+        self._egress = services.egress
+        self._context = context
         self._client = _pinned_client(services.egress, context, TIMEOUT)
+        self._through: httpx.AsyncClient | None = None
         self._tokens = Tokens(self._get)
 
     async def ask(
@@ -110,6 +123,8 @@ class OriginClient:
 
     async def close(self) -> None:
         await self._client.aclose()
+        if self._through is not None:
+            await self._through.aclose()
 
     async def _signed(
         self,
@@ -168,21 +183,51 @@ class OriginClient:
             raise OriginFailed(f"{shown(url)} cannot be asked for: {reason(exc)}") from exc
 
     async def _sent(self, built: httpx.Request, deadline: float | None) -> httpx.Response:
-        url = str(built.url)
+        url, proxy = str(built.url), None
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._client.send(built, stream=True)
+                host = built.url.raw_host.decode("ascii")
+                port = built.url.port or DEFAULT_PORTS.get(built.url.scheme, 0)
+                proxy = await self._egress.proxy(host, port)
+                response = await self._client_for(proxy).send(built, stream=True)
+        except httpx.ProxyError as exc:
+            assert proxy is not None
+            raise refused(proxy, shown(url), reason(exc)) from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             hint = "add its authority with egress.ca" if "certificate" in str(exc).lower() else ""
-            raise OriginFailed(f"{shown(url)} cannot be read: {reason(exc)}", hint=hint) from exc
+            what = f"{shown(url)} cannot be read{_through(proxy)}"
+            raise OriginFailed(f"{what}: {reason(exc)}", hint=hint) from exc
         except TimeoutError as exc:
-            raise OriginFailed(f"{shown(url)} did not answer in {HEAD_TIMEOUT:g} s") from exc
+            what = f"{shown(url)} did not answer in {HEAD_TIMEOUT:g} s{_through(proxy)}"
+            raise OriginFailed(what) from exc
+        if proxy is not None and built.url.scheme == "http":
+            own = own_answer(proxy, shown(url), response.status_code, response.headers)
+            if own is not None:
+                await response.aclose()
+                raise own
+        return response
+
+    def _client_for(self, proxy: UpstreamProxy | None) -> httpx.AsyncClient:
+        if proxy is None:
+            return self._client
+        if self._through is None:
+            self._through = _pinned_client(self._egress, self._context, TIMEOUT, proxy)
+        return self._through
+
+
+def _through(proxy: UpstreamProxy | None) -> str:
+    """How it was asked for, for an error."""
+    return "" if proxy is None else f" through the upstream proxy {proxy.name}"
 
 
 def _pinned_client(
-    egress: Egress, context: ssl.SSLContext, timeout: httpx.Timeout
+    egress: Egress,
+    context: ssl.SSLContext,
+    timeout: httpx.Timeout,
+    proxy: UpstreamProxy | None = None,
 ) -> httpx.AsyncClient:
-    """A client that reads nothing from the environment and follows no redirect.
+    """A client that reads nothing from the environment and follows no redirect; with `proxy` every
+    request goes through it.
 
     TLS still verifies the name of the URL, not the address.
     """
@@ -193,10 +238,20 @@ def _pinned_client(
         max_connections=MAX_CONNECTIONS,
         max_keepalive_connections=KEPT_CONNECTIONS,
         keepalive_expiry=15.0,
-        network_backend=_PinnedBackend(egress),
+        network_backend=_PinnedBackend(egress, proxy),
+        proxy=None if proxy is None else _as_proxy(proxy, context),
     )
     return httpx.AsyncClient(
         transport=transport, timeout=timeout, follow_redirects=False, trust_env=False
+    )
+
+
+def _as_proxy(proxy: UpstreamProxy, context: ssl.SSLContext) -> httpcore.Proxy:
+    shown = authorization(proxy)
+    return httpcore.Proxy(
+        proxy.url,
+        headers=[("proxy-authorization", shown)] if shown else None,
+        ssl_context=context if proxy.scheme == "https" else None,
     )
 
 

@@ -205,6 +205,12 @@ class EgressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ports that may be read; empty: all but those of well-known services that are not HTTP."""
     ca: str = ""
     """Certificates (PEM) that origins may be verified by, besides the system's."""
+    proxy: str = ""
+    """Upstream proxy, `http://[user:password@]host:port` or `https://`, that origins are read
+    through; empty: they are connected to. Roles never go through it."""
+    direct: list[str] = []
+    """Hosts, such as example.com or *.example.com, and networks (CIDR) of addresses in URLs, that
+    are read without `proxy`."""
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from hawker.apps.cli.options import (
     serving_options,
 )
 from hawker.apps.cli.text import table
+from hawker.core.masking import mask
 
 MASK = "********"
 DAY = 86_400.0
@@ -60,7 +61,10 @@ def _masked(key: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _masked(str(name), inner) for name, inner in value.items()}
     name = key.rpartition(".")[2]
-    return MASK if value and isinstance(value, str | list) and _SECRET.search(name) else value
+    if value and isinstance(value, str | list) and _SECRET.search(name):
+        return MASK
+    # A URL may have a user and a password in it.
+    return mask(value) if isinstance(value, str) else value
 
 
 @click.group(no_args_is_help=False)

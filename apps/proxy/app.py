@@ -11,11 +11,10 @@ from starlette.routing import BaseRoute
 
 from hawker.apps.proxy.front import Front
 from hawker.apps.proxy.interception import Interception
-from hawker.apps.proxy.relay import Relay
 from hawker.apps.proxy.rules import Rules
 from hawker.apps.proxy.swarm import Swarm
 from hawker.apps.proxy.versions import Origins
-from hawker.apps.proxy.wire import MAX_HEAD
+from hawker.apps.proxy.wire import MAX_HEAD, Dialer
 from hawker.apps.web.access import LOCAL_USER, Access, as_bearer, check_allowed
 from hawker.apps.web.content import swarm_content
 from hawker.apps.web.metrics import Metric, counter, counters
@@ -76,11 +75,10 @@ class ProxyRole(Role):
             self._front = front = Front(
                 name,
                 self._rules,
-                services.egress,
+                Dialer(services.egress, context),
                 Swarm(content, origins, name),
                 origins,
                 interception,
-                lambda: Relay(services.egress, context, name),
                 self._admit,
             )
             async with _Connections(front) as connections:

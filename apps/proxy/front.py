@@ -20,10 +20,10 @@ from hawker.apps.proxy.relay import Relay
 from hawker.apps.proxy.rules import Decision, Rules
 from hawker.apps.proxy.swarm import Swarm, can_be_asked
 from hawker.apps.proxy.versions import Origins
-from hawker.apps.proxy.wire import IDLE, Wire, dial, splice
+from hawker.apps.proxy.wire import IDLE, Dialer, Wire, splice
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.apps.web.problems import CONTENT_TYPE
-from hawker.core.contracts import Caller, Egress
+from hawker.core.contracts import Caller
 from hawker.core.errors import BadRequest, Forbidden, HawkerError, Unauthenticated
 from hawker.core.messages import encode
 
@@ -47,21 +47,19 @@ class Front:
         self,
         name: str,
         rules: Rules,
-        egress: Egress,
+        dialer: Dialer,
         swarm: Swarm,
         origins: Origins,
         interception: Interception,
-        relay: Callable[[], Relay],
         admit: Callable[[str], Awaitable[Caller]],
     ) -> None:
         self.name = name
         self.handled: Counter[str] = Counter()
         self.rules = rules
-        self.egress = egress
+        self.dialer = dialer
         self.swarm = swarm
         self.origins = origins
         self.interception = interception
-        self.relay = relay
         self.admit = admit
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,7 +78,7 @@ class _Session:
         self._client = client
         self._base = base
         self._caller = caller
-        self._relay = front.relay()
+        self._relay = Relay(front.dialer, front.name)
 
     async def run(self) -> None:
         try:
@@ -174,12 +172,12 @@ class _Session:
             front.handled["intercept"] += 1
             await self._intercept(host, port, caller)
             return
-        origin = await dial(front.egress, host, port, None)
+        origin = await front.dialer.tunnel(host, port)
         front.handled["tunnel"] += 1
         try:
             await self._connected()
             early = bytes(self._client.http.trailing_data[0])
-            await splice(self._client, origin, (early, b""))
+            await splice(self._client, origin, (early, origin.early))
         finally:
             await origin.close()
 

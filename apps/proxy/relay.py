@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from urllib.parse import urlsplit
 
 import h11
 
-from hawker.apps.proxy.messages import end_to_end, upgrade_in, with_via
-from hawker.apps.proxy.wire import Wire, dial, splice
-from hawker.core.contracts import Egress
+from hawker.apps.proxy.messages import as_mapping, end_to_end, upgrade_in, with_via
+from hawker.apps.proxy.wire import Dialer, Wire, splice
+from hawker.core.contracts import UpstreamProxy
 from hawker.core.errors import BadRequest, OriginFailed
+from hawker.core.forwarding import authorization, own_answer
 from hawker.core.ids import DEFAULT_PORTS, origin_of
 
 # Methods whose request may be sent again where nobody knows whether it arrived.
@@ -21,9 +21,8 @@ REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 class Relay:
     """Towards origins, for one client connection: the last one's connection is kept."""
 
-    def __init__(self, egress: Egress, context: ssl.SSLContext, name: str) -> None:
-        self._egress = egress
-        self._context = context
+    def __init__(self, dialer: Dialer, name: str) -> None:
+        self._dialer = dialer
         self._name = name
         self._kept: tuple[tuple[str, str | None, int | None], Wire] | None = None
 
@@ -51,6 +50,8 @@ class Relay:
                 await self._keep(url, origin)
                 return
             origin.abort()
+            if isinstance(failure, OriginFailed):
+                raise failure
             # A kept connection may have been closed meanwhile.
             if fresh or not repeatable:
                 break
@@ -91,8 +92,7 @@ class Relay:
             await wire.close()
         scheme, host, port = origin
         assert host is not None and port is not None
-        context = self._context if scheme == "https" else None
-        return await dial(self._egress, host, port, context), True
+        return await self._dialer.to_origin(scheme, host, port), True
 
     async def _keep(self, url: str, wire: Wire) -> None:
         http = wire.http
@@ -102,17 +102,20 @@ class Relay:
         else:
             await wire.close()
 
-    async def _converse(self, client: Wire, origin: Wire, head: h11.Request) -> str | None:
+    async def _converse(
+        self, client: Wire, origin: Wire, head: h11.Request
+    ) -> str | OriginFailed | None:
         """Both directions at once: an answer may begin, and end, before the request does. Returns
         why no answer began, None where one did."""
         try:
-            await origin.send(head)
+            await origin.send(head if origin.proxy is None else _for_proxy(head, origin.proxy))
         except (OSError, TimeoutError) as exc:
             return str(exc) or "it was closed"
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(_send_body(client, origin))
             try:
-                outcome = await _answer(client, origin, self._name)
+                host = dict(head.headers)[b"host"].decode("latin-1")
+                outcome = await _answer(client, origin, self._name, host)
             finally:
                 sending.cancel()
         if isinstance(outcome, h11.InformationalResponse):
@@ -139,15 +142,31 @@ async def _send_body(client: Wire, origin: Wire) -> None:
     origin.abort()
 
 
-async def _answer(client: Wire, origin: Wire, name: str) -> str | h11.InformationalResponse | None:
-    """The origin's answer, as it comes, to the client; why none began, or what announces another
-    protocol, else None."""
+def _for_proxy(head: h11.Request, proxy: UpstreamProxy) -> h11.Request:
+    """The request as the upstream proxy is asked it."""
+    host = dict(head.headers)[b"host"]
+    fields = list(head.headers.raw_items())
+    if shown := authorization(proxy):
+        fields.append((b"proxy-authorization", shown.encode()))
+    return h11.Request(method=head.method, target=b"http://" + host + head.target, headers=fields)
+
+
+async def _answer(
+    client: Wire, origin: Wire, name: str, asked: str
+) -> str | OriginFailed | h11.InformationalResponse | None:
+    """The answer of the origin `asked`, as it comes, to the client; why none began, or what
+    announces another protocol, else None."""
     began = False
     try:
         while True:
             event = await origin.next_event()
             if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
                 return event
+            if isinstance(event, h11.Response) and origin.proxy is not None:
+                told = as_mapping(event.headers)
+                own = own_answer(origin.proxy, asked, event.status_code, told)
+                if own is not None:
+                    return own
             if isinstance(event, h11.InformationalResponse | h11.Response):
                 fields = end_to_end(event.headers.raw_items())
                 fields = with_via(fields, b"1.1", name)

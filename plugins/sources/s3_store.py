@@ -2,25 +2,20 @@
 
 Importing this module takes a second, so `s3` does it in a thread when the first URL is read. What
 botocore would find by itself (profiles, proxies, instance metadata) is switched off: the settings
-and the credentials plugins decide.
+and the credentials plugins decide. The upstream proxy of `egress.proxy` is told to it request by
+request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import re
-import socket
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
-from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
-from aiohttp.abc import AbstractResolver, ResolveResult
 from botocore import UNSIGNED  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
@@ -32,7 +27,6 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from hawker.core.contracts import Credential, Egress
 from hawker.core.errors import (
     BadRequest,
-    Forbidden,
     HawkerError,
     NotFound,
     OriginChanged,
@@ -40,6 +34,7 @@ from hawker.core.errors import (
     OriginRefused,
 )
 from hawker.plugins.sources.answers import retry_after
+from hawker.plugins.sources.s3_connections import Pinned, http_session
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 30.0
@@ -48,10 +43,7 @@ MAX_CONNECTIONS = 256
 # Clients kept for credentials that are in nobody's use just now.
 MAX_CLIENTS = 16
 CHUNK = 256 * 1024
-# Addresses that were checked and may be connected to just now.
-MAX_CHECKED = 1024
 
-_AMAZON = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
 _CODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Everything a request may fail with; aiohttp's own come up from the middle of a body.
 _FAILURES = (BotoCoreError, ClientError, aiohttp.ClientError, OSError, TimeoutError)
@@ -104,8 +96,8 @@ class ObjectStore:
         self._endpoint = endpoint or None
         self._region = region
         self._addressing = addressing
-        self._pinned = _Pinned(egress, endpoint)
-        self._http = _http_session(authorities)
+        self._pinned = Pinned(egress, endpoint)
+        self._http = http_session(authorities, self._pinned)
         self._session = AioSession(session_vars=_NO_PROFILE)
         self._clients: dict[tuple[str, str, str, bool], _Held] = {}
         self._lock = asyncio.Lock()
@@ -164,7 +156,6 @@ class ObjectStore:
 
     async def _borrow(self, credential: Credential) -> _Held:
         """The client for this credential; `uses` must be counted down when it is done with."""
-        await self._pinned.check()
         key = (
             credential.access_key,
             credential.secret_key,
@@ -239,87 +230,9 @@ class _Held:
         await self._context.__aexit__(None, None, None)
 
 
-class _Pinned(AbstractResolver):
-    """Lets the client connect to the endpoint, at addresses that the egress policy has checked.
-
-    aiohttp follows redirects, and does not resolve addresses: whatever was not checked here gets no
-    socket.
-    """
-
-    def __init__(self, egress: Egress, endpoint: str) -> None:
-        parts = urlsplit(endpoint)
-        self._egress = egress
-        self._host = (parts.hostname or "").lower()
-        self._port = parts.port or (80 if parts.scheme == "http" else 443)
-        self._checked: collections.deque[tuple[str, int]] = collections.deque(maxlen=MAX_CHECKED)
-
-    async def check(self) -> None:
-        """Ask for an endpoint that is written as an address; names are asked for in `resolve`."""
-        if self._host and _is_address(self._host):
-            self._remember(await self._egress.addresses(self._host, self._port), self._port)
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        name = host.lower().rstrip(".")
-        ours = _AMAZON.search(name) if not self._host else _is_below(name, self._host)
-        if not ours or port != self._port:
-            raise Forbidden(f"the endpoint leads to {host}:{port}, which is another origin")
-        addresses = await self._egress.addresses(host, port)
-        self._remember(addresses, port)
-        return [
-            {
-                "hostname": host,
-                "host": address,
-                "port": port,
-                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
-                "proto": 0,
-                "flags": socket.AI_NUMERICHOST,
-            }
-            for address in addresses
-        ]
-
-    def socket(self, info: Any) -> socket.socket:
-        """A socket for an address, as aiohttp asks for it; raises Forbidden for an unchecked."""
-        family, kind, proto, _, address = info
-        if (address[0], address[1]) not in self._checked:
-            raise Forbidden(f"the endpoint leads to {address[0]}:{address[1]}, another origin")
-        return socket.socket(family, kind, proto)
-
-    async def close(self) -> None:
-        return
-
-    def _remember(self, addresses: Any, port: int) -> None:
-        for address in addresses:
-            if (address, port) in self._checked:
-                self._checked.remove((address, port))
-            self._checked.append((address, port))
-
-
-def _http_session(authorities: list[str]) -> type[Any]:
-    """aiobotocore's HTTP session, which also trusts the system's authorities and these."""
-
-    class Session(AIOHTTPSession):  # type: ignore[misc]
-        def _get_ssl_context(self) -> ssl.SSLContext:
-            context = ssl.create_default_context()
-            for file in authorities:
-                context.load_verify_locations(cafile=file)
-            return context
-
-    return Session
-
-
 def _ask_for_checksum(params: dict[str, Any], **_: Any) -> None:
     # Not by the parameter ChecksumMode: with it botocore hashes the body too, on the event loop.
     params["headers"]["x-amz-checksum-mode"] = "ENABLED"
-
-
-def _is_address(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdecimal()
-
-
-def _is_below(name: str, host: str) -> bool:
-    return name == host or name.endswith(f".{host}")
 
 
 def _status(exc: Any) -> int:

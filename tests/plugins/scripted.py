@@ -6,13 +6,23 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from hawker.core.contracts import Credential
+from hawker.core.contracts import Credential, UpstreamProxy
 
 Talk = Callable[[str, socket.socket], None]
 Answer = Callable[[str], bytes]
+
+
+class Straight:
+    """A policy without an upstream proxy."""
+
+    async def proxy(self, host: str, port: int) -> UpstreamProxy | None:
+        return None
+
+    async def proxy_addresses(self) -> Sequence[str]:
+        raise AssertionError("there is none")
 
 
 class Scripted:

@@ -29,7 +29,7 @@ from hawker.core.testing.sources import SourceContract
 from hawker.plugins.sources.file import FileSource
 from hawker.plugins.sources.http import HttpSource
 from hawker.plugins.sources.s3 import S3Options, S3Source
-from tests.plugins.scripted import Keys
+from tests.plugins.scripted import Keys, Straight
 
 
 def services(credential: Credential | None = None) -> SourceServices:
@@ -167,7 +167,7 @@ def moto() -> Iterator[str]:
         process.wait()
 
 
-class Names:
+class Names(Straight):
     """A policy that knows one name, of this machine, and what it was asked for."""
 
     def __init__(self, name: str) -> None:

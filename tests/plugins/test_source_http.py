@@ -30,10 +30,10 @@ from hawker.core.scheduling.origin import STUCK
 from hawker.core.settings import EgressSettings, Settings
 from hawker.plugins.sources import answers, s3_store
 from hawker.plugins.sources.http import HttpSource
-from tests.plugins.scripted import Keys, Scripted, Talk, serving
+from tests.plugins.scripted import Keys, Scripted, Straight, Talk, serving
 
 
-class Anywhere:
+class Anywhere(Straight):
     """An egress policy that allows everything."""
 
     async def addresses(self, host: str, port: int) -> list[str]:

@@ -17,7 +17,7 @@ from hawker.core.egress import EgressPolicy
 from hawker.core.errors import BadRequest, Forbidden, OriginFailed, OriginRefused
 from hawker.core.settings import EgressSettings
 from hawker.plugins.sources.http import HttpSource
-from tests.plugins.scripted import Scripted, Talk
+from tests.plugins.scripted import Scripted, Straight, Talk
 
 
 def ok(head: str, connection: socket.socket) -> None:
@@ -42,7 +42,7 @@ class Keyring:
         return
 
 
-class Names:
+class Names(Straight):
     """A policy that knows some names, and remembers what it was asked."""
 
     def __init__(self, known: dict[str, str]) -> None:

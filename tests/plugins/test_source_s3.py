@@ -33,6 +33,7 @@ from hawker.core.ranges import ByteRange
 from hawker.core.registry import PluginHost
 from hawker.core.settings import EgressSettings, PluginSettings, Settings
 from hawker.plugins.sources.s3 import S3Options, S3Source
+from tests.e2e.upstream_proxy import UpstreamProxy
 from tests.plugins.scripted import Keys, Scripted
 
 KEYS = Credential(access_key="id", secret_key="s3cr3t-word", session_token="session-word")
@@ -78,12 +79,13 @@ def reading(
     anonymous: bool = False,
     ca: str = "",
     egress_ca: str = "",
+    proxy: str = "",
     slowest_over: float = 30.0,
 ) -> Any:
     """What the work returns, with a source that is closed afterwards."""
 
     async def main() -> Any:
-        policy = EgressPolicy(EgressSettings(), loopback=loopback)
+        policy = EgressPolicy(EgressSettings(proxy=proxy), loopback=loopback)
         options = S3Options(endpoint=endpoint, addressing="path", anonymous=anonymous, ca=ca)
         services = SourceServices(policy, Keys(credential))
         source = S3Source(services, options, ca=egress_ca, slowest_over=slowest_over)
@@ -330,3 +332,75 @@ def test_wrong_options_are_refused(options: dict[str, str]) -> None:
     host = PluginHost(Settings(plugins=PluginSettings(options={"s3": options})))
     with pytest.raises(HawkerError, match=r"plugins\.options\.s3"):
         host.get("hawker.sources", "s3")
+
+
+@pytest.fixture
+def upstream() -> Iterator[UpstreamProxy]:
+    made = UpstreamProxy()
+    made.user = "ann@home:p/w"
+    made.names["store.example.test"] = ("127.0.0.1", 0)
+    yield made
+    made.close()
+
+
+def named(upstream: UpstreamProxy) -> str:
+    return f"http://ann%40home:p%2Fw@{upstream.name}"
+
+
+def test_an_endpoint_is_read_through_the_upstream_proxy(upstream: UpstreamProxy) -> None:
+    with serving(answer("200 OK", b"content", etag='"v"')) as server:
+        upstream.names["store.example.test"] = ("127.0.0.1", server.port)
+        endpoint = "http://store.example.test"
+        assert reading(endpoint, content, proxy=named(upstream))[0] == b"content"
+        assert upstream.asked == [("GET", f"{endpoint}/a-bucket/a/key")]
+        assert "proxy-authorization" not in server.heads[0]
+        # Nothing that the endpoint says leads the proxy elsewhere.
+    upstream.asked.clear()
+    with serving(answer("307 Moved", location="http://169.254.169.254/latest")) as server:
+        upstream.names["store.example.test"] = ("127.0.0.1", server.port)
+        with pytest.raises(OriginFailed):
+            reading(endpoint, content, proxy=named(upstream))
+    assert upstream.asked
+    assert all(target.startswith(f"{endpoint}/a-bucket") for _, target in upstream.asked)
+
+
+def test_an_https_endpoint_is_tunnelled_to(upstream: UpstreamProxy, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("store.example.test").configure_cert(context)
+    file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(file)
+    with serving(answer("200 OK", b"content", etag='"v"'), context) as server:
+        upstream.names["store.example.test"] = ("127.0.0.1", server.port)
+        endpoint = "https://store.example.test"
+        got = reading(endpoint, content, proxy=named(upstream), egress_ca=str(file))
+        assert got[0] == b"content"
+    assert upstream.asked == [("CONNECT", "store.example.test:443")]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("status", [407, 502])
+def test_the_upstream_proxys_refusal_is_not_the_endpoints(
+    upstream: UpstreamProxy, scheme: str, status: int
+) -> None:
+    upstream.refusal = status, {}
+    text = f"the upstream proxy {upstream.name} answered {status}"
+    with pytest.raises(OriginFailed, match=text) as told:
+        reading(f"{scheme}://store.example.test", content, proxy=named(upstream))
+    assert "p/w" not in str(told.value)
+    assert "p%2Fw" not in str(told.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_upstream_proxy_that_is_not_there(upstream: UpstreamProxy, scheme: str) -> None:
+    upstream.close()
+    text = f"the upstream proxy {upstream.name} cannot be reached"
+    with pytest.raises(OriginFailed, match=text) as told:
+        reading(f"{scheme}://store.example.test", content, proxy=named(upstream))
+    assert "p%2Fw" not in str(told.value)
+
+
+def test_the_upstream_proxy_is_not_asked_for_a_closed_endpoint(upstream: UpstreamProxy) -> None:
+    with pytest.raises(Forbidden):
+        reading("http://169.254.169.254", content, proxy=named(upstream))
+    assert upstream.asked == []
