@@ -32,6 +32,8 @@ from hawker.core.transfer.naming import Named
 from hawker.core.transfer.slots import UploadSlots
 
 MAX_BODY = 1024 * 1024
+# 0 is the most urgent; nothing stands for the least.
+PRIORITIES = ("", *"0123456")
 
 
 class Daemon(Protocol):
@@ -104,6 +106,8 @@ class Api:
             tag=query.get("tag", ""),
             application=query.get("application", ""),
             revision=query.get("revision", ""),
+            priority=_priority(query.get("priority", "")),
+            filtered_query_params=_listed(query.get("filtered_query_params", "")),
             headers={
                 name.removeprefix(FOR_ORIGIN): value
                 for name, value in request.headers.items()
@@ -186,6 +190,16 @@ class Api:
         """The entry as this caller sees it: None where it may not know of it."""
         ground, local = self._role.conductor.ground, is_local(request.scope)
         return entry if entry and visible(ground, entry, caller, local=local) else None
+
+
+def _priority(text: str) -> int:
+    if text not in PRIORITIES:
+        raise BadRequest(f"{text[:40]!r} is no priority", hint="it is 0 to 6")
+    return int(text or 6)
+
+
+def _listed(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _ids(request: Request) -> tuple[str, str]:

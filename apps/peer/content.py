@@ -59,6 +59,8 @@ async def send_content(
 
     async def sending(message: Any) -> None:
         nonlocal begun
+        if message["type"] == "http.response.start":
+            message["headers"].append((b"hawker-task", named.spec.task_id.encode()))
         begun = True
         await send(message)
 
@@ -97,7 +99,7 @@ async def _deliver(active: Download, entry: Entry, asked: Asked, wait: float, se
     answer = _content(entry).answer(asked)
     if asked.head or answer.status == 304:
         active.finished = True
-        await _start(send, answer)
+        await _start(send, entry, answer)
         await _end(send)
         return
     active.want(answer.spans)
@@ -134,7 +136,7 @@ async def send_stored(entry: Entry, request: Request, receive: Any, send: Any) -
             spans = []
         elif spans is None:
             spans = [ByteRange(0, entry.layout.total)]
-        await _start(send, answer)
+        await _start(send, entry, answer)
         await until_disconnected(receive, _stored_body(entry, answer, spans, send))
     return sum(span.size for span in spans)
 
@@ -170,7 +172,7 @@ async def _body(active: Download, entry: Entry, answer: Answer, wait: float, sen
                     # Each span is of what is here now: all must be of what the answer is about.
                     active.run.check(entry.generation)
                     if not started:
-                        await _start(send, answer)
+                        await _start(send, entry, answer)
                         started = True
                     await _more(send, head)
                     await send_span(entry, part, send)
@@ -182,7 +184,7 @@ async def _body(active: Download, entry: Entry, answer: Answer, wait: float, sen
             raise NotHereYet(f"no byte was here after {wait:g} s") from exc
         raise
     if not started:
-        await _start(send, answer)
+        await _start(send, entry, answer)
     await _end(send, answer.before(len(answer.spans or ())))
 
 
@@ -191,7 +193,9 @@ async def _next(spans: AsyncIterator[ByteRange], limit: float) -> ByteRange | No
         return await anext(spans, None)
 
 
-async def _start(send: Any, answer: Answer) -> None:
+async def _start(send: Any, entry: Entry, answer: Answer) -> None:
+    """Status and fields; whether all of the content is here is a hint for whoever asks."""
+    answer.fields["hawker-complete"] = "true" if entry.complete else "false"
     headers = [(name.encode(), value.encode()) for name, value in answer.fields.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
 

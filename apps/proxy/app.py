@@ -18,6 +18,7 @@ from hawker.apps.proxy.wire import MAX_HEAD, Dialer
 from hawker.apps.web.access import LOCAL_USER, Access, as_bearer, check_allowed
 from hawker.apps.web.content import swarm_content
 from hawker.apps.web.metrics import Metric, counter, counters
+from hawker.apps.web.prefetch import Prefetching
 from hawker.apps.web.role import Role
 from hawker.core.contracts import Caller, RoleContext
 from hawker.core.errors import ConfigError
@@ -72,11 +73,12 @@ class ProxyRole(Role):
             client = OriginClient(services, context)
             stack.push_async_callback(client.close)
             origins = Origins(client)
+            prefetching = await stack.enter_async_context(Prefetching(content))
             self._front = front = Front(
                 name,
                 self._rules,
                 Dialer(services.egress, context),
-                Swarm(content, origins, name),
+                Swarm(content, origins, prefetching, name),
                 origins,
                 interception,
                 self._admit,

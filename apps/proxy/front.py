@@ -22,6 +22,7 @@ from hawker.apps.proxy.swarm import Swarm, can_be_asked
 from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import IDLE, Dialer, Wire, splice
 from hawker.apps.web.disconnect import until_disconnected
+from hawker.apps.web.dragonfly import ERROR_TYPE, Wishes, error_type, wishes_of
 from hawker.apps.web.problems import CONTENT_TYPE
 from hawker.core.contracts import Caller
 from hawker.core.errors import BadRequest, Forbidden, HawkerError, Unauthenticated
@@ -120,12 +121,13 @@ class _Session:
             await self._connect(target, caller)
             return
         url = self._base + target if self._base and target.startswith("/") else _absolute(target)
-        decision = front.rules.decide(method, url, fields)
+        wishes = wishes_of(fields)
+        decision = front.rules.decide(method, url, fields).wished(method, wishes.swarm)
         if decision.action == "block":
             front.handled["block"] += 1
             raise Forbidden(f"a rule blocks {_origin(url)}", hint="see proxy.rules")
         if decision.action == "swarm":
-            if await self._from_the_swarm(fields, decision, caller):
+            if await self._from_the_swarm(fields, decision, caller, wishes):
                 front.handled["swarm"] += 1
                 return
             log.info("%s is asked itself", _origin(url))
@@ -138,7 +140,7 @@ class _Session:
                 front.origins.forget(decision.url)
 
     async def _from_the_swarm(
-        self, fields: Mapping[str, str], decision: Decision, caller: Caller
+        self, fields: Mapping[str, str], decision: Decision, caller: Caller, wishes: Wishes
     ) -> bool:
         """Answer out of the swarm while the client waits for it; whether that was done."""
         client = self._client
@@ -151,7 +153,8 @@ class _Session:
 
         async def answer() -> None:
             nonlocal answered
-            answered = await self._front.swarm.answer(client, fields, decision, caller.tenant)
+            swarm = self._front.swarm
+            answered = await swarm.answer(client, fields, decision, caller.tenant, wishes)
 
         async def left() -> Mapping[str, str]:
             await client.departed()
@@ -213,6 +216,7 @@ class _Session:
             return
         problem = error.problem()
         headers = [("content-type", CONTENT_TYPE), ("connection", "close")]
+        headers.append((ERROR_TYPE, error_type(error)))
         if isinstance(error, Unauthenticated):
             problem.status = 407
             headers.append(("proxy-authenticate", CHALLENGE))

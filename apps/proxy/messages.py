@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from hawker.apps.web.dragonfly import PREFIX
+
 Field = tuple[bytes, bytes]
 
 # About one connection, or between the client and this proxy.
@@ -31,6 +33,11 @@ def end_to_end(fields: Iterable[Field], *, upgrade: bytes = b"") -> list[Field]:
     if upgrade:
         kept += [(b"connection", b"upgrade"), (b"upgrade", upgrade)]
     return kept
+
+
+def is_ours(name: bytes) -> bool:
+    """Whether a request's field is for this proxy alone, by what it is about."""
+    return name.lower().startswith(PREFIX.encode())
 
 
 def upgrade_in(fields: Iterable[Field]) -> bytes:

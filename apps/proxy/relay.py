@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from hawker.apps.proxy.messages import as_mapping, end_to_end, upgrade_in, with_via
+from hawker.apps.proxy.messages import as_mapping, end_to_end, is_ours, upgrade_in, with_via
 from hawker.apps.proxy.wire import Dialer, Wire, splice
 from hawker.core.contracts import UpstreamProxy
 from hawker.core.errors import BadRequest, OriginFailed
@@ -73,7 +73,7 @@ class Relay:
         body = [(n, v) for n, v in request.headers if n == b"transfer-encoding"]
         # RFC 9112 section 6.3: of two ends of a body only one is true.
         dropped = {b"host", b"http2-settings"} | ({b"content-length"} if body else set())
-        fields = [(name, value) for name, value in fields if name.lower() not in dropped]
+        fields = [(n, v) for n, v in fields if n.lower() not in dropped and not is_ours(n)]
         host = parts.netloc.rpartition("@")[2].encode("latin-1")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         fields = with_via([(b"Host", host), *fields], request.http_version, self._name)

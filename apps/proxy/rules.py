@@ -26,6 +26,14 @@ class Decision:
     immutable: bool = False
     fresh: float | None = None
 
+    def wished(self, method: str, swarm: bool | None) -> Decision:
+        """The same, but for what the client says of the swarm; what is blocked stays so."""
+        if swarm and self.action == "direct" and method in READING:
+            return Decision("swarm", self.url)
+        if swarm is False and self.action == "swarm":
+            return Decision("direct", self.url)
+        return self
+
 
 @dataclass(frozen=True)
 class _Rule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import h11
 import httpx
@@ -13,6 +14,8 @@ from hawker.apps.proxy.rules import Decision
 from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import Wire
 from hawker.apps.web.content import Asker, SwarmContent
+from hawker.apps.web.dragonfly import Wishes, swarm_fields
+from hawker.apps.web.prefetch import Prefetching
 from hawker.core.conditions import Conditions, PreconditionFailed, Validators
 from hawker.core.errors import HawkerError, NotHereYet
 
@@ -32,16 +35,35 @@ def can_be_asked(fields: Mapping[str, str]) -> bool:
     return not OWN & set(fields)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What the peer is asked for; `asked` are the fields of a range or condition."""
+
+    url: str
+    asker: Asker
+    asked: dict[str, str]
+    wishes: Wishes
+    revision: str = ""
+
+
 class Swarm:
     """Answers GETs for a proxy called `name`."""
 
-    def __init__(self, content: SwarmContent, origins: Origins, name: str) -> None:
+    def __init__(
+        self, content: SwarmContent, origins: Origins, prefetching: Prefetching, name: str
+    ) -> None:
         self._content = content
+        self._prefetching = prefetching
         self._origins = origins
         self._name = name
 
     async def answer(
-        self, client: Wire, fields: Mapping[str, str], decision: Decision, tenant: str
+        self,
+        client: Wire,
+        fields: Mapping[str, str],
+        decision: Decision,
+        tenant: str,
+        wishes: Wishes,
     ) -> bool:
         """Answer a GET; False where the origin itself is to be asked, for the swarm has nothing, or
         may not have it. The connection is cut where the rest of a body does not come.
@@ -54,7 +76,8 @@ class Swarm:
             # The peer judges conditions by itself.
             asked = {n: fields[n] for n in (*CONDITIONAL, "range") if n in fields}
             asker = Asker(tenant, fields.get("authorization", ""))
-            return await self._content_of(client, url, asker, asked, _as_it_is)
+            wanted = _Wanted(url, asker, asked, wishes)
+            return await self._content_of(client, wanted, _as_it_is)
         wish = wish_of(fields)
         # RFC 9111 section 3.5: what somebody signed in for is not kept for others.
         if wish.unstored or "authorization" in fields:
@@ -64,10 +87,11 @@ class Swarm:
         version = await self._origins.version(url, wish, decision.fresh)
         if version is None:
             return False
-        return await self._versioned(client, fields, url, tenant, version)
+        wanted = _Wanted(url, Asker(tenant), {}, wishes, version.validator)
+        return await self._versioned(client, fields, wanted, version)
 
     async def _versioned(
-        self, client: Wire, fields: Mapping[str, str], url: str, tenant: str, version: Version
+        self, client: Wire, fields: Mapping[str, str], wanted: _Wanted, version: Version
     ) -> bool:
         current = Validators(version.fields.get("etag", ""), version.modified)
         told = dict(version.fields) | {"age": str(version.age(self._origins.now()))}
@@ -79,39 +103,40 @@ class Swarm:
         except PreconditionFailed:
             await self._send(client, 412, told | {"content-length": "0"}, None)
             return True
-        asked = {}
         if "range" in fields and conditions.allow_range(current):
-            asked["range"] = fields["range"]
+            wanted.asked["range"] = fields["range"]
 
         def described(found: Mapping[str, str]) -> dict[str, str] | None:
             if found.get("etag") != f'"{version.generation}"':
                 # It changed in between: what is described is not what came.
-                self._origins.forget(url)
+                self._origins.forget(wanted.url)
                 return None
             if found.get("content-type", "").startswith("multipart/"):
                 told["content-type"] = found["content-type"]
             return told | {name: found[name] for name in PLACE if name in found}
 
-        asker = Asker(tenant)
-        return await self._content_of(client, url, asker, asked, described, version.validator)
+        return await self._content_of(client, wanted, described)
 
     async def _content_of(
         self,
         client: Wire,
-        url: str,
-        asker: Asker,
-        asked: Mapping[str, str],
+        wanted: _Wanted,
         described: Callable[[Mapping[str, str]], dict[str, str] | None],
-        revision: str = "",
     ) -> bool:
         """Give what the peer has, with the fields that `described` makes of the peer's; None of
         them where it is not what was wanted."""
         began = False
+        url, asker, wishes, revision = wanted.url, wanted.asker, wanted.wishes, wanted.revision
         try:
-            async with self._content.open("GET", url, asker, asked, revision) as found:
+            async with self._content.open(
+                "GET", url, asker, wanted.asked, revision, wishes
+            ) as found:
                 told = described(found.headers)
                 if told is None:
                     return False
+                told |= swarm_fields(found.headers)
+                if wishes.prefetch and found.status_code == 206:
+                    self._prefetching.begin(url, asker, wishes, revision)
                 began = True
                 await self._send(client, found.status_code, told, found)
         except (HawkerError, httpx.HTTPError):

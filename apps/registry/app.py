@@ -20,11 +20,13 @@ from hawker.apps.registry.upstream import MAX_LISTING, Upstream, listing_fields
 from hawker.apps.web.access import Access, as_bearer
 from hawker.apps.web.content import Asker, SwarmContent, swarm_content
 from hawker.apps.web.disconnect import until_disconnected
+from hawker.apps.web.dragonfly import ERROR_TYPE, Wishes, error_type, swarm_fields, wishes_of
 from hawker.apps.web.endpoints import Endpoint
 from hawker.apps.web.parts import send_part
+from hawker.apps.web.prefetch import Prefetching
 from hawker.apps.web.role import Role
 from hawker.core.contracts import RoleContext
-from hawker.core.errors import HawkerError, OriginRefused, Unauthenticated
+from hawker.core.errors import BadRequest, HawkerError, OriginRefused, Unauthenticated
 from hawker.core.outgoing import OriginClient, origin_tls
 
 API_VERSION = {"docker-distribution-api-version": "registry/2.0"}
@@ -44,6 +46,7 @@ class RegistryRole(Role):
         self._context = context
         self._upstreams = Upstreams(context.settings.registry)
         self._content: SwarmContent | None = None
+        self._prefetching: Prefetching | None = None
         self._upstream: Upstream | None = None
         self._manifests: Manifests | None = None
         self._deleted = Deleted()
@@ -57,6 +60,8 @@ class RegistryRole(Role):
         settings, context = self._context.settings, self._context
         async with contextlib.AsyncExitStack() as stack:
             self._content = await stack.enter_async_context(swarm_content(context, self.name))
+            prefetching = Prefetching(self._content)
+            self._prefetching = await stack.enter_async_context(prefetching)
             trusted = await asyncio.to_thread(origin_tls, settings.egress.ca)
             origins = OriginClient(context.plugins.services, trusted)
             stack.push_async_callback(origins.close)
@@ -76,23 +81,35 @@ class RegistryRole(Role):
 
         try:
             asker = await self._admit(request)
+            wishes = _wishes_of(request)
             path = request.path_params["path"]
             if not path:
                 await Response("{}", headers=API_VERSION, media_type="application/json")(
                     request.scope, receive, sending
                 )
                 return
-            target = self._upstreams.locate(path, request.query_params.get("ns", ""))
+            target = self._upstreams.locate(
+                path, request.query_params.get("ns", ""), wishes.registry
+            )
             kind = target.kind
-            await self._answer(target, asker, request, receive, sending)
+            await self._answer(target, asker, wishes, request, receive, sending)
         except HawkerError as exc:
             if begun:
                 # Nothing but a cut connection says that the rest does not come.
                 raise
-            await error_response(as_registry_error(exc, kind))(request.scope, receive, send)
+            told = as_registry_error(exc, kind)
+            if told is not exc:
+                told.headers[ERROR_TYPE] = error_type(exc)
+            await error_response(told)(request.scope, receive, send)
 
     async def _answer(
-        self, target: Target, asker: Asker, request: Request, receive: Any, send: Any
+        self,
+        target: Target,
+        asker: Asker,
+        wishes: Wishes,
+        request: Request,
+        receive: Any,
+        send: Any,
     ) -> None:
         assert self._upstream is not None
         if request.method not in ("GET", "HEAD") or target.kind == "uploads":
@@ -106,9 +123,9 @@ class RegistryRole(Role):
         await self._deleted.check(self._upstream, target, asker.shown)
         try:
             if target.kind == "blobs":
-                await self._blob(target, asker, request, receive, send)
+                await self._blob(target, asker, wishes, request, receive, send)
             elif target.kind == "manifests":
-                response = await self._manifest(target, asker, request)
+                response = await self._manifest(target, asker, wishes, request)
                 await response(request.scope, receive, send)
             else:
                 response = await self._listing(target, asker, request)
@@ -117,11 +134,13 @@ class RegistryRole(Role):
             # The peer cannot say what the upstream wants to see.
             raise await self._upstream.challenge(target) from None
 
-    async def _manifest(self, target: Target, asker: Asker, request: Request) -> Response:
+    async def _manifest(
+        self, target: Target, asker: Asker, wishes: Wishes, request: Request
+    ) -> Response:
         assert self._manifests is not None
         accept = ", ".join(request.headers.getlist("accept"))
         head = request.method == "HEAD"
-        manifest = await self._manifests.get(target, asker, accept, head=head)
+        manifest = await self._manifests.get(target, asker, accept, wishes, head=head)
         fields = _fields(manifest.digest)
         if _has(request, manifest.digest):
             return Response(status_code=304, headers=fields)
@@ -139,15 +158,21 @@ class RegistryRole(Role):
         return Response(await self._upstream.read(answer, MAX_LISTING), headers=fields)
 
     async def _blob(
-        self, target: Target, asker: Asker, request: Request, receive: Any, send: Any
+        self,
+        target: Target,
+        asker: Asker,
+        wishes: Wishes,
+        request: Request,
+        receive: Any,
+        send: Any,
     ) -> None:
-        assert self._content is not None
+        assert self._content is not None and self._prefetching is not None
         digest = target.reference
         method = request.method
         fields = _range_of(request, digest) if method == "GET" else {}
         unchanged = _has(request, digest)
         async with self._content.open(
-            "HEAD" if unchanged else method, target.url, asker, fields
+            "HEAD" if unchanged else method, target.url, asker, fields, wishes=wishes
         ) as answer:
             status = 304 if unchanged else answer.status_code
             kept = {n: answer.headers[n] for n in BLOB_FIELDS if n in answer.headers}
@@ -156,7 +181,10 @@ class RegistryRole(Role):
                 raise RegistryError(
                     "RANGE_INVALID", "there are no such bytes", 416, _fields(digest) | kept
                 )
+            if wishes.prefetch and status == 206:
+                self._prefetching.begin(target.url, asker, wishes)
             head = {**_fields(digest), **({} if unchanged else kept)}
+            head |= swarm_fields(answer.headers)
             head["accept-ranges"] = "bytes"
             head["content-type"] = answer.headers.get("content-type", "application/octet-stream")
             raw = [(name.encode(), value.encode()) for name, value in head.items()]
@@ -189,6 +217,13 @@ class RegistryRole(Role):
                 "UNAUTHORIZED", exc.detail, 401, {"www-authenticate": 'Basic realm="hawker"'}
             ) from exc
         return Asker(caller.tenant)
+
+
+def _wishes_of(request: Request) -> Wishes:
+    try:
+        return wishes_of(request.headers)
+    except BadRequest as exc:
+        raise RegistryError("UNSUPPORTED", exc.detail, 400) from exc
 
 
 def _fields(digest: str) -> dict[str, str]:

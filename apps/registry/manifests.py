@@ -13,6 +13,7 @@ from hawker.apps.registry.errors import RegistryError
 from hawker.apps.registry.names import Target
 from hawker.apps.registry.upstream import Upstream
 from hawker.apps.web.content import Asker, SwarmContent
+from hawker.apps.web.dragonfly import Wishes
 from hawker.core.digests import Digest
 from hawker.core.errors import HawkerError
 from hawker.core.registries import MANIFEST_TYPES
@@ -45,25 +46,29 @@ class Manifests:
         self._types: OrderedDict[str, str] = OrderedDict()
         self._proven: OrderedDict[str, float] = OrderedDict()
 
-    async def get(self, target: Target, asker: Asker, accept: str, *, head: bool) -> Manifest:
+    async def get(
+        self, target: Target, asker: Asker, accept: str, wishes: Wishes, *, head: bool
+    ) -> Manifest:
         """The manifest that a tag or digest names, for whoever asks.
 
         Raises:
             HawkerError: it cannot be had, or its blobs cannot.
         """
         if not target.by_digest:
-            found = await self._resolve(target, asker, accept, head=head)
+            found = await self._resolve(target, asker, accept, wishes, head=head)
             if head or found.body is not None:
                 return found
             target = target.with_reference("manifests", found.digest)
-        body = await self._content.read(target.url, asker, MAX_MANIFEST)
+        body = await self._content.read(target.url, asker, MAX_MANIFEST, wishes)
         _check(target.reference, body, target.url)
-        await self._prove(target, asker, body)
+        await self._prove(target, asker, body, wishes)
         known = self._types.get(_named(target, target.reference), "")
         media_type = said_type(body) or known or media_type_of(body)
         return Manifest(target.reference, media_type, len(body), body)
 
-    async def _resolve(self, target: Target, asker: Asker, accept: str, *, head: bool) -> Manifest:
+    async def _resolve(
+        self, target: Target, asker: Asker, accept: str, wishes: Wishes, *, head: bool
+    ) -> Manifest:
         """What a tag names now. Upstreams that do not answer a HEAD in full are asked by a GET."""
         fields = {"accept": accept} if accept else {}
         try:
@@ -88,10 +93,10 @@ class Manifests:
         media_type = response.headers.get("content-type") or media_type_of(body)
         self._remember(_named(target, digest), media_type)
         if not head:
-            await self._prove(target, asker, body)
+            await self._prove(target, asker, body, wishes)
         return Manifest(digest, media_type, len(body), body)
 
-    async def _prove(self, target: Target, asker: Asker, body: bytes) -> None:
+    async def _prove(self, target: Target, asker: Asker, body: bytes, wishes: Wishes) -> None:
         """See that an image's blobs can be had here, by the smallest: clients that got a manifest
         from a mirror take its blobs from there, or fail."""
         config = _config_of(body)
@@ -102,7 +107,7 @@ class Manifests:
         blob = target.with_reference("blobs", config)
         try:
             # Its client asks for it next; a HEAD would have the upstream asked twice.
-            async with self._content.open("GET", blob.url, asker, {}) as response:
+            async with self._content.open("GET", blob.url, asker, {}, wishes=wishes) as response:
                 await anext(response.aiter_raw(), b"")
         except HawkerError as exc:
             raise RegistryError(

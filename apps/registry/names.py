@@ -8,7 +8,7 @@ the parameter `ns`; podman, skopeo and CRI-O in the first component of the repos
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -95,8 +95,9 @@ class Upstreams:
         """The URL of each."""
         return list(self._bases.values())
 
-    def locate(self, path: str, ns: str) -> Target:
-        """What a path below `/v2/` names.
+    def locate(self, path: str, ns: str, registry: str = "") -> Target:
+        """What a path below `/v2/` names; `registry` is the upstream's name or URL from a header
+        field, which goes before all else.
 
         Raises:
             RegistryError: it names nothing, or an upstream that is not mirrored.
@@ -106,7 +107,9 @@ class Upstreams:
             raise RegistryError("NAME_INVALID", f"/v2/{path} names nothing of a registry", 404)
         name, prefix = match["name"], ""
         first, slash, rest = name.partition("/")
-        if ns:
+        if registry:
+            upstream = self._named(registry)
+        elif ns:
             upstream = plain_name(ns)
         elif slash and plain_name(first) in self._in_paths:
             upstream, name, prefix = self._in_paths[plain_name(first)], rest, first
@@ -114,7 +117,7 @@ class Upstreams:
             upstream = self._default
         base = self._bases.get(upstream)
         if base is None:
-            raise RegistryError("DENIED", f"registry.upstreams does not name {ns!r}", 403)
+            raise RegistryError("DENIED", f"registry.upstreams does not name {upstream!r}", 403)
         if upstream == DOCKER and "/" not in name:
             name = f"library/{name}"
         if not _NAME.match(name) or len(upstream) + 1 + len(name) > MAX_NAME:
@@ -126,6 +129,19 @@ class Upstreams:
             kind, reference = "uploads", match["uploads"].removeprefix("blobs/uploads/")
         _check_reference(kind, reference)
         return Target(upstream, base, name, kind, reference, prefix, ns)
+
+    def _named(self, registry: str) -> str:
+        """The upstream that a name or URL means."""
+        if "://" not in registry:
+            return plain_name(registry)
+        url = registry.rstrip("/")
+        for name, base in self._bases.items():
+            if url.lower() == base.lower():
+                return name
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or parts.path or "@" in parts.netloc:
+            raise RegistryError("NAME_INVALID", f"{registry[:200]!r} is no registry's URL", 400)
+        return plain_name(parts.netloc)
 
 
 def _check_reference(kind: str, reference: str) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
+from hawker.apps.web.dragonfly import LEAST_URGENT, NOTHING, Wishes
 from hawker.core.clients.http import CONNECT_TIMEOUT, endpoint_client, raise_for_problem
 from hawker.core.contracts import RoleContext
 from hawker.core.errors import (
@@ -22,11 +23,14 @@ from hawker.core.errors import (
     OriginRefused,
     TooLarge,
     Unavailable,
+    from_problem,
 )
+from hawker.core.messages import DownloadRequest, decode_progress, encode
 from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey, read_key_file
 
 CONTENT = "/peer/v1/content"
+DOWNLOADS = "/peer/v1/downloads"
 # Fields of a request for content that go to its origin, without this prefix.
 FOR_ORIGIN = "hawker-origin-"
 # Answers to ranges and conditions, which are no failures.
@@ -71,22 +75,23 @@ class SwarmContent:
         asker: Asker,
         fields: Mapping[str, str],
         revision: str = "",
+        wishes: Wishes = NOTHING,
     ) -> AsyncIterator[httpx.Response]:
         """The peer's answer about a URL: 200, 206, or 304, 412, 416 where `fields` may bring that.
-        Versions of a URL that differ in `revision` are tasks of their own.
+        Versions of a URL that differ in `revision` are tasks of their own, as `wishes` may be.
 
         Raises:
             HawkerError: what the peer says; Unavailable where there is none, or it breaks off.
         """
-        mine = {"accept-encoding": "identity"}
-        query = {"url": url, **({"revision": revision} if revision else {})}
+        mine = {"accept-encoding": "identity", **self._token_for(asker, "content")}
+        query = {"url": url, "revision": revision, "tag": wishes.tag}
+        query |= {"application": wishes.application}
+        query |= {"filtered_query_params": ",".join(wishes.filtered)}
+        if wishes.priority != LEAST_URGENT:
+            query["priority"] = str(wishes.priority)
+        query = {name: value for name, value in query.items() if value}
         if asker.shown:
             mine[f"{FOR_ORIGIN}authorization"] = asker.shown
-        token = self._token
-        if self._key is not None:
-            token = self._key.mint("", ["content"], tenant=asker.tenant, subject=self._role)
-        if token:
-            mine["authorization"] = f"Bearer {token}"
         # The first byte may have to come from far.
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
         try:
@@ -103,15 +108,56 @@ class SwarmContent:
                     await raise_for_problem(response)
                 yield response
         except httpx.HTTPError as exc:
-            raise Unavailable(
-                f"the peer at {self._endpoint} failed: {exc or type(exc).__name__}",
-                hint=f"see {self._role}.peer",
-            ) from exc
+            raise self._failed(exc) from exc
 
-    async def read(self, url: str, asker: Asker, limit: int) -> bytes:
+    async def read(self, url: str, asker: Asker, limit: int, wishes: Wishes = NOTHING) -> bytes:
         """All of a small object; raises TooLarge beyond `limit` bytes."""
-        async with self.open("GET", url, asker, {}) as response:
+        async with self.open("GET", url, asker, {}, wishes=wishes) as response:
             return await whole(response, limit)
+
+    async def fetch(self, url: str, asker: Asker, wishes: Wishes, revision: str = "") -> None:
+        """Have the peer store all of some content.
+
+        Raises:
+            HawkerError: it does not; Unavailable where there is none, or it breaks off.
+        """
+        wanted = DownloadRequest(
+            url=url,
+            revision=revision,
+            tag=wishes.tag,
+            application=wishes.application,
+            priority=wishes.priority,
+            filtered_query_params=list(wishes.filtered),
+            headers={"authorization": asker.shown} if asker.shown else {},
+        )
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
+        try:
+            async with self._http.stream(
+                "POST",
+                f"{self._base}{DOWNLOADS}",
+                content=encode(wanted),
+                headers=self._token_for(asker, "downloads"),
+                timeout=timeout,
+            ) as response:
+                await raise_for_problem(response)
+                async for line in response.aiter_lines():
+                    problem = decode_progress(line.encode()).problem if line else None
+                    if problem is not None:
+                        raise from_problem(problem)
+        except httpx.HTTPError as exc:
+            raise self._failed(exc) from exc
+
+    def _failed(self, exc: httpx.HTTPError) -> Unavailable:
+        return Unavailable(
+            f"the peer at {self._endpoint} failed: {exc or type(exc).__name__}",
+            hint=f"see {self._role}.peer",
+        )
+
+    def _token_for(self, asker: Asker, verb: str) -> dict[str, str]:
+        token = self._token
+        if self._key is not None:
+            token = self._key.mint("", [verb], tenant=asker.tenant, subject=self._role)
+        return {"authorization": f"Bearer {token}"} if token else {}
 
     async def close(self) -> None:
         await self._http.aclose()
