@@ -8,6 +8,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,9 +19,11 @@ from hawker.apps.proxy.interception import Interception
 from hawker.apps.proxy.messages import as_mapping, came_through
 from hawker.apps.proxy.relay import Relay
 from hawker.apps.proxy.rules import Decision, Rules
+from hawker.apps.proxy.streams import Stream
 from hawker.apps.proxy.swarm import Swarm, can_be_asked
 from hawker.apps.proxy.versions import Origins
-from hawker.apps.proxy.wire import IDLE, Dialer, Wire, splice
+from hawker.apps.proxy.wire import IDLE, Client, Dialer, Wire, splice
+from hawker.apps.serve.accepted import serve_accepted
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.apps.web.dragonfly import ERROR_TYPE, Wishes, error_type, wishes_of
 from hawker.apps.web.problems import CONTENT_TYPE
@@ -32,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CHALLENGE = 'Basic realm="hawker"'
 HANDSHAKE = 10.0
+# Connections to origins that a client's connection keeps; only HTTP/2 has more at work at once.
+KEPT = 4
 # Methods that change nothing at an origin (RFC 9110 section 9.2.1).
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -65,61 +70,37 @@ class Front:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
-        await _Session(self, Wire(reader, writer, h11.SERVER)).run()
+        client = Wire(reader, writer, h11.SERVER)
+        await _Session(self, client, _Requests(self), inside=False).run()
 
 
-class _Session:
-    """A client's requests in turn; within an intercepted tunnel `base` is the origin that they are
-    for, and `caller` who opened it."""
+class _Requests:
+    """Answers requests, of which those within an intercepted tunnel are for the origin `base`, and
+    of the `caller` who opened it."""
 
-    def __init__(
-        self, front: Front, client: Wire, base: str = "", caller: Caller | None = None
-    ) -> None:
+    def __init__(self, front: Front, base: str = "", caller: Caller | None = None) -> None:
         self._front = front
-        self._client = client
         self._base = base
         self._caller = caller
-        self._relay = Relay(front.dialer, front.name)
+        self._idle: list[Relay] = []
 
-    async def run(self) -> None:
-        try:
-            while await self._next():
-                pass
-        except (OSError, TimeoutError):
-            self._client.abort()
-        finally:
-            await self._relay.close()
-            await self._client.close()
-
-    async def _next(self) -> bool:
-        """Answer a request; whether there may be another."""
-        http = self._client.http
-        try:
-            # Over the whole head, however slowly it comes.
-            async with asyncio.timeout(IDLE):
-                event = await self._client.next_event()
-            if not isinstance(event, h11.Request):
-                return False
-            await self._handle(event)
-        except HawkerError as exc:
-            await self._refuse(exc)
-        except h11.RemoteProtocolError as exc:
-            await self._refuse(BadRequest(f"this is not HTTP/1.1: {exc}"))
-        if http.our_state is h11.DONE and http.their_state is h11.DONE:
-            http.start_next_cycle()
-            return True
-        return False
-
-    async def _handle(self, request: h11.Request) -> None:
-        front, fields = self._front, as_mapping(request.headers)
+    async def admit(self, fields: Mapping[str, str]) -> Caller:
+        """Who asks; raises Unauthenticated, Forbidden."""
+        front = self._front
         caller = self._caller or await front.admit(fields.get("proxy-authorization", ""))
         if came_through(fields, front.name):
             front.handled["loop"] += 1
             raise Forbidden("the request comes back to this proxy again and again")
+        return caller
+
+    async def answer(self, client: Client, request: h11.Request, caller: Caller) -> None:
+        """Answer a request, but for CONNECT.
+
+        Raises:
+            HawkerError: what is wrong with it, or why there is no answer.
+        """
+        front, fields = self._front, as_mapping(request.headers)
         method, target = request.method.decode(), request.target.decode("latin-1")
-        if method == "CONNECT" and not self._base:
-            await self._connect(target, caller)
-            return
         url = self._base + target if self._base and target.startswith("/") else _absolute(target)
         wishes = wishes_of(fields)
         decision = front.rules.decide(method, url, fields).wished(method, wishes.swarm)
@@ -127,27 +108,41 @@ class _Session:
             front.handled["block"] += 1
             raise Forbidden(f"a rule blocks {_origin(url)}", hint="see proxy.rules")
         if decision.action == "swarm":
-            if await self._from_the_swarm(fields, decision, caller, wishes):
+            if await self._from_the_swarm(client, fields, decision, caller, wishes):
                 front.handled["swarm"] += 1
                 return
             log.info("%s is asked itself", _origin(url))
         front.handled["direct"] += 1
+        relay = self._idle.pop() if self._idle else Relay(front.dialer, front.name)
         try:
-            await self._relay.exchange(self._client, request, decision.url)
+            await relay.exchange(client, request, decision.url)
         finally:
+            if len(self._idle) < KEPT:
+                self._idle.append(relay)
+            else:
+                await relay.close()
             if method not in SAFE:
                 # RFC 9111 section 4.4: whatever it was answered.
                 front.origins.forget(decision.url)
 
+    async def close(self) -> None:
+        """Close the connections to origins that are kept."""
+        for relay in self._idle:
+            await relay.close()
+
     async def _from_the_swarm(
-        self, fields: Mapping[str, str], decision: Decision, caller: Caller, wishes: Wishes
+        self,
+        client: Client,
+        fields: Mapping[str, str],
+        decision: Decision,
+        caller: Caller,
+        wishes: Wishes,
     ) -> bool:
         """Answer out of the swarm while the client waits for it; whether that was done."""
-        client = self._client
         if not can_be_asked(fields):
             return False
         # A request without a body still has an end to be read.
-        while client.http.their_state is h11.SEND_BODY:
+        while client.receiving:
             await client.next_event(IDLE)
         answered: bool | None = None
 
@@ -164,6 +159,52 @@ class _Session:
         if answered is None:
             raise ConnectionResetError("the client left")
         return answered
+
+
+class _Session:
+    """A client's connection of HTTP/1.1, its requests in turn."""
+
+    def __init__(self, front: Front, client: Wire, requests: _Requests, *, inside: bool) -> None:
+        self._front = front
+        self._client = client
+        self._requests = requests
+        self._inside = inside
+
+    async def run(self) -> None:
+        try:
+            while await self._next():
+                pass
+        except (OSError, TimeoutError):
+            self._client.abort()
+        finally:
+            await self._requests.close()
+            await self._client.close()
+
+    async def _next(self) -> bool:
+        """Answer a request; whether there may be another."""
+        http = self._client.http
+        try:
+            # Over the whole head, however slowly it comes.
+            async with asyncio.timeout(IDLE):
+                event = await self._client.next_event()
+            if not isinstance(event, h11.Request):
+                return False
+            await self._handle(event)
+        except HawkerError as exc:
+            await _refuse(self._client, exc)
+        except h11.RemoteProtocolError as exc:
+            await _refuse(self._client, BadRequest(f"this is not HTTP/1.1: {exc}"))
+        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+            http.start_next_cycle()
+            return True
+        return False
+
+    async def _handle(self, request: h11.Request) -> None:
+        caller = await self._requests.admit(as_mapping(request.headers))
+        if request.method == b"CONNECT" and not self._inside:
+            await self._connect(request.target.decode("latin-1"), caller)
+        else:
+            await self._requests.answer(self._client, request, caller)
 
     async def _connect(self, target: str, caller: Caller) -> None:
         front = self._front
@@ -195,7 +236,7 @@ class _Session:
             # It did not wait for the answer; its first bytes cannot be given back.
             self._client.abort()
             return
-        writer = self._client.writer
+        reader, writer = self._client.reader, self._client.writer
         try:
             async with asyncio.timeout(HANDSHAKE):
                 await writer.start_tls(context)
@@ -205,32 +246,54 @@ class _Session:
             self._client.abort()
             return
         base = f"https://{host}" if port == 443 else f"https://{host}:{port}"
-        inner = Wire(self._client.reader, writer, h11.SERVER)
-        await _Session(self._front, inner, base, caller).run()
-
-    async def _refuse(self, error: HawkerError) -> None:
-        """An answer of the proxy's own, if none began; the connection ends behind it."""
-        client = self._client
-        if client.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            client.abort()
+        requests = _Requests(self._front, base, caller)
+        if writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
+            try:
+                await serve_accepted(partial(_serve_stream, requests), reader, writer)
+            finally:
+                await requests.close()
             return
-        problem = error.problem()
-        headers = [("content-type", CONTENT_TYPE), ("connection", "close")]
-        headers.append((ERROR_TYPE, error_type(error)))
-        if isinstance(error, Unauthenticated):
-            problem.status = 407
-            headers.append(("proxy-authenticate", CHALLENGE))
-        if error.retry_after is not None:
-            headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
-        body = encode(problem)
-        headers.append(("content-length", str(len(body))))
-        with contextlib.suppress(h11.LocalProtocolError):
-            reason = HTTPStatus(problem.status).phrase.encode()
-            await client.send(
-                h11.Response(status_code=problem.status, headers=headers, reason=reason)
-            )
-            await client.send(h11.Data(data=body))
-            await client.send(h11.EndOfMessage())
+        inner = Wire(reader, writer, h11.SERVER)
+        await _Session(self._front, inner, requests, inside=True).run()
+
+
+async def _serve_stream(requests: _Requests, scope: Any, receive: Any, send: Any) -> None:
+    """One request of HTTP/2, as an ASGI app."""
+    if scope["type"] != "http":
+        return
+    client = Stream(receive, send)
+    try:
+        request = await client.request(scope)
+        caller = await requests.admit(as_mapping(request.headers))
+        await requests.answer(client, request, caller)
+    except HawkerError as exc:
+        await _refuse(client, exc)
+    except h11.ProtocolError as exc:
+        await _refuse(client, BadRequest(f"this is no request: {exc}"))
+    except (OSError, TimeoutError) as exc:
+        log.debug("a stream ended: %s", exc)
+
+
+async def _refuse(client: Client, error: HawkerError) -> None:
+    """An answer of the proxy's own, if none began; the connection ends behind it."""
+    if client.begun:
+        client.abort()
+        return
+    problem = error.problem()
+    headers = [("content-type", CONTENT_TYPE), ("connection", "close")]
+    headers.append((ERROR_TYPE, error_type(error)))
+    if isinstance(error, Unauthenticated):
+        problem.status = 407
+        headers.append(("proxy-authenticate", CHALLENGE))
+    if error.retry_after is not None:
+        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
+    body = encode(problem)
+    headers.append(("content-length", str(len(body))))
+    with contextlib.suppress(h11.LocalProtocolError):
+        reason = HTTPStatus(problem.status).phrase.encode()
+        await client.send(h11.Response(status_code=problem.status, headers=headers, reason=reason))
+        await client.send(h11.Data(data=body))
+        await client.send(h11.EndOfMessage())
 
 
 def _absolute(target: str) -> str:

@@ -54,7 +54,7 @@ class Interception:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._hosts)
 
     async def context(self, host: str) -> ssl.SSLContext:
-        """The TLS of a host, for HTTP/1.1."""
+        """The TLS of a host, for HTTP/2 and HTTP/1.1."""
         known = self._contexts.get(host)
         now = datetime.datetime.now(datetime.UTC)
         if known is None or now >= known[1]:
@@ -67,7 +67,7 @@ class Interception:
     def _made(self, host: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(["h2", "http/1.1"])
         # OpenSSL reads files alone; this one only we may read, and only for now.
         with tempfile.NamedTemporaryFile() as file:
             file.write(self._issued(host))

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import h11
 
 from hawker.apps.proxy.messages import as_mapping, end_to_end, is_ours, upgrade_in, with_via
-from hawker.apps.proxy.wire import Dialer, Wire, splice
+from hawker.apps.proxy.wire import Client, Dialer, Wire, splice
 from hawker.core.contracts import UpstreamProxy
 from hawker.core.errors import BadRequest, OriginFailed
 from hawker.core.forwarding import authorization, own_answer
@@ -26,7 +26,7 @@ class Relay:
         self._name = name
         self._kept: tuple[tuple[str, str | None, int | None], Wire] | None = None
 
-    async def exchange(self, client: Wire, request: h11.Request, url: str) -> None:
+    async def exchange(self, client: Client, request: h11.Request, url: str) -> None:
         """Pass a request on to the origin of `url`, and its answer back.
 
         The client's connection is cut where the answer breaks off.
@@ -103,7 +103,7 @@ class Relay:
             await wire.close()
 
     async def _converse(
-        self, client: Wire, origin: Wire, head: h11.Request
+        self, client: Client, origin: Wire, head: h11.Request
     ) -> str | OriginFailed | None:
         """Both directions at once: an answer may begin, and end, before the request does. Returns
         why no answer began, None where one did."""
@@ -119,23 +119,25 @@ class Relay:
             finally:
                 sending.cancel()
         if isinstance(outcome, h11.InformationalResponse):
+            if not isinstance(client, Wire):
+                return "it speaks another protocol"
             # Nobody else listens to the client any more.
             await _switch(client, origin, outcome)
             return None
         return outcome
 
 
-async def _send_body(client: Wire, origin: Wire) -> None:
+async def _send_body(client: Client, origin: Wire) -> None:
     """The request's body; then, and before, a client that leaves ends the exchange."""
     try:
-        if client.http.their_state is not h11.SEND_BODY:
+        if not client.receiving:
             # Its end was read before.
             await origin.send(h11.EndOfMessage())
-        while client.http.their_state is h11.SEND_BODY:
+        while client.receiving:
             await origin.send(await client.next_event())
         await client.departed()
     except (OSError, TimeoutError, h11.ProtocolError):
-        if client.http.their_state is not h11.ERROR and not client.reader.at_eof():
+        if not client.faulty and not client.gone:
             # The origin takes no more: it may have answered before it had all of the body.
             return
     client.abort()
@@ -152,7 +154,7 @@ def _for_proxy(head: h11.Request, proxy: UpstreamProxy) -> h11.Request:
 
 
 async def _answer(
-    client: Wire, origin: Wire, name: str, asked: str
+    client: Client, origin: Wire, name: str, asked: str
 ) -> str | OriginFailed | h11.InformationalResponse | None:
     """The answer of the origin `asked`, as it comes, to the client; why none began, or what
     announces another protocol, else None."""

@@ -12,7 +12,7 @@ from hawker.apps.proxy.freshness import Version, wish_of
 from hawker.apps.proxy.messages import with_via
 from hawker.apps.proxy.rules import Decision
 from hawker.apps.proxy.versions import Origins
-from hawker.apps.proxy.wire import Wire
+from hawker.apps.proxy.wire import Client
 from hawker.apps.web.content import Asker, SwarmContent
 from hawker.apps.web.dragonfly import Wishes, swarm_fields
 from hawker.apps.web.prefetch import Prefetching
@@ -31,8 +31,10 @@ OWN = frozenset({"cookie", "content-length", "transfer-encoding", "upgrade"})
 
 
 def can_be_asked(fields: Mapping[str, str]) -> bool:
-    """Whether the swarm can answer a request with these fields, by lower-case name."""
-    return not OWN & set(fields)
+    """Whether the swarm can answer a request with these fields, by lower-case name. Nobody has to
+    take up the offer of HTTP/2 in the clear (RFC 9110 section 7.8), which some make always."""
+    own = OWN & set(fields)
+    return not own or (own == {"upgrade"} and fields["upgrade"].strip().lower() == "h2c")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Swarm:
 
     async def answer(
         self,
-        client: Wire,
+        client: Client,
         fields: Mapping[str, str],
         decision: Decision,
         tenant: str,
@@ -91,7 +93,7 @@ class Swarm:
         return await self._versioned(client, fields, wanted, version)
 
     async def _versioned(
-        self, client: Wire, fields: Mapping[str, str], wanted: _Wanted, version: Version
+        self, client: Client, fields: Mapping[str, str], wanted: _Wanted, version: Version
     ) -> bool:
         current = Validators(version.fields.get("etag", ""), version.modified)
         told = dict(version.fields) | {"age": str(version.age(self._origins.now()))}
@@ -119,7 +121,7 @@ class Swarm:
 
     async def _content_of(
         self,
-        client: Wire,
+        client: Client,
         wanted: _Wanted,
         described: Callable[[Mapping[str, str]], dict[str, str] | None],
     ) -> bool:
@@ -146,7 +148,7 @@ class Swarm:
         return True
 
     async def _send(
-        self, client: Wire, status: int, told: dict[str, str], body: httpx.Response | None
+        self, client: Client, status: int, told: dict[str, str], body: httpx.Response | None
     ) -> None:
         """An answer; with `body` what follows comes from there."""
         head = [(n.encode(), v.encode("latin-1")) for n, v in told.items()]

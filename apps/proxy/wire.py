@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import h11
 
@@ -24,6 +24,31 @@ STUCK = 120.0
 # A connection without a request, and one over which nothing comes in mid-message.
 IDLE = 60.0
 SILENCE = 600.0
+
+
+class Client(Protocol):
+    """Whoever asks, as requests are answered.
+
+    Attributes:
+        receiving: some of the request is still to come.
+        begun: an answer began.
+        faulty: what came is no request.
+        gone: nothing more will come.
+    """
+
+    @property
+    def receiving(self) -> bool: ...
+    @property
+    def begun(self) -> bool: ...
+    @property
+    def faulty(self) -> bool: ...
+    @property
+    def gone(self) -> bool: ...
+
+    async def next_event(self, silence: float = SILENCE) -> Any: ...
+    async def send(self, event: Any) -> None: ...
+    async def departed(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 class Wire:
@@ -47,6 +72,22 @@ class Wire:
         self.reader, self.writer = reader, writer
         self.proxy, self.early = proxy, early
         self.http = h11.Connection(role, max_incomplete_event_size=MAX_HEAD)
+
+    @property
+    def receiving(self) -> bool:
+        return self.http.their_state is h11.SEND_BODY
+
+    @property
+    def begun(self) -> bool:
+        return self.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+
+    @property
+    def faulty(self) -> bool:
+        return self.http.their_state is h11.ERROR
+
+    @property
+    def gone(self) -> bool:
+        return self.reader.at_eof()
 
     async def next_event(self, silence: float = SILENCE) -> Any:
         """The next event of the other side; h11.ConnectionClosed at its end.

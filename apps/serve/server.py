@@ -48,7 +48,7 @@ async def serving(app: Any, listen: Listen) -> AsyncIterator[Bound]:
         tcp, udp = bind(listen)
         stack.enter_context(tcp)
         where = bound(tcp, listen)
-        config = _configuration(where.port if udp is not None else None)
+        config = configuration(where.port if udp is not None else None)
         if udp is not None:
             await stack.enter_async_context(_http3(wrapped, config, context, listen, udp))
         unix = stack.enter_context(await bind_unix(listen.unix_socket))
@@ -145,7 +145,7 @@ async def _http3(
             yield
 
 
-def _configuration(http3: int | None) -> Config:
+def configuration(http3: int | None) -> Config:
     """hypercorn's limits; the port of HTTP/3 is told to those who come by TCP."""
     config = _Config()
     config.accesslog = None

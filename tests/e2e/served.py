@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 
 
@@ -36,3 +38,14 @@ class Served:
         self.server.shutdown()
         self.server.server_close()
         self._thread.join()
+
+
+def secure(server: HTTPServer, context: ssl.SSLContext) -> None:
+    """Have a server of a test speak TLS."""
+    plain = server.get_request
+
+    def secured() -> tuple[socket.socket, Any]:
+        accepted, address = plain()
+        return context.wrap_socket(accepted, server_side=True), address
+
+    server.get_request = secured  # type: ignore[method-assign]

@@ -353,6 +353,10 @@ class TestSwarm:
         with client_of(nodes[0]) as client:
             part = client.get(url, headers={"range": "bytes=5-9"})
             assert (part.status_code, part.content) == (206, data[5:10])
+            # What curl --http2 offers with each request in the clear.
+            offer = {"connection": "upgrade, http2-settings", "upgrade": "h2c"}
+            offer["http2-settings"] = "AAMAAABkAAQAoAAAAAIAAAAA"
+            assert client.get(url, headers=offer).content == data
             tag = {"if-none-match": part.headers["etag"]}
             assert client.get(url, headers=tag).status_code == 304
         assert origin.sent_bytes == len(data)

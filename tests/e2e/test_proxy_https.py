@@ -16,7 +16,9 @@ import httpx
 import pytest
 import trustme
 
-from tests.e2e.conftest import Cluster, Daemon, Origin, hawker
+from tests.e2e.conftest import Cluster, Daemon, Origin, hawker, wait_for
+from tests.e2e.served import secure
+from tests.e2e.test_proxy import Site, site  # noqa: F401
 
 MIB = 2**20
 RULES = [
@@ -33,15 +35,9 @@ class Https:
         self.authority = trustme.CA()
         self.file = root / "origins.crt"
         self.authority.cert_pem.write_to_path(self.file)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-        plain = origin._server.get_request
-
-        def secured() -> tuple[socket.socket, Any]:
-            accepted, address = plain()
-            return context.wrap_socket(accepted, server_side=True), address
-
-        origin._server.get_request = secured  # type: ignore[method-assign]
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.authority.issue_cert("localhost", "127.0.0.1").configure_cert(self.context)
+        secure(origin._server, self.context)
 
     def put(self, path: str, data: bytes) -> str:
         return self.origin.put(path, data).replace("http://", "https://")
@@ -65,9 +61,11 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "ca" / "ca.crt"
 
 
-def client_of(node: Daemon, trusted: Path) -> httpx.Client:
+def client_of(node: Daemon, trusted: Path, **more: Any) -> httpx.Client:
     context = ssl.create_default_context(cafile=str(trusted))
-    return httpx.Client(proxy=node.ready["proxy"], verify=context, trust_env=False, timeout=60)
+    return httpx.Client(
+        proxy=node.ready["proxy"], verify=context, trust_env=False, timeout=60, **more
+    )
 
 
 def started(cluster: Cluster) -> Daemon:
@@ -184,3 +182,86 @@ def test_the_end_of_a_tunnel_comes_through_a_proxy_that_speaks_tls(
                     received += part
         sending.result()
     assert received.partition(b"\r\n\r\n")[2] == data
+
+
+class TestHttp2:
+    """Inside an intercepted tunnel HTTP/2 is spoken with whoever offers it."""
+
+    @pytest.fixture
+    def secured(self, site: Site, https: Https) -> Site:  # noqa: F811
+        """The site over TLS; its URL says so."""
+        secure(site._served.server, https.context)
+        site.url = f"https://{site.name}"
+        return site
+
+    def test_many_requests_at_once_share_a_connection(
+        self, cluster: Cluster, https: Https, ours: Path
+    ) -> None:
+        data = os.urandom(3 * MIB)
+        url = https.put("/big", data)
+        small = https.put("/small", b"small")
+        node = started(cluster)
+        with client_of(node, ours, http2=True) as client:
+            assert client.get(url.replace("/big", "/secret")).status_code == 403
+            with ThreadPoolExecutor(8) as pool:
+                answers = list(pool.map(client.get, [url, small] * 8))
+            for number, answer in enumerate(answers):
+                assert answer.http_version == "HTTP/2"
+                assert answer.content == (b"small" if number % 2 else data)
+                assert len(answer.headers.get_list("date")) <= 1
+            part = client.get(url, headers={"range": "bytes=5-9"})
+            assert (part.status_code, part.content) == (206, data[5:10])
+            assert client.get(url.replace("/big", "/none")).status_code == 404
+        # One read of what the swarm gives, and each of the others.
+        assert https.origin.sent_bytes == len(data) + 8 * 5
+        assert node.metric('hawker_proxy_requests_total{action="intercept"}') == 1
+
+    def test_requests_pass_as_they_are(self, cluster: Cluster, secured: Site, ours: Path) -> None:
+        node = started(cluster)
+        with client_of(node, ours, http2=True) as client:
+            body = os.urandom(2 * MIB)
+            answer = client.post(f"{secured.url}/echo?q=%2F", content=body)
+            assert (answer.status_code, answer.content) == (207, body)
+            assert (answer.headers["x-mine"], answer.http_version) == ("1", "HTTP/2")
+            assert "x-hop" not in answer.headers
+            # A body whose length nobody said.
+            answer = client.put(f"{secured.url}/echo", content=iter([body[:10], body[10:]]))
+            assert answer.content == body
+            assert client.head(f"{secured.url}/echo").status_code == 207
+            cookies = [("cookie", "a=1"), ("cookie", "b=2"), ("x-dragonfly-tag", "t")]
+            assert client.get(f"{secured.url}/echo", headers=cookies).status_code == 207
+            seen = secured.seen[-1][2]
+            assert (seen["cookie"], seen["host"]) == ("a=1; b=2", secured.name)
+            assert "x-dragonfly-tag" not in seen
+            assert seen["via"].startswith("2.0 hawker-")
+
+    def test_a_body_that_breaks_off_ends_its_stream_alone(
+        self, cluster: Cluster, secured: Site, ours: Path
+    ) -> None:
+        node = started(cluster)
+        with client_of(node, ours, http2=True) as client:
+            for _ in range(2):
+                with pytest.raises(httpx.RemoteProtocolError):
+                    client.get(f"{secured.url}/short")
+                assert client.get(f"{secured.url}/echo").status_code == 207
+        assert node.metric('hawker_proxy_requests_total{action="intercept"}') == 1
+
+    def test_events_come_when_they_are_sent_and_the_origin_hears_of_the_end(
+        self, cluster: Cluster, secured: Site, ours: Path
+    ) -> None:
+        node = started(cluster)
+        with client_of(node, ours, http2=True) as client:
+            with client.stream("GET", f"{secured.url}/events") as answer:
+                assert next(answer.iter_raw()) == b"data: 1\n\n"
+                # Another stream goes on beside it.
+                assert client.get(f"{secured.url}/echo").status_code == 207
+        secured.go_on.set()
+        wait_for(secured.left.is_set, "the origin heard that nobody waits", 20)
+
+    def test_who_offers_http1_alone_is_answered_so(
+        self, cluster: Cluster, https: Https, ours: Path
+    ) -> None:
+        url = https.put("/small", b"small")
+        node = started(cluster)
+        with client_of(node, ours) as client:
+            assert client.get(url).http_version == "HTTP/1.1"

@@ -9,10 +9,9 @@ import socket
 import ssl
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
-from typing import Any
 from urllib.parse import urlsplit
 
-from tests.e2e.served import Quiet, Served
+from tests.e2e.served import Quiet, Served, secure
 
 HOPS = ("connection", "keep-alive", "proxy-authorization", "proxy-connection", "transfer-encoding")
 
@@ -45,14 +44,8 @@ class UpstreamProxy:
         self._served = Served(Handler)
         self.name, self.url = self._served.name, self._served.url
         if context is not None:
-            plain = self._served.server.get_request
             self.url = f"https://{self.name}"
-
-            def secured() -> tuple[socket.socket, Any]:
-                accepted, address = plain()
-                return context.wrap_socket(accepted, server_side=True), address
-
-            self._served.server.get_request = secured  # type: ignore[method-assign]
+            secure(self._served.server, context)
 
     def close(self) -> None:
         self._served.close()

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hawker.apps.serve import Bound, Listen, serving
-from hawker.apps.serve.server import GRACE, _configuration
+from hawker.apps.serve.server import GRACE, configuration
 from hawker.core.errors import Unavailable
 
 
@@ -304,7 +304,7 @@ def test_server_leaves_no_descriptor(tmp_path: Path) -> None:
 
 
 def test_answers_have_the_date_of_their_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = _configuration(4433)
+    config = configuration(4433)
     for now, date in (
         (784111777.0, b"Sun, 06 Nov 1994 08:49:37 GMT"),
         (784111777.9, b"Sun, 06 Nov 1994 08:49:37 GMT"),
