@@ -11,21 +11,26 @@ from starlette.routing import BaseRoute
 
 from hawker.apps.proxy.front import Front
 from hawker.apps.proxy.interception import Interception
+from hawker.apps.proxy.room import Room
 from hawker.apps.proxy.rules import Rules
 from hawker.apps.proxy.swarm import Swarm
 from hawker.apps.proxy.versions import Origins
 from hawker.apps.proxy.wire import MAX_HEAD, Dialer
+from hawker.apps.serve.listeners import AT_ONCE, lengthen_queue
 from hawker.apps.web.access import LOCAL_USER, Access, as_bearer, check_allowed
 from hawker.apps.web.content import swarm_content
-from hawker.apps.web.metrics import Metric, counter, counters
+from hawker.apps.web.metrics import Metric, counter, counters, gauge
 from hawker.apps.web.prefetch import Prefetching
 from hawker.apps.web.role import Role
 from hawker.core.contracts import Caller, RoleContext
-from hawker.core.errors import ConfigError
+from hawker.core.errors import ConfigError, Unavailable
 from hawker.core.outgoing import OriginClient, origin_tls
 from hawker.core.tls import server_context
 
-BACKLOG = 512
+# A client that does not finish its handshake by then is cut.
+HANDSHAKE = 10.0
+# Clients for whom there is no room are told so, but for more than these at once.
+TURNED_AWAY = 64
 # Clients that are still served get so long when the process stops.
 GRACE = 2.0
 
@@ -61,6 +66,16 @@ class ProxyRole(Role):
                 "Questions to origins which version of a URL's content they have.",
                 self._front.origins.asked,
             )
+            yield gauge(
+                "hawker_proxy_connections",
+                "Connections of the forward proxy's clients, and more of theirs to origins.",
+                self._front.room.taken,
+            )
+            yield counter(
+                "hawker_proxy_refused",
+                "Connections and requests for which the forward proxy had no room.",
+                self._front.room.refused,
+            )
 
     @contextlib.asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:
@@ -82,6 +97,7 @@ class ProxyRole(Role):
                 origins,
                 interception,
                 self._admit,
+                Room.of_process(),
             )
             async with _Connections(front) as connections:
                 server = await self._listen(connections)
@@ -96,20 +112,23 @@ class ProxyRole(Role):
         port = proxy.port
         if port < 0:
             port = listen.port + 1 if listen.port else 0
+        secured = await asyncio.to_thread(server_context, self._context.settings.tls)
         try:
             server = await asyncio.start_server(
                 connections.accept,
                 listen.host,
                 port,
                 limit=MAX_HEAD,
-                backlog=BACKLOG,
-                ssl=await asyncio.to_thread(server_context, self._context.settings.tls),
+                backlog=AT_ONCE,
+                ssl=secured,
+                ssl_handshake_timeout=HANDSHAKE if secured else None,
             )
         except OSError as exc:
             raise ConfigError(
                 f"the proxy cannot listen on {listen.host}:{port}: {exc.strerror}",
                 hint="set proxy.port to a free one, or 0",
             ) from exc
+        lengthen_queue(server)
         host, bound = server.sockets[0].getsockname()[:2]
         scheme = "https" if self._context.settings.tls.certificate else "http"
         self.listening = f"{scheme}://{f'[{host}]' if ':' in host else host}:{bound}"
@@ -142,9 +161,24 @@ class _Connections:
         assert task is not None
         self._open.add(task)
         try:
-            await self._front.serve(reader, writer)
+            await self._accept(reader, writer)
         finally:
             self._open.discard(task)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        room = self._front.room
+        try:
+            room.take()
+        except Unavailable as full:
+            if len(self._open) > room.limit + TURNED_AWAY:
+                writer.transport.abort()
+            else:
+                await self._front.turn_away(reader, writer, full)
+            return
+        try:
+            await self._front.serve(reader, writer)
+        finally:
+            room.leave()
 
     async def __aenter__(self) -> _Connections:
         return self

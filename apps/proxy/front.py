@@ -18,6 +18,7 @@ import h11
 from hawker.apps.proxy.interception import Interception
 from hawker.apps.proxy.messages import as_mapping, came_through
 from hawker.apps.proxy.relay import Relay
+from hawker.apps.proxy.room import Room
 from hawker.apps.proxy.rules import Decision, Rules
 from hawker.apps.proxy.streams import Stream
 from hawker.apps.proxy.swarm import Swarm, can_be_asked
@@ -28,13 +29,15 @@ from hawker.apps.web.disconnect import until_disconnected
 from hawker.apps.web.dragonfly import ERROR_TYPE, Wishes, error_type, wishes_of
 from hawker.apps.web.problems import CONTENT_TYPE
 from hawker.core.contracts import Caller
-from hawker.core.errors import BadRequest, Forbidden, HawkerError, Unauthenticated
+from hawker.core.errors import BadRequest, Forbidden, HawkerError, Unauthenticated, Unavailable
 from hawker.core.messages import encode
 
 log = logging.getLogger(__name__)
 
 CHALLENGE = 'Basic realm="hawker"'
 HANDSHAKE = 10.0
+# A client that is turned away must ask, and take the answer, within this.
+TURNED_AWAY = 5.0
 # Connections to origins that a client's connection keeps; only HTTP/2 has more at work at once.
 KEPT = 4
 # Methods that change nothing at an origin (RFC 9110 section 9.2.1).
@@ -58,6 +61,7 @@ class Front:
         origins: Origins,
         interception: Interception,
         admit: Callable[[str], Awaitable[Caller]],
+        room: Room,
     ) -> None:
         self.name = name
         self.handled: Counter[str] = Counter()
@@ -67,11 +71,27 @@ class Front:
         self.origins = origins
         self.interception = interception
         self.admit = admit
+        self.room = room
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
         client = Wire(reader, writer, h11.SERVER)
         await _Session(self, client, _Requests(self), inside=False).run()
+
+    async def turn_away(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, full: Unavailable
+    ) -> None:
+        """Tell a client for whom there is no room, once it has asked: an answer before that may be
+        lost with the connection."""
+        client = Wire(reader, writer, h11.SERVER)
+        try:
+            async with asyncio.timeout(TURNED_AWAY):
+                await client.next_event()
+                await _refuse(client, full)
+        except (OSError, TimeoutError, h11.ProtocolError):
+            client.abort()
+        finally:
+            await client.close()
 
 
 class _Requests:
@@ -83,6 +103,7 @@ class _Requests:
         self._base = base
         self._caller = caller
         self._idle: list[Relay] = []
+        self._relays = 0
 
     async def admit(self, fields: Mapping[str, str]) -> Caller:
         """Who asks; raises Unauthenticated, Forbidden."""
@@ -113,22 +134,41 @@ class _Requests:
                 return
             log.info("%s is asked itself", _origin(url))
         front.handled["direct"] += 1
-        relay = self._idle.pop() if self._idle else Relay(front.dialer, front.name)
+        relay = self._relay()
         try:
             await relay.exchange(client, request, decision.url)
         finally:
             if len(self._idle) < KEPT:
                 self._idle.append(relay)
             else:
-                await relay.close()
+                await self._dismiss(relay)
             if method not in SAFE:
                 # RFC 9111 section 4.4: whatever it was answered.
                 front.origins.forget(decision.url)
 
     async def close(self) -> None:
         """Close the connections to origins that are kept."""
-        for relay in self._idle:
-            await relay.close()
+        while self._idle:
+            await self._dismiss(self._idle.pop())
+
+    def _relay(self) -> Relay:
+        """One that is idle, or a new one; the first has its room by that of the client.
+
+        Raises:
+            Unavailable: there is no room for one more.
+        """
+        if self._idle:
+            return self._idle.pop()
+        if self._relays:
+            self._front.room.take()
+        self._relays += 1
+        return Relay(self._front.dialer, self._front.name)
+
+    async def _dismiss(self, relay: Relay) -> None:
+        self._relays -= 1
+        if self._relays:
+            self._front.room.leave()
+        await relay.close()
 
     async def _from_the_swarm(
         self,

@@ -15,6 +15,9 @@ from hawker.core.errors import Unavailable
 SOCKET_PROBE = 0.5
 # A free TCP port may be taken on UDP; then another one is tried.
 PORT_ATTEMPTS = 8
+# Clients that wait to be accepted, and those that are at a time.
+BACKLOG = 1024
+AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,15 @@ class Files:
 @dataclass(frozen=True)
 class Listen:
     """Where to listen; port 0 takes a free one. With `tls` the TCP side speaks TLS only; with
-    `http3` HTTP/3 is spoken on UDP at the same port."""
+    `http3` HTTP/3 is spoken on UDP at the same port. Connections take at most a `share` of the
+    process's descriptors; the rest is for files and for our own connections to others."""
 
     host: str
     port: int
     unix_socket: Path
     tls: ssl.SSLContext | None = None
     http3: Files | None = None
+    share: float = 0.75
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,15 @@ def bind(listen: Listen) -> tuple[socket.socket, socket.socket | None]:
             if listen.port or attempt + 1 == PORT_ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
+
+
+def lengthen_queue(server: asyncio.Server) -> None:
+    """Let more clients wait than are accepted at a time. asyncio has one number for both, and looks
+    at none of those it accepts before it has that many: a flood takes every descriptor, whatever
+    the limit of connections. Start the server with `AT_ONCE` as its backlog."""
+    for listening in server.sockets:
+        with listening.dup() as same:
+            same.listen(BACKLOG)
 
 
 def _bind(host: str, port: int, kind: socket.SocketKind) -> socket.socket:

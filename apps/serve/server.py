@@ -19,11 +19,18 @@ from hypercorn.config import Config
 from hypercorn.utils import wrap_app
 
 from hawker.apps.serve.connection import Connection
-from hawker.apps.serve.listeners import Bound, Listen, bind, bind_unix, bound
+from hawker.apps.serve.listeners import (
+    AT_ONCE,
+    Bound,
+    Listen,
+    bind,
+    bind_unix,
+    bound,
+    lengthen_queue,
+)
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024
 # Running answers may take this long to end when the server stops; then they are cut.
 GRACE = 5.0
 # A client that does not finish its handshake by then is cut.
@@ -31,8 +38,6 @@ HANDSHAKE = 10.0
 CUT = 1.0
 # A client need not answer the end of TLS, and many that are idle do not.
 FAREWELL = 0.5
-# Descriptors that connections leave for files and for our own connections to others.
-SPARE_DESCRIPTORS = 0.25
 
 
 @contextlib.asynccontextmanager
@@ -52,18 +57,20 @@ async def serving(app: Any, listen: Listen) -> AsyncIterator[Bound]:
         if udp is not None:
             await stack.enter_async_context(_http3(wrapped, config, context, listen, udp))
         unix = stack.enter_context(await bind_unix(listen.unix_socket))
-        clients = _Clients(wrapped, config, context)
+        clients = _Clients(wrapped, config, context, listen.share)
         servers = [
             await asyncio.start_server(
                 clients.connected,
                 sock=tcp,
-                backlog=BACKLOG,
+                backlog=AT_ONCE,
                 ssl=listen.tls,
                 ssl_handshake_timeout=None if listen.tls is None else HANDSHAKE,
                 ssl_shutdown_timeout=None if listen.tls is None else FAREWELL,
             ),
-            await asyncio.start_server(clients.connected, sock=unix, backlog=BACKLOG),
+            await asyncio.start_server(clients.connected, sock=unix, backlog=AT_ONCE),
         ]
+        for server in servers:
+            lengthen_queue(server)
         try:
             yield where
         finally:
@@ -89,13 +96,13 @@ class _Config(Config):
 class _Clients:
     """The connections there are; each is a task that `end` waits for."""
 
-    def __init__(self, app: Any, config: Config, context: WorkerContext) -> None:
+    def __init__(self, app: Any, config: Config, context: WorkerContext, share: float) -> None:
         self._app = app
         self._config = config
         self._context = context
         self._connections: dict[asyncio.Task[Any], Connection] = {}
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._limit = max(64, int(soft * (1 - SPARE_DESCRIPTORS)))
+        self._limit = max(64, int(soft * share))
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client until it is gone."""

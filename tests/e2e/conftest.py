@@ -225,6 +225,19 @@ def hawker(
     )
 
 
+@contextlib.contextmanager
+def logging_to(file: Path) -> Iterator[None]:
+    """What is started inside writes its standard error there."""
+    mine = os.dup(2)
+    with file.open("wb") as opened:
+        os.dup2(opened.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(mine, 2)
+            os.close(mine)
+
+
 def wait_for(true: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Until it is true; raises AssertionError with `what` where it never is."""
     end = time.monotonic() + seconds

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trustme
 
-from tests.e2e.conftest import Cluster, Daemon, Origin, hawker
+from tests.e2e.conftest import Cluster, Daemon, Origin, hawker, logging_to
 from tests.e2e.test_proxy import Site, answer_to, client_of, site  # noqa: F401
 from tests.e2e.test_proxy_https import Https
 from tests.e2e.upstream import Registry
@@ -287,7 +287,7 @@ def test_where_it_may_not_be_asked_to_lead(cluster: Cluster, upstream: UpstreamP
 
 
 def test_its_password_is_shown_nowhere(
-    cluster: Cluster, upstream: UpstreamProxy, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cluster: Cluster, upstream: UpstreamProxy, tmp_path: Path
 ) -> None:
     upstream.user = "ann:another"
     file = tmp_path / "hawker.toml"
@@ -296,11 +296,14 @@ def test_its_password_is_shown_nowhere(
         shown = hawker("config", "show", "--config", str(file), *more).stdout.decode()
         assert f"http://***@{upstream.name}" in shown
         assert SECRET not in shown
-    node = started(cluster)
+    log = tmp_path / "node.log"
+    with logging_to(log):
+        node = started(cluster)
     answer = content(node, f"http://{FAR}/big")
     assert "another user and password" in answer.json()["hint"]
     assert SECRET not in answer.text
-    assert SECRET not in capfd.readouterr().err
+    assert FAR in log.read_text()
+    assert SECRET not in log.read_text()
     file.write_text(f'[egress]\nproxy = "ftp://ann:{SECRET}@host"\n')
     bad = hawker("up", "--config", str(file), "--data", str(tmp_path / "bad"))
     assert bad.returncode == 2
