@@ -16,6 +16,7 @@ from hawker.apps.registry.errors import RegistryError, as_registry_error, error_
 from hawker.apps.registry.manifests import Manifest, Manifests
 from hawker.apps.registry.names import Target, Upstreams
 from hawker.apps.registry.push import Deleted, hand_on
+from hawker.apps.registry.straight import send_straight
 from hawker.apps.registry.upstream import MAX_LISTING, Upstream, listing_fields
 from hawker.apps.web.access import Access, as_bearer
 from hawker.apps.web.content import Asker, SwarmContent, swarm_content
@@ -26,7 +27,13 @@ from hawker.apps.web.parts import send_part
 from hawker.apps.web.prefetch import Prefetching
 from hawker.apps.web.role import Role
 from hawker.core.contracts import RoleContext
-from hawker.core.errors import BadRequest, HawkerError, OriginRefused, Unauthenticated
+from hawker.core.errors import (
+    BadRequest,
+    HawkerError,
+    OriginRefused,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from hawker.core.outgoing import OriginClient, origin_tls
 
 API_VERSION = {"docker-distribution-api-version": "registry/2.0"}
@@ -123,7 +130,15 @@ class RegistryRole(Role):
         await self._deleted.check(self._upstream, target, asker.shown)
         try:
             if target.kind == "blobs":
-                await self._blob(target, asker, wishes, request, receive, send)
+                try:
+                    await self._blob(target, asker, wishes, request, receive, send)
+                except QuotaExceeded:
+                    if request.method == "HEAD" or "range" in request.headers:
+                        # Of a part nobody could say whether it is right.
+                        raise
+                    fields = _fields(target.reference)
+                    work = send_straight(self._upstream, target, asker.shown, fields, send)
+                    await until_disconnected(receive, work)
             elif target.kind == "manifests":
                 response = await self._manifest(target, asker, wishes, request)
                 await response(request.scope, receive, send)
