@@ -7,6 +7,7 @@ import pytest
 
 from hawker.core.simulation.bits import any_bit, below, lowest_bits
 from hawker.core.simulation.lanes import Lanes
+from hawker.core.transfer.machine import PARALLEL
 
 PIECE = 1000.0
 
@@ -36,7 +37,7 @@ def test_what_one_flow_cannot_take_another_one_does() -> None:
 def test_no_link_carries_more_than_it_can() -> None:
     rng = np.random.default_rng(1)
     some = lanes(*rng.choice([10.0, 20.0, 50.0], 40))
-    for lane in range(8):
+    for lane in range(PARALLEL):
         for child in range(40):
             ask(some, lane, child, (child + 1 + int(rng.integers(39))) % 40)
     before = some.left.copy()
