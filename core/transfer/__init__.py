@@ -4,6 +4,7 @@ machine.py      what to ask of whom next (pure)
 sink.py         where a body goes: hashed and stored as it arrives
 parents.py      listening to a parent's availability
 reader.py       reading the origin under a lease
+intake.py       what an origin sends, stored
 task.py         one task on this host: decisions, parents, fetches, reader, users
 conductor.py    all tasks of this host; one run per task however many ask
 lone.py         a download without daemon or scheduler

@@ -73,9 +73,20 @@ class Desk:
         if entry is not None:
             await self._holding.remove(entry.generation)
 
+    def wanted(self, pieces: PieceSet) -> PieceSet:
+        entry = self._holding.entry
+        windowed = entry is not None and entry.windowed
+        return pieces & self._holding.rest() if windowed else pieces
+
+    async def served(self) -> None:
+        while (entry := self._holding.entry) is not None:
+            if not self._holding.rest() - entry.valid:
+                return
+            await self._changed.wait(ROOM_WAIT)
+
     async def may_write(self, piece: int) -> bool:
         entry = self._holding.entry
-        if entry is None or not entry.windowed or not self._holder.users:
+        if entry is None or not entry.windowed:
             return True
         if piece in self._holding.window():
             return True
@@ -92,3 +103,4 @@ class Desk:
     def flush(self) -> None:
         if self._holding.swarm is not None:
             self._holding.swarm.flush()
+        self._holder.wants_no_more()

@@ -177,20 +177,18 @@ class Download:
                     await self._verify_stated(entry)
                 yield ByteRange(position, ready)
                 self._ground.counters.client_bytes += ready - position
-                await self._dispose(entry, position, ready)
                 position = ready
                 run.moved(user, position)
+                await self._dispose(entry, position)
             else:
                 await run.changed.wait(WAIT)
 
-    async def _dispose(self, entry: Entry, start: int, stop: int) -> None:
+    async def _dispose(self, entry: Entry, position: int) -> None:
         """Make room behind a stream of content larger than the store."""
         if entry.windowed:
-            gone = entry.layout.touching(ByteRange(start, stop))
-            length = entry.layout.piece_length
-            whole = PieceSet.of(piece for piece in gone if (piece + 1) * length <= stop)
-            if whole:
-                await entry.discard(whole)
+            passed = entry.valid & PieceSet.first(position // entry.layout.piece_length)
+            if passed:
+                await entry.discard(passed)
 
 
 def _valid_until(entry: Entry, position: int) -> int:

@@ -160,12 +160,23 @@ class ReadingTask(Protocol):
         """Drop everything stored of the generation: it is wrong."""
         ...
 
+    def wanted(self, pieces: PieceSet) -> PieceSet:
+        """Those of these that are to be stored: of content larger than the store only what its user
+        did not deliver yet."""
+        ...
+
     async def may_write(self, piece: int) -> bool:
         """Wait (briefly) until there is room for the piece; False to ask again."""
+        ...
+
+    async def served(self) -> None:
+        """Return once nothing more of content larger than the store is to be read: what its user
+        wants is here, or it left."""
         ...
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
 
     def flush(self) -> None:
-        """Report what became valid and was not reported yet."""
+        """Before a lease is over: report what became valid and was not reported yet, and that
+        nothing is wanted where that is so."""
         ...

@@ -35,11 +35,16 @@ class Holder(Protocol):
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
 
+    def wants_no_more(self) -> None:
+        """Report that of content larger than the store nothing more is wanted, where that is so."""
+        ...
+
 
 class Holding:
     """At most one entry at a time, in use as long as it is held; `on_change` when it is another.
 
-    `owner` is the user whose stream decides what is kept of content larger than the store.
+    `owner` is the user whose stream decides what is read and kept of content larger than the store,
+    until it leaves.
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class Holding:
         """Let go of the entry; what is not complete is removed."""
         await self.stop_swarm()
         entry, self.entry = self.entry, None
+        self.owner = None
         self.close()
         if entry is not None and not entry.complete:
             await self._ground.store.remove(self._spec.task_id, entry.generation)
@@ -155,12 +161,18 @@ class Holding:
         return want, urgent
 
     def window(self) -> PieceSet:
-        """What is kept of content larger than the store: what its users deliver next."""
-        window = PieceSet()
-        if self.entry is not None:
-            for user in self._holder.users:
-                window |= user.urgent(self.entry.layout, WINDOW)
-        return window
+        """What is kept of content larger than the store: what its owner delivers next."""
+        if self.entry is None or self.owner is None:
+            return PieceSet()
+        return self.rest() & self.owner.urgent(self.entry.layout, WINDOW)
+
+    def rest(self) -> PieceSet:
+        """What of content larger than the store is read at all: what its owner did not deliver yet,
+        nothing once it left. There is no way back for whoever comes later."""
+        owner = self.owner
+        if self.entry is None or owner is None or owner not in self._holder.users:
+            return PieceSet()
+        return owner.rest(self.entry.layout)
 
     def progressed(self) -> None:
         self._holder.progressed()

@@ -36,7 +36,8 @@ class Audience(Protocol):
 
 
 class Publisher:
-    """Signs for one lease. With `whole`, what would complete the content waits for that digest."""
+    """Signs for one lease. With `whole`, what would complete the content waits for that digest;
+    `checked` once that was found right."""
 
     def __init__(self, ground: Ground, audience: Audience, entry: Entry, lease: str) -> None:
         self.layout = entry.layout
@@ -48,7 +49,7 @@ class Publisher:
         self._fresh: dict[int, bytes] = {}
         self._filled = asyncio.Event()
         self._published = Signal()
-        self._checked = False
+        self.checked = False
 
     @property
     def waiting(self) -> PieceSet:
@@ -120,7 +121,7 @@ class Publisher:
             log.warning("%s was not read in order: its digest is not checked", self._entry)
             return
         await asyncio.to_thread(self.whole.check, self._entry.path)
-        self._checked = True
+        self.checked = True
 
     async def drain(self) -> None:
         """Until everything read is valid."""
@@ -154,7 +155,7 @@ class Publisher:
             DigestMismatch: the content is not what the origin says it is.
         """
         entry = self._entry
-        if entry.complete and not self._checked:
+        if entry.complete and not self.checked:
             # There was nothing left to read that could have waited for it.
             await self._check_whole()
         own = all(run.lease == self._lease for run in entry.runs)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 import msgspec
 
@@ -37,17 +36,16 @@ from hawker.core.pieces import (
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.transfer.ground import Ground, ReadingTask
+from hawker.core.transfer.holding import end
+from hawker.core.transfer.intake import Intake
 from hawker.core.transfer.publisher import Publisher
 from hawker.core.transfer.rate import Rate
 from hawker.core.transfer.requests import Requests
-from hawker.core.transfer.sink import PieceSink
 from hawker.core.transfer.whole import WholeDigest
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY = 0.4
-# What came slowly is stored, and told as progress, at least so often.
-STORE_EVERY = 1.0
 ATTEMPTS = 5
 FIRST_BACKOFF = 0.2
 LAST_BACKOFF = 5.0
@@ -68,20 +66,17 @@ class OriginReader:
         self._ground = ground
         self._task = task
         self._entry: Entry | None = None
-        self._layout = Layout(None, piece_length_for(None))
         self._validator = lease.validator
         self._modified = lease.modified
         self._ranged = lease.ranged
-        self._read_bytes = self._read_pieces = 0
-        self._claimed = PieceSet()
         self._requests = Requests()
         self._publisher: Publisher | None = None
+        self._intake: Intake | None = None
         self._digest = ""
         self._whole: WholeDigest | None = None
         self._request = task.origin
         self._reread = False
         self._rate = Rate(lease.rate, ground.clock())
-        self._piece_at = ground.clock()
 
     def extend(self, lease: Read) -> None:
         """The lease covers these ranges, at this rate, now."""
@@ -151,9 +146,9 @@ class OriginReader:
         try:
             async with asyncio.TaskGroup() as group:
                 publishing = group.create_task(publisher.run())
-                beside = group.create_task(self._read_beside(source, publisher))
+                beside = group.create_task(self._read_beside(source))
                 try:
-                    await self._read_all(source, reading, publisher)
+                    await self._read_until_served(source, reading, group)
                     await publisher.drain()
                     await publisher.seal()
                 finally:
@@ -216,22 +211,36 @@ class OriginReader:
     async def _adopt(self, generation: str, layout: Layout) -> None:
         self.generation = generation
         self._entry = await self._task.adopt(generation, layout, self._modified)
-        self._layout = self._entry.layout
-        self._publisher = Publisher(self._ground, self._task, self._entry, self.lease.lease)
-        self._publisher.whole = self._whole
+        self._publisher = publisher = Publisher(
+            self._ground, self._task, self._entry, self.lease.lease
+        )
+        publisher.whole = self._whole
+        self._intake = Intake(self._ground, self._task, self._entry, publisher, self._rate)
         self._progress()
-        await self._publisher.vouch()
+        await publisher.vouch()
 
     # ------------------------------------------------------------------ reading
 
-    async def _read_all(
-        self, source: Source, reading: Reading | None, publisher: Publisher
+    async def _read_until_served(
+        self, source: Source, reading: Reading | None, group: asyncio.TaskGroup
     ) -> None:
+        """Read what is missing. Of content larger than the store nothing is kept: its reading is
+        over as soon as the one whom it is for has all or left."""
+        if not self._held().windowed:
+            await self._read_all(source, reading)
+            return
+        reads = group.create_task(self._read_all(source, reading))
+        served = group.create_task(self._task.served())
+        await asyncio.wait((reads, served), return_when=asyncio.FIRST_COMPLETED)
+        served.cancel()
+        await end(reads)
+
+    async def _read_all(self, source: Source, reading: Reading | None) -> None:
         """The opened stream first where it helps, then ranges, until nothing is missing."""
         failures, since = 0, 0.0
         while True:
             landed = self._requests.landed.seen
-            missing = self._missing(publisher.waiting)
+            missing = self._missing()
             if not missing and self._requests.under_way:
                 # What they do not bring is left for this one.
                 await self._requests.landed.wait(ELSEWHERE, landed)
@@ -254,13 +263,13 @@ class OriginReader:
             try:
                 if reading is not None:
                     first, reading = reading, None
-                    if not await self._use_stream(first, missing, publisher):
+                    if not await self._use_stream(first, missing):
                         continue
                 elif self._ranged:
                     run = self._requests.first(missing, self._wanted)
-                    await self._read_range(source, run, publisher)
+                    await self._read_range(source, run)
                 else:
-                    await self._read_again(source, publisher)
+                    await self._read_again(source)
                 failures = 0
             except RangeIgnored as exc:
                 if not self._ranged:
@@ -277,7 +286,7 @@ class OriginReader:
     def _may_retry(self, exc: OriginFailed) -> bool:
         """Whether this lease goes on. A pause that the origin asks for is everybody's: whoever
         grants leases must know of it."""
-        fruitless = self._ground.clock() - self._piece_at > FRUITLESS
+        fruitless = self._ground.clock() - self._taking().gained_at > FRUITLESS
         return self._ranged and not exc.retry_after and not fruitless
 
     @property
@@ -291,16 +300,13 @@ class OriginReader:
             return PieceSet()
         return self._task.coming & self._wanted - self._held().valid
 
-    def _missing(self, read: PieceSet) -> PieceSet:
-        entry = self._held()
+    def _missing(self) -> PieceSet:
         if self._layout.total is None:
             return PieceSet()
         # Without ranges everything comes by; what is not kept now had to be read again.
-        claimed = self._task.claim(self._wanted - entry.valid - read)
-        self._claimed |= claimed
-        return claimed - self._requests.under_way
+        return self._taking().missing(self._wanted) - self._requests.under_way
 
-    async def _use_stream(self, reading: Reading, missing: PieceSet, publisher: Publisher) -> bool:
+    async def _use_stream(self, reading: Reading, missing: PieceSet) -> bool:
         """Take the bytes of the first request; False where they are not the ones needed."""
         start = reading.span.start if reading.span is not None else 0
         stop = reading.span.stop if reading.span is not None else None
@@ -315,12 +321,12 @@ class OriginReader:
             # Nothing is read beside what has no parts.
             brings = self._layout.touching(span) if self._ranged else PieceSet()
             with self._requests.asking(brings):
-                await self._consume(reading, piece, publisher)
+                await self._take(reading, piece)
             return True
         await reading.close()
         return False
 
-    async def _read_again(self, source: Source, publisher: Publisher) -> None:
+    async def _read_again(self, source: Source) -> None:
         """All of it, where parts cannot be had: once more is all that makes sense."""
         if self._reread or not self._validator:
             raise OriginFailed(
@@ -331,36 +337,36 @@ class OriginReader:
         try:
             if (reading.validator, reading.total) != (self._validator, self._layout.total):
                 raise OriginChanged(f"{self.lease.spec.url} is not what it was any more")
-            await self._consume(reading, 0, publisher)
+            await self._take(reading, 0)
         finally:
             await reading.close()
 
-    async def _read_range(self, source: Source, run: Run, publisher: Publisher) -> None:
+    async def _read_range(self, source: Source, run: Run) -> None:
         span = self._layout.span(run)
         with self._requests.asking(PieceSet.of_run(*run)):
             reading = await source.read(self._asking(), span, self._validator, self._layout.total)
             try:
-                await self._consume(reading, run[0], publisher)
+                await self._take(reading, run[0])
             finally:
                 await reading.close()
 
-    async def _read_beside(self, source: Source, publisher: Publisher) -> None:
+    async def _read_beside(self, source: Source) -> None:
         """Read what is wanted while a request is under way by requests of its own."""
 
         def missing() -> PieceSet:
-            return self._missing(publisher.waiting) if self._ranged else PieceSet()
+            return self._missing() if self._ranged else PieceSet()
 
         await self._requests.beside(
             missing,
             lambda: self._wanted,
-            lambda run: self._read_part(source, run, publisher),
+            lambda run: self._read_part(source, run),
             self._layout.piece_length,
         )
 
-    async def _read_part(self, source: Source, run: Run, publisher: Publisher) -> None:
+    async def _read_part(self, source: Source, run: Run) -> None:
         """One request beside others; where it fails its pieces are left to what reads in turn."""
         try:
-            await self._read_range(source, run, publisher)
+            await self._read_range(source, run)
         except RangeIgnored as exc:
             log.warning("%s", exc)
         except OriginFailed as exc:
@@ -369,64 +375,9 @@ class OriginReader:
                 raise
             log.warning("a part of %s was not read: %s", self.lease.spec.url, exc)
 
-    async def _consume(self, reading: Reading, first: int, publisher: Publisher) -> None:
-        """Store a stream that begins with piece `first`, in portions that pay a thread hop."""
-        unknown = self._layout.total is None
-        count = self._layout.count
-        last = first + MAX_PIECES if count is None else count - 1
-        sink = PieceSink(self._layout, (first, last), self._store)
-        chunks: list[bytes] = []
-        size, since = 0, self._ground.clock()
-        try:
-            async for chunk in reading.stream():
-                chunks.append(chunk)
-                size += len(chunk)
-                passed = self._ground.clock() - since
-                enough = self._rate.enough(size, passed, self._layout.piece_length)
-                if enough or passed > STORE_EVERY:
-                    await self._hand_over(sink, chunks, publisher)
-                    chunks, size, since = [], 0, self._ground.clock()
-        except OriginFailed:
-            # What came before it broke off is good.
-            await self._hand_over(sink, chunks, publisher)
-            raise
-        await self._hand_over(sink, chunks, publisher)
-        if unknown:
-            # The body is over: now the total and the last, shorter piece are known.
-            self._layout = Layout(sink.offset, self._layout.piece_length)
-            await publisher.end(self._layout, sink.tail())
-
-    async def _hand_over(self, sink: PieceSink, chunks: list[bytes], publisher: Publisher) -> None:
-        """Store what came, no faster than the lease's rate."""
-        began, pieces = self._ground.clock(), self._read_pieces
-        for part in self._rate.portions(chunks):
-            while not await self._task.may_write(sink.offset // self._layout.piece_length):
-                pass
-            await asyncio.to_thread(_write_all, sink, part)
-            size = sum(map(len, part))
-            self._read_bytes += size
-            self._ground.counters.origin_bytes += size
-            self._read_pieces += len(sink.digests)
-            publisher.collect({p: d for p, d in sink.digests.items() if self._mine(p)})
-            sink.digests.clear()
-            wait = self._rate.took(size, self._ground.clock())
-            if wait:
-                await asyncio.sleep(wait)
-        # What the origin was made to wait for is not its fault.
-        now = self._ground.clock()
-        gained = self._read_pieces > pieces
-        self._piece_at = now if gained else self._piece_at + now - began
-
-    def _store(self, offset: int, part: memoryview) -> None:
-        """Called in a thread; a piece that is valid, or on its way from a peer, is left alone."""
-        if self._mine(offset // self._layout.piece_length):
-            self._held().write(offset, part)
-            if self._whole is not None:
-                self._whole.feed(offset, part)
-
-    def _mine(self, piece: int) -> bool:
-        claimed = self._layout.total is None or piece in self._claimed
-        return claimed and piece not in self._held().valid
+    async def _take(self, reading: Reading, first: int) -> None:
+        # What has parts gives any of them later.
+        await self._taking().take(reading, first, only=not self._ranged)
 
     # ------------------------------------------------------------------ telling
 
@@ -445,21 +396,30 @@ class OriginReader:
                 layout=self._layout,
                 validator=self._validator,
                 ranged=self._ranged,
-                read_bytes=self._read_bytes,
-                read_pieces=self._read_pieces,
+                read_bytes=0 if self._intake is None else self._intake.read_bytes,
+                read_pieces=0 if self._intake is None else self._intake.read_pieces,
                 done=done,
                 digest=self._digest,
                 modified=self._modified,
-                checks=self._whole is not None,
+                checks=self._checks(done=done),
             ),
             urgent=True,
         )
+
+    def _checks(self, *, done: bool) -> bool:
+        """Whether this reader sees to the digest of the whole; once it is done, whether it did."""
+        if done and self._held().windowed:
+            return self._publisher is not None and self._publisher.checked
+        return self._whole is not None
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(None, piece_length_for(None)) if self._intake is None else self._intake.layout
 
     def _held(self) -> Entry:
         assert self._entry is not None
         return self._entry
 
-
-def _write_all(sink: PieceSink, part: Sequence[memoryview]) -> None:
-    for view in part:
-        sink.write(view)
+    def _taking(self) -> Intake:
+        assert self._intake is not None
+        return self._intake

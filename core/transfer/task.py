@@ -107,6 +107,8 @@ class TaskRun:
         finally:
             self.users.discard(user)
             self._wake.fire()
+            # Who reads for it alone stops.
+            self.changed.fire()
 
     def moved(self, user: User, position: int) -> None:
         """A streaming user delivered everything before `position`."""
@@ -117,6 +119,7 @@ class TaskRun:
     def wishes_changed(self) -> None:
         """A user wants something else than before."""
         self._wake.fire()
+        self.changed.fire()
         self._holding.wake()
 
     async def opened(self, timeout: float) -> Entry:
@@ -141,6 +144,11 @@ class TaskRun:
             raise OriginChanged(f"generation {generation} of {self.spec.url} was given up")
         if self.entry is not None and self.entry.gone:
             raise GenerationGone(f"{self.spec.url} was removed from the store")
+
+    @property
+    def windowed(self) -> bool:
+        """Its content is larger than the store, and streams through a window of it to one user."""
+        return self.failure is None and self.entry is not None and self.entry.windowed
 
     def admit(self, user: User) -> None:
         """Raise QuotaExceeded where content larger than the store is another user's stream: what
@@ -221,6 +229,8 @@ class TaskRun:
         entry, swarm = self.entry, self._holding.swarm
         if entry is None:
             return False
+        if entry.windowed:
+            return user is self._holding.owner and user.rest(entry.layout) <= entry.valid
         # What the swarm counted, so that the tally is whole when the user is told.
         valid = entry.valid if swarm is None else swarm.machine.valid
         return user.satisfied(entry.layout, valid)
@@ -383,10 +393,11 @@ class TaskRun:
 
     async def _register(self) -> None:
         """Say what this host wants of the task, again when that changes."""
-        if not self.users:
+        users = self._served_users
+        if not users:
             self._want_nothing()
             return
-        if all(self.satisfied(user) for user in self.users):
+        if all(self.satisfied(user) for user in users):
             return
         register = self._register_message()
         if self._registered is not None and _same_wish(self._registered, register):
@@ -395,6 +406,21 @@ class TaskRun:
             self._port = self._find_port(self)
         self._registered = register
         self._port.report(register, urgent=True)
+
+    @property
+    def _served_users(self) -> list[User]:
+        """Whom something is read for: of content larger than the store, whose stream that is."""
+        owner = self._holding.owner
+        return [user for user in self.users if not self.windowed or user is owner]
+
+    def wants_no_more(self) -> None:
+        """Report that of content larger than the store nothing more is wanted, where that is so.
+
+        What is here of it is told nobody, for nobody else can have it: whoever grants leases would
+        have all of it read again while its end is delivered.
+        """
+        if self.windowed and all(self.satisfied(user) for user in self._served_users):
+            self._want_nothing()
 
     def _want_nothing(self) -> None:
         """The last user left while the origin is read here, perhaps for others."""
@@ -419,7 +445,8 @@ class TaskRun:
 
     def _register_message(self) -> Register:
         wants: list[ByteRange] | None = []
-        for user in self.users:
+        users = self._served_users
+        for user in users:
             if user.ranges is None:
                 wants = None
                 break
@@ -430,8 +457,8 @@ class TaskRun:
             spec=self.spec,
             want=wants,
             private=self._only_here,
-            readable=any(user.readable for user in self.users),
-            priority=min(user.priority for user in self.users),
+            readable=any(user.readable for user in users),
+            priority=min(user.priority for user in users),
             failover=self.failover,
             request=REQUEST.get(),
         )

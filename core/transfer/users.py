@@ -40,6 +40,11 @@ class User:
             return PieceSet()
         return layout.touching(ByteRange(self.position, self.position + window))
 
+    def rest(self, layout: Layout) -> PieceSet:
+        """The pieces of content of known length that a streaming user did not deliver yet."""
+        passed = PieceSet.first((self.position or 0) // layout.piece_length)
+        return layout.covering(self.ranges) - passed
+
     def satisfied(self, layout: Layout, valid: PieceSet) -> bool:
         """Everything this user wants is valid."""
         if layout.total is None and self.ranges is None:

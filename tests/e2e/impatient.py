@@ -9,7 +9,7 @@ import httpx
 from hawker.apps.cli import run
 from hawker.core import outgoing
 from hawker.core.scheduling import origin
-from hawker.core.transfer import reader
+from hawker.core.transfer import intake, reader
 from hawker.plugins.sources import http
 
 
@@ -21,7 +21,7 @@ def main() -> int:
     assert defaults is not None
     defaults["slowest_over"] = seconds
     reader.FRUITLESS = seconds / 2
-    reader.STORE_EVERY = seconds / 4
+    intake.STORE_EVERY = seconds / 4
     origin.STUCK = seconds + 1.0
     return run(sys.argv[2:])
 

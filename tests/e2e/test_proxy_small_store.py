@@ -5,49 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from tests.e2e.conftest import Cluster, Daemon, wait_for
+from tests.e2e.conftest import Cluster, wait_for
 from tests.e2e.test_proxy import client_of
 from tests.e2e.test_proxy_caching import Pages
 from tests.e2e.test_registry import get, registry  # noqa: F401
-from tests.e2e.test_small_store import QUOTA, SIZE, stored_bytes
+from tests.e2e.test_small_store import QUOTA, SIZE, Watch, stored_bytes
 from tests.e2e.upstream import Registry, digest_of
 
 MIB = 2**20
 # Beside content there are its signed digests, and pieces on their way.
 MOST = QUOTA + 16 * MIB
-
-
-class Watch:
-    """The most that a node's store takes on disk while inside."""
-
-    def __init__(self, node: Daemon) -> None:
-        self.most = 0
-        self._node = node
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-
-    def _look(self) -> None:
-        while not self._over.wait(0.02):
-            try:
-                self.most = max(self.most, stored_bytes(str(self._node.data)))
-            except FileNotFoundError:
-                # A file went while it was looked at.
-                continue
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 @pytest.fixture
@@ -108,6 +81,23 @@ def test_a_reader_that_leaves_lets_the_next_one_have_it(cluster: Cluster, pages:
         next(answer.iter_raw(MIB))
     with client_of(node) as client, client.stream("GET", url) as answer:
         assert sha256_of(answer) == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("path", ["/fixed", "/page"])
+def test_a_far_range_passes_through_the_proxy(cluster: Cluster, pages: Pages, path: str) -> None:
+    data = os.urandom(SIZE)
+    url = pages.put(path, data, "1", cache_control="max-age=60")
+    node = cluster.start("node", "up")
+    node.wait_ready()
+    first, last = SIZE - 10 * MIB + 5, SIZE - 9 * MIB
+    with client_of(node) as client, Watch(node) as watch:
+        for number in (1, 2):
+            # Its origin would give all of it.
+            answer = client.get(url, headers={"range": f"bytes={first}-{last}"})
+            assert (answer.status_code, answer.content) == (206, data[first : last + 1])
+            assert pages.asked["GET", path] == number
+            wait_for(lambda: stored_bytes(str(node.data)) == 0, "nothing of it is kept", 10)
+    assert watch.most <= 16 * MIB
 
 
 def test_it_passes_through_the_mirror(
