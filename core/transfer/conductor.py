@@ -30,6 +30,10 @@ UNSCHEDULED_DELAY = 30.0
 FAILOVER_SECONDS = 3.0
 GUARD_EVERY = 1.0
 STEWARD_EVERY = 0.5
+# Content larger than the store is for one user at a time. Who comes next waits so long for what is
+# left to end; and a moment for one who is still there, whose connection may be broken already.
+END_WAIT = 10.0
+LEAVE_WAIT = 1.0
 OFFERS_AT_ONCE = 256
 OFFER_PAUSE = 0.1
 
@@ -96,11 +100,23 @@ class Conductor:
         self, spec: TaskSpec, user: User, *, origin: SourceRequest | None = None
     ) -> AsyncIterator[TaskRun]:
         """Take part in a task, starting it where nobody here did; leaving is leaving the block."""
-        run = self.runs.get(spec.task_id)
+        run = await self._free(spec.task_id)
         if run is None or run.failure is not None:
             run = self._start(spec, origin, user)
         with run.use(user):
             yield run
+
+    async def _free(self, task: str) -> TaskRun | None:
+        """The run of a task, None where there is none. One whose window was another's, who left or
+        is just leaving, ends first."""
+        began = self.ground.clock()
+        while (run := self.runs.get(task)) is not None and run.windowed:
+            patience = END_WAIT if run.left else LEAVE_WAIT
+            wait = began + patience - self.ground.clock()
+            if wait <= 0:
+                break
+            await run.changed.wait(wait)
+        return run
 
     async def entry(self, task: str, generation: str, timeout: float) -> Entry | None:
         """The stored generation, waiting at most `timeout` seconds for it to appear."""
@@ -290,6 +306,7 @@ class Conductor:
     def _ended(self, run: TaskRun) -> None:
         if self.runs.get(run.task) is run:
             del self.runs[run.task]
+            run.changed.fire()
 
     def _removed(self, entry: Entry) -> None:
         task = entry.task

@@ -150,6 +150,11 @@ class TaskRun:
         """Its content is larger than the store, and streams through a window of it to one user."""
         return self.failure is None and self.entry is not None and self.entry.windowed
 
+    @property
+    def left(self) -> bool:
+        """Its content streamed through a window to a user who has gone: it ends soon."""
+        return self.windowed and self._holding.owner not in self.users
+
     def admit(self, user: User) -> None:
         """Raise QuotaExceeded where content larger than the store is another user's stream: what
         that one has consumed is not kept."""

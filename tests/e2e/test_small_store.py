@@ -186,5 +186,29 @@ def test_one_stream_is_one_request_and_for_nobody_else(peer: Daemon, whole_origi
     assert whole_origin.requests == 1
 
 
+@pytest.mark.parametrize("ranges", [False, True])
+def test_what_a_reader_left_is_read_no_further(peer: Daemon, ranges: bool) -> None:
+    origin = Origin(ranges=ranges)
+    try:
+        data = os.urandom(SIZE)
+        url = origin.put("/large", data)
+        with Watch(peer) as watch:
+            for _ in range(3):
+                with (
+                    peer.client() as client,
+                    client.stream("GET", "/peer/v1/content", params={"url": url}) as answer,
+                ):
+                    assert answer.status_code == 200
+                    next(answer.iter_raw(MIB))
+            # Who comes right after has it.
+            answer = ask(peer, url)
+            assert answer.status_code == 200
+            assert sha256(answer.content) == sha256(data)
+        assert watch.most <= QUOTA
+        wait_for(lambda: kept_nothing(peer), "nothing of it is kept", 10)
+    finally:
+        origin.close()
+
+
 def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
