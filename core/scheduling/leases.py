@@ -5,7 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from hawker.core.digests import Digest
-from hawker.core.errors import DigestMismatch, NotFound, OriginFailed, Problem, Unavailable
+from hawker.core.errors import (
+    DigestMismatch,
+    NotFound,
+    OriginFailed,
+    Problem,
+    QuotaExceeded,
+    StorageFailed,
+    Unavailable,
+)
 from hawker.core.messages import Changed, Failed, LeaseProgress, Length, Stop
 from hawker.core.pieces import MIB, Layout, PieceSet
 from hawker.core.ranges import ByteRange
@@ -26,7 +34,7 @@ from hawker.core.scheduling.recall import Recall
 
 PERMANENT = frozenset({"not-found", "origin-refused", "forbidden", "bad-request", "unknown-plugin"})
 # What keeps one host from storing anything says nothing of the origin, nor of other hosts.
-OWN = frozenset({"storage-failed", "quota-exceeded"})
+OWN = frozenset({StorageFailed.code, QuotaExceeded.code})
 # Smaller parts are not worth a reader of their own. A multiple of every piece length.
 PART = 64 * MIB
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
+import pytest
 
 from hawker.core.digests import Reader
-from hawker.core.errors import OriginFailed, StorageFailed
+from hawker.core.errors import HawkerError, OriginFailed, QuotaExceeded, StorageFailed
 from hawker.core.messages import (
     Failed,
     Have,
@@ -91,10 +92,13 @@ def test_what_cannot_be_continued_is_read_to_its_end() -> None:
         assert not world.tick(1.0)
 
 
-def test_a_reader_that_cannot_store_is_told_alone_and_others_read() -> None:
+@pytest.mark.parametrize("error", [StorageFailed, QuotaExceeded])
+def test_a_reader_that_cannot_store_is_told_alone_and_others_read(
+    error: type[HawkerError],
+) -> None:
     """Its disk is full: neither the origin is to blame nor do others wait for the same end."""
     world = make()
-    full = StorageFailed("the store cannot be written: File too large").problem()
+    full = error("the store cannot be written: File too large").problem()
     [(first, read)] = reads(world.ask("one", spec("x"), private=True))
     assert first == world.host("one")
     for name in ("two", "three", "four", "five"):
@@ -114,9 +118,12 @@ def test_a_reader_that_cannot_store_is_told_alone_and_others_read() -> None:
     assert stop.problem == full
 
 
-def test_a_seed_that_cannot_store_is_said_to_be_why_nobody_reads() -> None:
+@pytest.mark.parametrize("error", [StorageFailed, QuotaExceeded])
+def test_a_seed_that_cannot_store_is_said_to_be_why_nobody_reads(
+    error: type[HawkerError],
+) -> None:
     world = make()
-    full = StorageFailed("the store cannot be written: No space left on device").problem()
+    full = error("the store cannot be written: No space left on device").problem()
     [(seed, read)] = reads(world.ask("two", spec("x")))
     world.ask("one", spec("x"), readable=False)
     out = world.report("seed", Failed(task=read.task, problem=full, lease=read.lease))
