@@ -18,8 +18,9 @@ from hawker.core.storage import Entry
 from hawker.core.telemetry import TASK
 from hawker.core.transfer.bygone import Bygone
 from hawker.core.transfer.ground import Ground, SchedulerPort
+from hawker.core.transfer.registration import with_stored
 from hawker.core.transfer.solo import Solo
-from hawker.core.transfer.task import TaskRun, with_stored
+from hawker.core.transfer.task import TaskRun
 from hawker.core.transfer.users import User
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ class Conductor:
     def answer(self, link: Link, task: str) -> None:
         """A scheduler asks what this host stores of a task."""
         run = self._asking(task)
-        here = run is not None and not run.own and run.port is not self._solo
+        here = run is not None and not run.own and run.registration.port is not self._solo
         if run is not None and here and self._link_for(task) is link:
             self._assign(run, link)
         elif self._group is not None:
@@ -250,15 +251,14 @@ class Conductor:
             await asyncio.sleep(STEWARD_EVERY)
             for task, run in list(self.runs.items()):
                 link = self._link_for(task)
-                if link is None or run.own or run.port in (None, link, self._solo):
+                if link is None or run.own or run.registration.port in (None, link, self._solo):
                     continue
-                if run.port is not None:
-                    run.port.report(Left(task=task), urgent=True)
+                run.registration.report(Left(task=task), urgent=True)
                 self._assign(run, link)
             await self._offer_stored()
 
     def _assign(self, run: TaskRun, link: Link) -> None:
-        run.failover = link is not _best(self.links, run.task)
+        run.registration.failover = link is not _best(self.links, run.task)
         run.use_port(link)
 
     def _link_for(self, task: str) -> Link | None:
@@ -319,7 +319,7 @@ class Conductor:
         link = self._link_for(run.task)
         if link is None or run.own:
             return self._solo
-        run.failover = link is not _best(self.links, run.task)
+        run.registration.failover = link is not _best(self.links, run.task)
         if self._group is not None:
             guard = self._group.create_task(self._guard(run))
             self._guards.add(guard)
@@ -328,7 +328,7 @@ class Conductor:
 
     async def _guard(self, run: TaskRun) -> None:
         """Let a task be read without a scheduler when none is there for long and nothing moves."""
-        while self.runs.get(run.task) is run and run.port is not self._solo:
+        while self.runs.get(run.task) is run and run.registration.port is not self._solo:
             moved = run.tally.total
             if await self._any_connected(self._scheduler_wait):
                 await asyncio.sleep(GUARD_EVERY)

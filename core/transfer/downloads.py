@@ -15,7 +15,7 @@ from hawker.core.contracts import SourceRequest
 from hawker.core.digests import Digest
 from hawker.core.errors import DigestMismatch, HawkerError, NotHereYet, OriginFailed
 from hawker.core.messages import DownloadRequest, Progress
-from hawker.core.pieces import MIB, PieceSet
+from hawker.core.pieces import MIB, Layout, PieceSet
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.transfer.access import restricted
@@ -87,7 +87,25 @@ class Download:
         yield msgspec.structs.replace(self._now(seen), done=True)
 
     def _now(self, seen: int) -> Progress:
-        return self.run.progress(self._since, seen, trace=self._request.trace)
+        """How far the task is; arrivals from number `seen` on where a trace is wanted."""
+        run, entry = self.run, self.run.entry
+        layout = entry.layout if entry is not None else Layout(None, 0)
+        arrivals = []
+        if self._request.trace:
+            for a in run.tally.arrivals[seen:]:
+                arrivals.append(type(a)(a.first, a.last, a.source, round(a.at - self._since, 4)))
+        return Progress(
+            task=run.task,
+            generation=entry.generation if entry is not None else "",
+            total=layout.total,
+            piece_length=layout.piece_length,
+            valid_bytes=entry.valid_bytes if entry is not None else 0,
+            from_origin=run.tally.origin,
+            from_seeds=run.tally.seeds,
+            from_peers=run.tally.peers,
+            seconds=self._ground.clock() - self._since,
+            arrivals=arrivals,
+        )
 
     async def opened(self, timeout: float) -> Entry:
         """The entry, as soon as its generation is known, for those who may know that much of it.

@@ -13,9 +13,7 @@ import logging
 import msgspec
 
 from hawker.core.contracts import Reading, Source, SourceRequest
-from hawker.core.digests import Digest
 from hawker.core.errors import (
-    BadRequest,
     DigestMismatch,
     HawkerError,
     OriginChanged,
@@ -26,7 +24,6 @@ from hawker.core.errors import (
 from hawker.core.ids import generation_of, random_generation
 from hawker.core.messages import Changed, Failed, LeaseProgress, Read
 from hawker.core.pieces import (
-    MAX_PIECE_LENGTH,
     MAX_PIECES,
     Layout,
     PieceSet,
@@ -40,8 +37,8 @@ from hawker.core.transfer.holding import end
 from hawker.core.transfer.intake import Intake
 from hawker.core.transfer.publisher import Publisher
 from hawker.core.transfer.rate import Rate
-from hawker.core.transfer.requests import Requests
-from hawker.core.transfer.whole import WholeDigest
+from hawker.core.transfer.requests import Requests, first_wish
+from hawker.core.transfer.whole import WholeDigest, stated
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +71,6 @@ class OriginReader:
         self._intake: Intake | None = None
         self._digest = ""
         self._whole: WholeDigest | None = None
-        self._request = task.origin
         self._reread = False
         self._rate = Rate(lease.rate, ground.clock())
 
@@ -95,7 +91,6 @@ class OriginReader:
 
     async def run(self) -> None:
         """Read until nothing wanted is missing; every end is reported, but for a cancellation."""
-        task = self.lease.task
         log.info("reading %s under lease %s", self.lease.spec.url, self.lease.lease)
         try:
             async with asyncio.TaskGroup() as group:
@@ -105,7 +100,7 @@ class OriginReader:
                 finally:
                     ticker.cancel()
         except* HawkerError as errors:
-            await self._end_badly(task, first_of(errors))
+            await self._end_badly(first_of(errors))
         except* Exception as errors:
             log.exception("reading the origin failed")
             fault = errors.exceptions[0]
@@ -117,14 +112,15 @@ class OriginReader:
             self._progress(done=True)
             self._ground.counters.reads["done"] += 1
 
-    async def _end_badly(self, task: str, exc: HawkerError) -> None:
+    async def _end_badly(self, exc: HawkerError) -> None:
         self._ground.counters.reads[exc.code] += 1
         if isinstance(exc, DigestMismatch):
             # Before it is told, or this host would offer what the others are made to drop.
             await self._task.discard()
         if isinstance(exc, OriginChanged):
             log.warning("%s", exc)
-            changed = Changed(task=task, generation=self.generation, lease=self.lease.lease)
+            lease = self.lease
+            changed = Changed(task=lease.task, generation=self.generation, lease=lease.lease)
             self._task.report(changed, urgent=True)
         else:
             log.warning("reading the origin failed: %s", exc)
@@ -161,8 +157,8 @@ class OriginReader:
                 await reading.close()
 
     async def _open(self, source: Source) -> Reading:
-        reading = await source.open(self._asking(), self._first_wish())
-        self._ground.access.granted(self._request)
+        reading = await source.open(self._asking(), first_wish(self.ranges, self._task.partial))
+        self._ground.access.granted(self._task.origin)
         total, validator = reading.total, reading.validator
         generation = generation_of(validator, total) if validator else random_generation()
         self._validator = validator or ""
@@ -178,44 +174,21 @@ class OriginReader:
 
     def _asking(self) -> SourceRequest:
         """What to ask for now, and how fast it will be taken."""
-        return msgspec.structs.replace(self._request, rate=self._rate.limit)
+        return msgspec.structs.replace(self._task.origin, rate=self._rate.limit)
 
     def _expect(self, reading: Reading) -> None:
         """Remember what the origin says its content has; check it where all of it is read here."""
-        try:
-            digest = Digest.parse(reading.digest) if reading.digest else None
-        except BadRequest as exc:
-            log.warning("its origin states no digest: %s", exc)
-            return
-        self._digest = reading.digest
-        if digest is not None and reading.total == 0:
-            # Whoever hears of nothing has all of it at once.
-            digest.check(digest.hasher(), self.lease.spec.url)
-        if digest is not None and self.ranges is None:
-            self._whole = WholeDigest(digest, self.lease.spec.url)
-
-    def _first_wish(self) -> ByteRange | None:
-        """What the first request asks for: all, the rest of what is here, a part from the start, or
-        one byte to learn length and validator where only another part is wanted."""
-        if self.ranges is not None:
-            wish = self.ranges[0]
-            whole_pieces = wish.start == 0 and wish.stop and wish.stop % MAX_PIECE_LENGTH == 0
-            return wish if whole_pieces else ByteRange(0, 1)
-        partial = self._task.partial
-        if partial is None or not partial.valid or partial.layout.total is None:
-            return None
-        missing = partial.layout.everything() - partial.valid
-        first = missing.runs()[0][0] if missing else 0
-        return ByteRange(partial.layout.offset(first)) if first else None
+        whole = stated(reading.digest, reading.total, self.lease.spec.url)
+        if whole is not None:
+            self._digest = reading.digest
+            self._whole = whole if self.ranges is None else None
 
     async def _adopt(self, generation: str, layout: Layout) -> None:
         self.generation = generation
-        self._entry = await self._task.adopt(generation, layout, self._modified)
-        self._publisher = publisher = Publisher(
-            self._ground, self._task, self._entry, self.lease.lease
-        )
+        entry = self._entry = await self._task.adopt(generation, layout, self._modified)
+        publisher = self._publisher = Publisher(self._ground, self._task, entry, self.lease.lease)
         publisher.whole = self._whole
-        self._intake = Intake(self._ground, self._task, self._entry, publisher, self._rate)
+        self._intake = Intake(self._ground, self._task, entry, publisher, self._rate)
         self._progress()
         await publisher.vouch()
 
@@ -316,7 +289,7 @@ class OriginReader:
         near = not missing or missing.runs()[0][0] == piece
         if not self._ranged or (aligned and whole and near):
             if not aligned or (not self._ranged and start):
-                raise OriginFailed(f"{self._request.url} answered with a part nobody asked for")
+                raise OriginFailed(f"{self._task.origin.url} answered with a part nobody asked for")
             span = ByteRange(start, stop)
             # Nothing is read beside what has no parts.
             brings = self._layout.touching(span) if self._ranged else PieceSet()

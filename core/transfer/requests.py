@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
-from hawker.core.pieces import MIB, PieceSet, Run
+from hawker.core.pieces import MAX_PIECE_LENGTH, MIB, PieceSet, Run
+from hawker.core.ranges import ByteRange
 from hawker.core.signal import Signal
+from hawker.core.storage import Entry
 
 # What is wanted while something else is read has requests of its own: so many, of so much each.
 BESIDE = 3
@@ -95,3 +97,18 @@ class Requests:
         new = wanted - self._known
         self._known |= new
         self._wishes += [new] if new else []
+
+
+def first_wish(ranges: Sequence[ByteRange] | None, partial: Entry | None) -> ByteRange | None:
+    """What the first request asks for where these ranges are wanted, None for all, and `partial` is
+    here: all, the rest of what is here, a part from the start, or one byte to learn length and
+    validator where only another part is wanted."""
+    if ranges is not None:
+        wish = ranges[0]
+        whole_pieces = wish.start == 0 and wish.stop and wish.stop % MAX_PIECE_LENGTH == 0
+        return wish if whole_pieces else ByteRange(0, 1)
+    if partial is None or not partial.valid or partial.layout.total is None:
+        return None
+    missing = partial.layout.everything() - partial.valid
+    first = missing.runs()[0][0] if missing else 0
+    return ByteRange(partial.layout.offset(first)) if first else None

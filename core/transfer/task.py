@@ -11,8 +11,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
-import msgspec
-
 from hawker.core.contracts import SourceRequest
 from hawker.core.errors import (
     DigestMismatch,
@@ -27,25 +25,21 @@ from hawker.core.messages import (
     AnyDecision,
     AnyReport,
     Failed,
-    Finished,
-    Left,
     Parents,
-    Progress,
     Read,
-    Register,
     Stop,
     Withdrawn,
 )
-from hawker.core.pieces import Layout, PieceSet
-from hawker.core.ranges import ByteRange
+from hawker.core.pieces import PieceSet
 from hawker.core.signal import Signal
 from hawker.core.storage import Entry
-from hawker.core.telemetry import REQUEST
 from hawker.core.transfer.bygone import Bygone
 from hawker.core.transfer.desk import Desk
 from hawker.core.transfer.ground import Ground, SchedulerPort
-from hawker.core.transfer.holding import Holding, end
+from hawker.core.transfer.holding import Holding
+from hawker.core.transfer.leasing import Leasing
 from hawker.core.transfer.reader import OriginReader
+from hawker.core.transfer.registration import Registration
 from hawker.core.transfer.users import Tally, User
 
 log = logging.getLogger(__name__)
@@ -72,27 +66,20 @@ class TaskRun:
         self.origin = origin
         self.users: set[User] = set()
         self.failure: HawkerError | None = None
-        self.failover = False
         self.digest = ""
         self.changed = Signal()
         self.tally = Tally(ground.clock)
+        self.registration = Registration(spec, origin, lambda: find_port(self))
         self._ground = ground
-        self._find_port = find_port
-        self._bygone = bygone
         self._on_entry = on_entry
         self._on_end = on_end
-        self._port: SchedulerPort | None = None
         self._wake = Signal()
         self._holding = Holding(ground, spec, self, self._held_another)
         self._revisions: dict[type, int] = {}
         self._record: Parents | None = None
         self._gateway = False
         self._named = ""
-        self._lease: Read | None = None
-        self._reader: OriginReader | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._registered: Register | None = None
-        self._finished = ""
+        self._leasing = Leasing(bygone, self._reader_ended)
         self._gone: str | None = None
 
     # ------------------------------------------------------------------ users
@@ -164,27 +151,6 @@ class TaskRun:
                 hint="raise storage.quota, or try again later",
             )
 
-    def progress(self, since: float, seen: int = 0, *, trace: bool = False) -> Progress:
-        """How far the task is; arrivals from number `seen` on where a trace is wanted."""
-        entry, tally = self.entry, self.tally
-        layout = entry.layout if entry is not None else Layout(None, 0)
-        arrivals = []
-        if trace:
-            for a in tally.arrivals[seen:]:
-                arrivals.append(type(a)(a.first, a.last, a.source, round(a.at - since, 4)))
-        return Progress(
-            task=self.task,
-            generation=entry.generation if entry is not None else "",
-            total=layout.total,
-            piece_length=layout.piece_length,
-            valid_bytes=entry.valid_bytes if entry is not None else 0,
-            from_origin=tally.origin,
-            from_seeds=tally.seeds,
-            from_peers=tally.peers,
-            seconds=self._ground.clock() - since,
-            arrivals=arrivals,
-        )
-
     @property
     def entry(self) -> Entry | None:
         """What is held of the content, once its generation is known."""
@@ -201,15 +167,9 @@ class TaskRun:
         return self.origin.local
 
     @property
-    def _only_here(self) -> bool:
-        """Nobody who did not ask can read the origin: it wants to see something, or it is a file,
-        and which hosts have the same one is known to those who ask."""
-        return self.origin != SourceRequest(self.spec.url) or self.spec.url.startswith("file:")
-
-    @property
     def reading(self) -> bool:
         """A lease on the origin is at work here."""
-        return self._reading is not None
+        return self._leasing.reading
 
     @property
     def bringing(self) -> bool:
@@ -222,7 +182,7 @@ class TaskRun:
         """How many pieces this host is to get, from the origin or from others."""
         swarm = self._holding.swarm
         wanted = PieceSet() if swarm is None else swarm.machine.want - swarm.machine.valid
-        return len(wanted) + (0 if self._reader is None else self._reader.left)
+        return len(wanted) + self._leasing.left
 
     def may_deliver(self, entry: Entry, user: User) -> bool:
         """Bytes may go to a user who cannot take them back: the rest is not of another generation,
@@ -256,7 +216,7 @@ class TaskRun:
                 self._gateway = decision.gateway
                 self.changed.fire()
             case Read():
-                self._take_lease(decision)
+                self._leasing.take(decision)
             case Stop():
                 self.fail(from_problem(decision.problem))
             case Withdrawn():
@@ -268,7 +228,7 @@ class TaskRun:
     def register_again(self) -> None:
         """The scheduler does not know this run (any more)."""
         self._revisions.clear()
-        self._registered = None
+        self.registration.forget()
         self._wake.fire()
 
     def fail(self, error: HawkerError) -> None:
@@ -295,22 +255,9 @@ class TaskRun:
 
     def stop(self) -> None:
         """End soon: the daemon stops."""
-        self._lease = None
-        if self._reading is not None:
-            self._reading.cancel()
+        self._leasing.waiting = None
+        self._leasing.cancel()
         self._wake.fire()
-
-    def _take_lease(self, lease: Read) -> None:
-        over = lease.ranges == []
-        if self._reader is not None and self._reader.lease.lease == lease.lease:
-            self._reader.extend(lease)
-            if over and self._reading is not None:
-                self._reading.cancel()
-        elif not over:
-            if lease.lease not in self._bygone:
-                self._lease = lease
-        elif self._lease is not None and self._lease.lease == lease.lease:
-            self._lease = None
 
     # ------------------------------------------------------------------ running
 
@@ -321,14 +268,14 @@ class TaskRun:
                 try:
                     await self._holding.find_stored(group)
                     while True:
-                        while self.users or self._lease or self._reading:
+                        while self.users or self._leasing.waiting or self.reading:
                             seen = self._wake.seen
                             await self._advance(group)
                             await self._wake.wait(IDLE_WAIT, seen)
                         await self._holding.stop_swarm()
                         if self._gone is not None:
                             await self._give_up_generation()
-                        if not self.users and not self._lease:
+                        if not self.users and not self._leasing.waiting:
                             self._on_end(self)
                             break
                         # Somebody came while the swarm ended: it begins anew, with parents that
@@ -339,11 +286,11 @@ class TaskRun:
                     self.fail(exc)
                     await self._outlast_users()
                 finally:
-                    await self._stop_reading()
+                    await self._leasing.stop()
                     await self._holding.stop_swarm()
         finally:
             self._on_end(self)
-            self._say_goodbye()
+            self.registration.leave(self.entry)
             self._holding.close()
 
     async def _outlast_users(self) -> None:
@@ -356,36 +303,28 @@ class TaskRun:
         if self._gone is not None:
             await self._give_up_generation()
         if self.failure is not None:
-            self._lease = None
-            await self._stop_reading()
+            self._leasing.waiting = None
+            await self._leasing.stop()
             await self._holding.stop_swarm()
             return
         await self._register()
         record = self._record
         if record is not None and record.generation and record.layout is not None:
             known = self.entry is not None and self.entry.generation == record.generation
-            if not known and self._reading is None:
+            if not known and not self.reading:
                 await self._holding.adopt(record.generation, record.layout, record.modified, group)
         self._follow()
-        if self._lease is not None and self._reading is None:
-            lease, self._lease = self._lease, None
-            desk = Desk(self, self._holding, self.origin, self.changed, group)
-            self._reader = OriginReader(self._ground, desk, lease)
-            self._reading = group.create_task(self._read(self._reader))
+        self._leasing.begin(group, lambda lease: self._reader(lease, group))
         self._report_finished()
 
-    async def _read(self, reader: OriginReader) -> None:
-        if reader.lease.request:
-            REQUEST.set(reader.lease.request)
-        try:
-            await reader.run()
-        finally:
-            self._bygone.add(reader.lease.lease)
-            self._reader = None
-            self._reading = None
-            if self._holding.swarm is not None:
-                self._holding.swarm.release()
-            self._wake.fire()
+    def _reader(self, lease: Read, group: asyncio.TaskGroup) -> OriginReader:
+        desk = Desk(self, self._holding, self.origin, self.changed, group)
+        return OriginReader(self._ground, desk, lease)
+
+    def _reader_ended(self) -> None:
+        if self._holding.swarm is not None:
+            self._holding.swarm.release()
+        self._wake.fire()
 
     def _follow(self) -> None:
         record, swarm = self._record, self._holding.swarm
@@ -400,17 +339,13 @@ class TaskRun:
         """Say what this host wants of the task, again when that changes."""
         users = self._served_users
         if not users:
-            self._want_nothing()
+            if self.reading:
+                # The last user left while the origin is read here, perhaps for others.
+                self.registration.want_nothing(self.entry)
             return
         if all(self.satisfied(user) for user in users):
             return
-        register = self._register_message()
-        if self._registered is not None and _same_wish(self._registered, register):
-            return
-        if self._port is None:
-            self._port = self._find_port(self)
-        self._registered = register
-        self._port.report(register, urgent=True)
+        self.registration.want(users, self.entry)
 
     @property
     def _served_users(self) -> list[User]:
@@ -425,75 +360,25 @@ class TaskRun:
         have all of it read again while its end is delivered.
         """
         if self.windowed and all(self.satisfied(user) for user in self._served_users):
-            self._want_nothing()
-
-    def _want_nothing(self) -> None:
-        """The last user left while the origin is read here, perhaps for others."""
-        known = self._registered
-        if known is not None and known.want != [] and self._reading is not None:
-            self._registered = self._offer()
-            self.report(self._registered, urgent=True)
-
-    def _offer(self) -> Register:
-        """Nothing is wanted here, and what is stored is given to others."""
-        return with_stored(Register(task=self.task, spec=self.spec, want=[]), self.entry)
-
-    @property
-    def port(self) -> SchedulerPort | None:
-        """Who decides for this run; None as long as it asked nobody."""
-        return self._port
+            self.registration.want_nothing(self.entry)
 
     def use_port(self, port: SchedulerPort) -> None:
         """Decide by this port from now on (the scheduler is away, or back)."""
-        self._port = port
+        self.registration.port = port
         self.register_again()
-
-    def _register_message(self) -> Register:
-        wants: list[ByteRange] | None = []
-        users = self._served_users
-        for user in users:
-            if user.ranges is None:
-                wants = None
-                break
-            assert wants is not None
-            wants.extend(user.ranges)
-        register = Register(
-            task=self.task,
-            spec=self.spec,
-            want=wants,
-            private=self._only_here,
-            readable=any(user.readable for user in users),
-            priority=min(user.priority for user in users),
-            failover=self.failover,
-            request=REQUEST.get(),
-        )
-        return with_stored(register, self.entry)
 
     def _report_finished(self) -> None:
         entry = self.entry
-        if entry is None or not entry.complete or self._finished == entry.generation:
+        if entry is None or not entry.complete or self.registration.finished(entry):
             return
         swarm = self._holding.swarm
-        if self._port is not None and self._reading is None and swarm is not None:
-            self._finished = entry.generation
+        if not self.reading and swarm is not None:
             swarm.flush()
-            self.report(Finished(task=self.task, generation=entry.generation), urgent=True)
+            self.registration.finish(entry)
             self.changed.fire()
 
-    def _say_goodbye(self) -> None:
-        """Nobody here wants the task any more; what is stored is still offered."""
-        entry = self.entry
-        if self._port is None or (entry is not None and entry.complete):
-            return
-        if entry is None or entry.windowed or entry.gone or not entry.valid:
-            self.report(Left(task=self.task), urgent=True)
-        else:
-            self.report(self._offer(), urgent=True)
-
     def report(self, report: AnyReport, *, urgent: bool = False) -> None:
-        if self._port is None:
-            self._port = self._find_port(self)
-        self._port.report(report, urgent=urgent)
+        self.registration.report(report, urgent=urgent)
 
     # ------------------------------------------------------------------ generations
 
@@ -508,26 +393,6 @@ class TaskRun:
         if generation is None:
             return
         if self.entry is not None and self.entry.generation == generation:
-            await self._stop_reading()
-            self._registered = None
+            await self._leasing.stop()
+            self.registration.forget()
         await self._holding.remove(generation)
-
-    async def _stop_reading(self) -> None:
-        await end(self._reading)
-
-
-def with_stored(register: Register, entry: Entry | None) -> Register:
-    """The message with what this host stores of the task."""
-    if entry is None or entry.windowed or not entry.valid:
-        return register
-    return msgspec.structs.replace(
-        register,
-        generation=entry.generation,
-        layout=entry.layout,
-        have=entry.valid.runs(),
-        readers=entry.readers,
-    )
-
-
-def _same_wish(old: Register, new: Register) -> bool:
-    return (old.want, old.readable, old.private) == (new.want, new.readable, new.private)

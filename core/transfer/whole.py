@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from hawker.core.digests import Digest
-from hawker.core.errors import DigestMismatch, StorageFailed
+from hawker.core.errors import BadRequest, DigestMismatch, StorageFailed
 from hawker.core.pieces import MIB
+
+log = logging.getLogger(__name__)
 
 
 class WholeDigest:
@@ -54,3 +57,22 @@ class WholeDigest:
         except DigestMismatch as exc:
             exc.hint = "the content at the origin is not what the digest names"
             raise
+
+
+def stated(text: str, total: int | None, url: str) -> WholeDigest | None:
+    """The digest that an origin states in its answer; None where it states none.
+
+    Raises:
+        DigestMismatch: the content is empty, and its digest another.
+    """
+    if not text:
+        return None
+    try:
+        digest = Digest.parse(text)
+    except BadRequest as exc:
+        log.warning("its origin states no digest: %s", exc)
+        return None
+    if total == 0:
+        # Whoever hears of nothing has all of it at once.
+        digest.check(digest.hasher(), url)
+    return WholeDigest(digest, url)
