@@ -92,7 +92,7 @@ def hawker_evaluator(name: str, settings: Any) -> Evaluator:  # type: ignore[emp
 
 @hookspec
 def hawker_searcher(name: str, settings: Any) -> Searcher:  # type: ignore[empty-body]
-    """Group `hawker.searchers`: which cluster a host belongs to."""
+    """Group `hawker.searchers`: ranks the clusters that a host may join, and says why."""
 
 
 @hookspec

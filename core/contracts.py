@@ -250,30 +250,53 @@ class Evaluator(Protocol):
 
 
 class HostView(msgspec.Struct, frozen=True):
-    """A host as a searcher sees it."""
+    """A host as a searcher sees it; what is not known is empty.
+
+    `addresses` are IP addresses, `location` goes from general to particular, separated by `|`.
+    """
 
     hostname: str
-    address: str
+    addresses: Sequence[str]
     idc: str
     location: str
 
 
 class ClusterView(msgspec.Struct, frozen=True):
-    """A cluster with the scopes it is meant for."""
+    """A cluster with the scopes it is meant for.
+
+    `active`: it has a scheduler that is there now. `cidrs` are networks, `hostnames` patterns such
+    as `*.fra.example.com`. What is no network fits no address.
+    """
 
     name: str
     default: bool
+    active: bool
     idcs: Sequence[str]
     locations: Sequence[str]
     cidrs: Sequence[str]
     hostnames: Sequence[str]
 
 
-class Searcher(Protocol):
-    """Which cluster a host belongs to (group `hawker.searchers`)."""
+class ClusterMatch(msgspec.Struct, frozen=True):
+    """How well a cluster fits a host: higher is better, and why, for people."""
 
-    def search(self, host: HostView, clusters: Sequence[ClusterView]) -> Sequence[ClusterView]:
-        """The clusters that fit, best first."""
+    cluster: ClusterView
+    score: float
+    reason: str
+
+
+class Searcher(Protocol):
+    """Which cluster a host belongs to (group `hawker.searchers`, name = algorithm).
+
+    Pure and quick: called while a host waits for an answer, without I/O or clock.
+    """
+
+    def search(self, host: HostView, clusters: Sequence[ClusterView]) -> Sequence[ClusterMatch]:
+        """The clusters that the host may join, best first; whatever the order they are given in.
+
+        Those with an active scheduler come before those without, whatever their scores. Facts that
+        make no sense fit nothing: nothing is raised.
+        """
         ...
 
 

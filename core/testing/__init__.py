@@ -2,4 +2,5 @@
 
 import pytest
 
-pytest.register_assert_rewrite("hawker.core.testing.sources")
+for _suite in ("searchers", "sources"):
+    pytest.register_assert_rewrite(f"hawker.core.testing.{_suite}")

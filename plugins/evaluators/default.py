@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from hawker.core.contracts import Candidate, Child, Evaluator
 from hawker.pluggy_specs import hookimpl
+from hawker.plugins.locations import closeness
 
 FULL_RATE = 125e6
-LOCATION_LEVELS = 5
 
 
 class DefaultEvaluator:
@@ -35,23 +35,9 @@ class DefaultEvaluator:
             + 0.25 * rate
             + 0.15 * health
             + 0.10 * idc
-            + 0.10 * _closeness(child.location, candidate.location)
+            + 0.10 * closeness(child.location, candidate.location)
             + 0.05 * (not candidate.seed)
         )
-
-
-def _closeness(one: str, other: str) -> float:
-    """How many leading elements two locations share, of at most five."""
-    if not one or not other:
-        return 0.0
-    if one.lower() == other.lower():
-        return 1.0
-    shared = 0
-    for a, b in zip(one.lower().split("|"), other.lower().split("|"), strict=False):
-        if a != b:
-            break
-        shared += 1
-    return min(shared, LOCATION_LEVELS) / LOCATION_LEVELS
 
 
 @hookimpl

@@ -1,0 +1,1 @@
+"""Searchers: which cluster a host belongs to."""
