@@ -101,8 +101,14 @@ def hawker_codec(coding: str, settings: Any) -> Codec:  # type: ignore[empty-bod
 
 
 @hookspec
-def hawker_authenticator(name: str, settings: Any) -> Authenticator:  # type: ignore[empty-body]
-    """Group `hawker.auth`: tells who calls; chosen and ordered by `auth.plugins`."""
+def hawker_authenticator(  # type: ignore[empty-body]
+    name: str, settings: Any, services: SourceServices
+) -> Authenticator:
+    """Group `hawker.auth`: tells who calls; chosen and ordered by `auth.plugins`.
+
+    Called when a role is made, so that a setting that is wrong (ConfigError) is told at the start.
+    `services` has the egress policy, which every connection must ask.
+    """
 
 
 @hookspec

@@ -203,7 +203,8 @@ class Egress(Protocol):
 
 
 class SourceServices(msgspec.Struct, frozen=True):
-    """What a source gets from the process: the egress policy and the configured credentials."""
+    """What a plugin that asks other hosts gets from the process: the egress policy and the
+    configured credentials."""
 
     egress: Egress
     credentials: Credentials
@@ -399,13 +400,20 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Authenticator(Protocol):
-    """Tells who calls us (group `hawker.auth`)."""
+    """Tells who calls us (group `hawker.auth`, name = method).
+
+    Several are asked in turn, so that each leaves to the others what is not of its kind; of JWTs,
+    those of other issuers (`tokens.issuer_of`).
+    """
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller | None:
         """The caller, None where the request carries nothing this plugin understands.
 
+        The names of `headers` are in lower case. No error repeats what was shown.
+
         Raises:
             Unauthenticated: the credentials are of this plugin's kind, and wrong.
+            Unavailable: they are of its kind, and whoever could judge them is away.
         """
         ...
 

@@ -255,11 +255,11 @@ def _as_proxy(proxy: UpstreamProxy, context: ssl.SSLContext) -> httpcore.Proxy:
     )
 
 
-def origin_tls(ca: str) -> ssl.SSLContext:
+def origin_tls(ca: str, setting: str = "egress.ca") -> ssl.SSLContext:
     """The system's trusted certificates (SSL_CERT_FILE and SSL_CERT_DIR are honoured) and `ca`.
 
     Raises:
-        ConfigError: `ca` is no file of certificates.
+        ConfigError: `ca` is no file of certificates; names the setting.
     """
     context = httpx.create_ssl_context()
     if ca:
@@ -267,7 +267,7 @@ def origin_tls(ca: str) -> ssl.SSLContext:
             context.load_verify_locations(ca)
         except (OSError, ssl.SSLError) as exc:
             raise ConfigError(
-                f"egress.ca: {ca} cannot be used: {exc}", hint="name a file of PEM certificates"
+                f"{setting}: {ca} cannot be used: {exc}", hint="name a file of PEM certificates"
             ) from exc
     return context
 

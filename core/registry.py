@@ -14,12 +14,13 @@ import pluggy
 from hawker import pluggy_specs
 from hawker.core.contracts import Credential, Credentials, RoleApp, RoleContext, SourceServices
 from hawker.core.egress import EgressPolicy, is_loopback
-from hawker.core.errors import UnknownPlugin
+from hawker.core.errors import HawkerError, UnknownPlugin
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import API, HOOKS, PROJECT
 
 ROLES = "hawker.roles"
-SOURCES = "hawker.sources"
+# Plugins of these ask other hosts.
+ASKING = ("hawker.sources", "hawker.auth")
 
 
 class PluginReport(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ class PluginHost:
         if known is not None:
             return known
         given: dict[str, Any] = {"settings": self._settings}
-        if group == SOURCES:
+        if group in ASKING:
             given["services"] = self.services
         return self._get(group, name, given)
 
@@ -136,6 +137,12 @@ class PluginHost:
             results = hook(**{first: entry.name, **given})
         except KeyboardInterrupt:
             raise
+        except UnknownPlugin:
+            # Of another one, which it needs.
+            raise
+        except HawkerError as exc:
+            what = f"{type(exc).__name__}: {exc.detail}"
+            raise _broken(group, entry, what, exc.hint) from exc
         except BaseException as exc:
             raise _broken(group, entry, f"its hook failed: {exc!r}") from exc
         # pluggy leaves out results that are None.
@@ -235,10 +242,13 @@ def _load(group: str, entry: importlib.metadata.EntryPoint) -> ModuleType:
     return module
 
 
-def _broken(group: str, entry: importlib.metadata.EntryPoint, reason: str) -> UnknownPlugin:
+def _broken(
+    group: str, entry: importlib.metadata.EntryPoint, reason: str, hint: str = ""
+) -> UnknownPlugin:
     distribution, version = _distribution(entry)
     return UnknownPlugin(
-        f"plugin {group}:{entry.name} of {distribution} {version} cannot be used: {reason}"
+        f"plugin {group}:{entry.name} of {distribution} {version} cannot be used: {reason}",
+        hint=hint,
     )
 
 

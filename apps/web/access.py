@@ -65,18 +65,27 @@ def is_local(scope: Mapping[str, Any]) -> bool:
 
 
 class Access:
-    """Checks requests by the configured authenticators."""
+    """Checks requests by the configured authenticators.
+
+    Raises:
+        UnknownPlugin: one of them cannot be used, which nobody should learn from a request.
+    """
 
     def __init__(self, settings: Settings, plugins: Plugins, open_: bool) -> None:
-        self._names = settings.auth.plugins
-        self._plugins = plugins
+        self._authenticators: list[Authenticator] = [
+            plugins.get("hawker.auth", name) for name in settings.auth.plugins
+        ]
         self._open = open_
 
     async def caller(self, scope: Mapping[str, Any]) -> Caller | None:
-        """Who shows credentials, None where there are none; raises Unauthenticated for bad ones."""
+        """Who shows credentials, None where there are none, or none that an authenticator knows.
+
+        Raises:
+            Unauthenticated: bad ones.
+            Unavailable: whoever could tell is away.
+        """
         headers = Headers(raw=list(scope["headers"]))
-        for name in self._names:
-            authenticator: Authenticator = self._plugins.get("hawker.auth", name)
+        for authenticator in self._authenticators:
             caller = await authenticator.authenticate(headers)
             if caller is not None:
                 return caller
@@ -96,7 +105,7 @@ class Access:
             caller = LOCAL_USER
         if caller is not None and task is None:
             task = caller.task
-        return check_allowed(caller, verb, task or "")
+        return check_allowed(caller, verb, task or "", scope)
 
     async def require_token(
         self, scope: Mapping[str, Any], verb: str, task: str = "", host: str = ""
@@ -106,15 +115,22 @@ class Access:
         Raises:
             Unauthenticated, Forbidden: as for `require`, in open mode too.
         """
-        caller = check_allowed(await self.caller(scope), verb, task)
+        caller = check_allowed(await self.caller(scope), verb, task, scope)
         if host and (caller.host != host or not caller.proven):
             raise Forbidden("the token is another host's, or not signed with its key")
         return caller
 
 
-def check_allowed(caller: Caller | None, verb: str, task: str) -> Caller:
-    """The caller, if it may do this; raises Unauthenticated, Forbidden."""
+def check_allowed(
+    caller: Caller | None, verb: str, task: str, request: Mapping[str, Any] | None = None
+) -> Caller:
+    """The caller, if it may do this; raises Unauthenticated, Forbidden. `request`: the scope of the
+    request, for what it showed."""
     if caller is None:
+        if request is not None and "authorization" in Headers(raw=list(request["headers"])):
+            raise Unauthenticated(
+                "nobody here knows such a token", hint="its issuer is none of auth.plugins"
+            )
         raise Unauthenticated("a token is needed", hint="send Authorization: Bearer …")
     if not caller.may(verb, task):
         scope = f", being let in for task {caller.task} alone" if caller.task else ""

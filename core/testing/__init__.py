@@ -2,5 +2,5 @@
 
 import pytest
 
-for _suite in ("searchers", "sources"):
+for _suite in ("authenticators", "searchers", "sources"):
     pytest.register_assert_rewrite(f"hawker.core.testing.{_suite}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from hawker.core.contracts import Authenticator, Caller
 from hawker.core.settings import Settings
-from hawker.core.tokens import ClusterKey, read_key_file
+from hawker.core.tokens import ISSUER, ClusterKey, issuer_of, read_key_file
 from hawker.pluggy_specs import hookimpl
 
 
@@ -19,12 +19,15 @@ class ClusterAuthenticator:
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        # A JWT is three parts; other bearer tokens are another authenticator's.
+        token = token.strip()
+        # A JWT is three parts; others, and those of other issuers, are another authenticator's.
         if scheme.lower() != "bearer" or token.count(".") != 2:
+            return None
+        if issuer_of(token) not in ("", ISSUER):
             return None
         if self._key is None:
             self._key = ClusterKey(read_key_file(self._file))
-        return self._key.check(token.strip())
+        return self._key.check(token)
 
     async def close(self) -> None:
         return

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hawker.apps.web.access import LOCAL, LOCAL_USER, Access, decide_mode, is_local
 from hawker.core.digests import HostKey
 from hawker.core.egress import is_loopback
-from hawker.core.errors import ConfigError, Forbidden, HawkerError, Unauthenticated
+from hawker.core.errors import (
+    ConfigError,
+    Forbidden,
+    HawkerError,
+    Unauthenticated,
+    UnknownPlugin,
+)
 from hawker.core.registry import PluginHost
-from hawker.core.settings import Settings, load
+from hawker.core.settings import AuthSettings, PluginSettings, Settings, load
 from hawker.core.tokens import ClusterKey, create_key_file, read_key_file
+from tests.plugins.identity_provider import AUDIENCE, IdentityProvider
 
 OWN = HostKey.from_bytes(b"h" * 32)
 HOST = OWN.host
@@ -261,3 +270,60 @@ def test_open_mode_beyond_this_machine_is_a_mistake(mode: str, text: str) -> Non
 )
 def test_only_loopback_addresses_count_as_this_machine(host: str, local: bool) -> None:
     assert is_loopback(host) is local
+
+
+@pytest.fixture
+def provider() -> Iterator[IdentityProvider]:
+    made = IdentityProvider()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("order", [["cluster", "oidc"], ["oidc", "cluster"]])
+def test_each_authenticator_leaves_to_the_next_what_is_not_its_own(
+    order: list[str], settings: Settings, key: ClusterKey, provider: IdentityProvider
+) -> None:
+    options = {"issuer": provider.issuer, "audience": AUDIENCE, "verbs": {"read": ["content"]}}
+    chosen = msgspec.structs.replace(
+        settings,
+        auth=AuthSettings(plugins=order),
+        plugins=PluginSettings(options={"oidc": options}),
+    )
+
+    async def main() -> None:
+        plugins = PluginHost(chosen)
+        access = Access(chosen, plugins, False)
+
+        async def subject(token: str) -> str:
+            return (await access.require(_scope(_bearer(token)), "content")).subject
+
+        assert await subject(provider.token()) == "oidc:somebody"
+        assert await subject(key.mint(HOST, ["content"])) == f"host:{HOST}"
+        with pytest.raises(Forbidden):
+            await subject(provider.token(scope="another"))
+        for wrong in (
+            provider.token(exp=1),
+            ClusterKey(b"x" * 32).mint(HOST, ["content"]),
+            "a.b.c",
+        ):
+            with pytest.raises(Unauthenticated):
+                await subject(wrong)
+        for foreign in ("opaque", provider.token(iss="https://elsewhere.example")):
+            with pytest.raises(Unauthenticated, match="nobody here knows such a token"):
+                await subject(foreign)
+        # A provider's users are no hosts, whatever they may do.
+        with pytest.raises(Forbidden, match="another host's"):
+            scope = _scope(_bearer(provider.token()))
+            await access.require_token(scope, "content", host=HOST)
+        await plugins.close()
+
+    asyncio.run(main())
+
+
+def test_an_authenticator_that_cannot_be_used_is_told_before_anybody_calls(
+    settings: Settings,
+) -> None:
+    for name, words in (("oidc", "not set up"), ("odic", "did you mean 'oidc'")):
+        chosen = msgspec.structs.replace(settings, auth=AuthSettings(plugins=["cluster", name]))
+        with pytest.raises(UnknownPlugin, match=words):
+            _access(chosen)
