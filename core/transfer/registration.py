@@ -36,9 +36,12 @@ class Registration:
         self._finished = ""
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None:
+        self._found().report(report, urgent=urgent)
+
+    def _found(self) -> SchedulerPort:
         if self.port is None:
             self.port = self._find_port()
-        self.port.report(report, urgent=urgent)
+        return self.port
 
     def forget(self) -> None:
         """What was told is not known any more."""
@@ -46,11 +49,13 @@ class Registration:
 
     def want(self, users: Collection[User], entry: Entry | None) -> None:
         """Say what these users want, where that is not known."""
+        # Whether it is the one that should decide is known once it was found.
+        port = self._found()
         register = self._wishes(users, entry)
         if self._told is not None and _same_wish(self._told, register):
             return
         self._told = register
-        self.report(register, urgent=True)
+        port.report(register, urgent=True)
 
     def want_nothing(self, entry: Entry | None) -> None:
         """Say that nothing is wanted any more, where something was."""
