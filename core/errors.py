@@ -3,6 +3,9 @@
     HawkerError
     ├── BadRequest            400  what was asked cannot be understood
     │   ├── TooLarge          413  the request's body is larger than is taken
+    │   ├── Conflict          409  it is at odds with what there is
+    │   ├── Changed           412  somebody else changed it meanwhile
+    │   ├── Unconditional     428  a change must say of which version it is
     │   ├── ConfigError            a setting is unknown or has a wrong value
     │   └── OutputFailed           the user's output exists or cannot be written
     ├── Unauthenticated       401  no or an unusable token
@@ -10,6 +13,7 @@
     ├── NotFound              404  no such task, route or origin object
     ├── GenerationGone        410  this generation was withdrawn or evicted
     ├── Busy                  503  no free upload slot; ask again after `retry_after`
+    │   └── TooMany           429  asked too often; ask again after `retry_after`
     ├── NotHereYet            503  a deadline passed before the bytes were here
     ├── DigestMismatch        502  bytes did not have the digest they should have
     ├── OriginFailed          502  the origin could not be read
@@ -104,6 +108,24 @@ class TooLarge(BadRequest):
     title, status = "body too large", 413
 
 
+class Conflict(BadRequest):
+    """At odds with what there is: a name that is taken, something that is in use."""
+
+    title, status, exit_code = "conflict", 409, 1
+
+
+class Changed(BadRequest):
+    """It is not the version any more that the request was made for (RFC 9110 section 13.1.1)."""
+
+    title, status, exit_code = "changed meanwhile", 412, 1
+
+
+class Unconditional(BadRequest):
+    """The request must say which version it is made for (RFC 6585 section 3)."""
+
+    title, status = "If-Match is needed", 428
+
+
 class ConfigError(BadRequest):
     """A setting is unknown or has a wrong value."""
 
@@ -142,6 +164,12 @@ class Busy(HawkerError):
     """No free upload slot now."""
 
     code, title, status = "busy", "busy", 503
+
+
+class TooMany(Busy):
+    """Asked too often (RFC 6585 section 4)."""
+
+    title, status = "too many attempts", 429
 
 
 class NotHereYet(HawkerError):

@@ -95,9 +95,9 @@ def prepare_directory(directory: Path) -> None:
 class DirectoryLock:
     """The right to use a data directory; the kernel takes it back when the process ends."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "lock") -> None:
         """Take it; raises StorageFailed naming the holder where another one has it."""
-        path = directory / "lock"
+        path = directory / name
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
