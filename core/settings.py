@@ -194,6 +194,17 @@ class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Unix socket or base URL of the peer that brings content; empty: the one in this process."""
 
 
+class ManagerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The manager role."""
+
+    database: str = ""
+    """`postgres://user:password@host:port/name`; empty: the SQLite file `manager.db` in the data
+    directory."""
+    key_file: str = ""
+    """File with the key that tokens and sessions are hashed with, the same for all managers of one
+    database; empty: `manager.key` in the data directory."""
+
+
 class EgressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which origins this process may read."""
 
@@ -257,6 +268,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sources: SourcesSettings = SourcesSettings()
     registry: RegistrySettings = RegistrySettings()
     proxy: ProxySettings = ProxySettings()
+    manager: ManagerSettings = ManagerSettings()
     egress: EgressSettings = EgressSettings()
     storage: StorageSettings = StorageSettings()
     plugins: PluginSettings = PluginSettings()
@@ -274,6 +286,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def cluster_key_file(self) -> Path:
         return Path(self.cluster.key_file or self.data / "cluster.key")
+
+    @property
+    def manager_key_file(self) -> Path:
+        return Path(self.manager.key_file or self.data / "manager.key")
 
 
 class Loaded(msgspec.Struct, frozen=True):

@@ -38,8 +38,8 @@ def up(session: Session, as_json: bool) -> int:
 @serving_options
 @pass_session
 def serve(session: Session, roles: tuple[str, ...], as_json: bool) -> int:
-    """Run the named roles in this process: scheduler, peer, registry, proxy, or another that a
-    plugin brings.
+    """Run the named roles in this process: scheduler, peer, registry, proxy, manager, or another
+    that a plugin brings.
 
     A peer needs --scheduler where none runs in the same process; a registry or proxy needs a peer.
     """

@@ -1,0 +1,1 @@
+"""The manager role: clusters, people, tokens and configuration behind one API."""

@@ -1,0 +1,140 @@
+"""The manager role as an ASGI app: opens its database beside everything else, then answers.
+
+The database's library takes half a second to import. In a process with other roles nobody waits
+for it but those who ask the manager; one that serves nothing else fails to start where its
+database cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Route
+
+from hawker.apps.web.endpoints import Endpoint
+from hawker.apps.web.metrics import Metric, counters
+from hawker.apps.web.role import Role
+from hawker.core.contracts import RoleContext
+from hawker.core.errors import HawkerError, Unavailable
+
+if TYPE_CHECKING:
+    from hawker.apps.manager.service import Service
+
+log = logging.getLogger(__name__)
+
+OPENING_SECONDS = 30.0
+AGAIN_AFTER = 5.0
+CLEAN_EVERY = 600.0
+
+
+class ManagerRole(Role):
+    """Clusters, members, tenants, applications, users, roles, tokens and the audit."""
+
+    name = "manager"
+
+    def __init__(self, context: RoleContext) -> None:
+        super().__init__()
+        self._context = context
+        self._alone = set(context.beside) <= {self.name}
+        self._service: Service | None = None
+        self._failure: HawkerError | None = None
+        self._opened: asyncio.Event | None = None
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return [Route("/{path:path}", Endpoint(self._serve))]
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers, be it after its database was opened."""
+        return super().ready and self._failure is None
+
+    def metrics(self) -> Iterable[Metric]:
+        yield from super().metrics()
+        ended = {} if self._service is None else self._service.own.checked
+        text = "Passwords that were shown, by how that ended."
+        yield counters("hawker_manager_passwords", text, "outcome", ended)
+
+    @contextlib.asynccontextmanager
+    async def resources(self) -> AsyncIterator[None]:
+        self._failure, self._opened = None, asyncio.Event()
+        try:
+            if self._alone:
+                await self._open()
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(self._run())
+                try:
+                    yield
+                finally:
+                    running.cancel()
+        finally:
+            service, self._service = self._service, None
+            if service is not None:
+                await service.stop()
+
+    async def _run(self) -> None:
+        base = await self._context.advertise()
+        as_json = self._context.settings.telemetry.log_format == "json"
+        invited = False
+        while True:
+            wait = CLEAN_EVERY
+            try:
+                service = self._service or await self._open()
+                if not invited:
+                    await service.invite(base, as_json=as_json)
+                    invited = True
+                await service.clean()
+            except Unavailable as exc:
+                self._fail(exc)
+                wait = exc.retry_after or AGAIN_AFTER
+            except HawkerError as exc:
+                self._fail(exc)
+                return
+            except Exception as exc:
+                log.exception("the manager stopped working")
+                self._fail(Unavailable(f"{type(exc).__name__}: {exc}"))
+                return
+            else:
+                self._failure = None
+            await asyncio.sleep(wait)
+
+    async def _open(self) -> Service:
+        service = await asyncio.to_thread(_load)
+        self._service = await service.start(self._context.settings)
+        assert self._opened is not None
+        self._opened.set()
+        return self._service
+
+    def _fail(self, failure: HawkerError) -> None:
+        if str(failure) != str(self._failure):
+            log.error("the manager does not work: %s", failure)
+        self._failure = failure
+        assert self._opened is not None
+        self._opened.set()
+
+    async def _serve(self, request: Request, receive: Any, send: Any) -> None:
+        await (await self._working()).app(request.scope, receive, send)
+
+    async def _working(self) -> Service:
+        """Raises Unavailable where the database cannot be used, or is not open in time."""
+        assert self._opened is not None
+        try:
+            async with asyncio.timeout(OPENING_SECONDS):
+                await self._opened.wait()
+        except TimeoutError as exc:
+            raise Unavailable("the manager's database is not open yet", retry_after=1) from exc
+        if self._service is None:
+            raise Unavailable(
+                f"the manager does not work: {self._failure}", retry_after=AGAIN_AFTER
+            )
+        return self._service
+
+
+def _load() -> type[Service]:
+    from hawker.apps.manager.service import Service
+
+    return Service

@@ -1,0 +1,241 @@
+"""The manager's database: opened by one role object, migrated under a lock, closed with it.
+
+tortoise keeps what is current in a context variable, which a task inherits from whoever started it;
+a request's task is not started by the role. `active` makes one database current for a request, and
+two managers of a process keep theirs apart. The variable is private to tortoise: this module alone
+touches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tortoise.backends.base.config_generator import expand_db_url
+from tortoise.context import TortoiseContext, _current_context
+from tortoise.exceptions import BaseORMException
+from tortoise.migrations.executor import MigrationExecutor
+from tortoise.transactions import in_transaction
+
+from hawker.core.errors import ConfigError, HawkerError, Unavailable
+from hawker.core.masking import mask
+from hawker.core.storage.directory import DirectoryLock
+
+APP = "manager"
+MODELS = "hawker.apps.manager.models"
+MIGRATIONS = "hawker.apps.manager.migrations"
+POSTGRES = ("postgres", "postgresql")
+OPEN_SECONDS = 20.0
+# Any number will do that nobody else in the database locks.
+ADVISORY_LOCK = 0x4861776B_6572
+
+
+class Database:
+    """One database, by URL; without one, the SQLite file `manager.db` in the data directory."""
+
+    def __init__(self, url: str, data: Path) -> None:
+        """Nothing is opened yet; raises ConfigError for a URL of another kind of database."""
+        self._url = url
+        self._data = data
+        self._file = data / "manager.db"
+        self._lock: DirectoryLock | None = None
+        self._context: TortoiseContext | None = None
+        if not url:
+            return
+        if urlsplit(url).scheme not in POSTGRES:
+            raise ConfigError(
+                f"manager.database: {url!r} is not a postgres:// URL",
+                hint="leave it empty for an SQLite file in the data directory",
+            )
+        if find_spec("asyncpg") is None:
+            raise ConfigError(
+                "manager.database needs asyncpg", hint="pip install 'hawker[postgres]'"
+            )
+
+    @property
+    def name(self) -> str:
+        """What errors call it: without its password."""
+        return mask(self._url) or str(self._file)
+
+    @property
+    def dialect(self) -> str:
+        return "postgres" if self._url else "sqlite"
+
+    async def open(self) -> None:
+        """Migrate it, and connect.
+
+        Raises:
+            ConfigError: a newer Hawker made it, or it is no database.
+            StorageFailed: another manager has its file.
+            Unavailable: it cannot be reached.
+        """
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._open()
+        except BaseException as exc:
+            await self.close()
+            if isinstance(exc, HawkerError) or not isinstance(exc, Exception):
+                raise
+            told = str(exc) or type(exc).__name__
+            if not self._url:
+                raise ConfigError(f"the manager's database {self.name}: {told}") from exc
+            raise Unavailable(
+                f"the manager's database {self.name} cannot be used: {told}",
+                hint="check manager.database",
+                retry_after=5,
+            ) from exc
+
+    async def _open(self) -> None:
+        if self._url:
+            await self._connect(self._credentials())
+            with self.active():
+                async with in_transaction() as connection:
+                    lock = "SELECT pg_advisory_xact_lock($1)"
+                    await connection.execute_query(lock, [ADVISORY_LOCK])
+                    await self._migrate(connection)
+            return
+        self._lock = DirectoryLock(self._data, "manager.lock")
+        exists = await asyncio.to_thread(self._file.exists)
+        if not exists or await self._behind():
+            await self._renew_file()
+        await self._connect(_sqlite(self._file))
+
+    def _credentials(self) -> dict[str, Any]:
+        url = "asyncpg" + self._url[len(urlsplit(self._url).scheme) :]
+        return expand_db_url(url)
+
+    async def _connect(self, connection: dict[str, Any]) -> None:
+        self._context = TortoiseContext()
+        config = {
+            "connections": {self.dialect: connection},
+            "apps": {APP: _app(self.dialect)},
+        }
+        with self.active():
+            await self._context.init(config=config)
+
+    async def _behind(self) -> bool:
+        await self._connect(_sqlite(self._file))
+        try:
+            with self.active():
+                async with in_transaction() as connection:
+                    return bool(await self._pending(self._executor(connection)))
+        finally:
+            await self._disconnect()
+
+    async def _renew_file(self) -> None:
+        """Migrate a copy, and put it in the file's place: SQLite commits before each script, so
+        that a process that ends in mid-migration would leave half of it."""
+        new = self._file.with_suffix(".new")
+        await asyncio.to_thread(_copy, self._file, new)
+        await self._connect(_sqlite(new))
+        try:
+            with self.active():
+                connection = self._current.connections.get(self.dialect)
+                await self._migrate(connection)
+        finally:
+            # The last connection writes the log back into the file.
+            await self._disconnect()
+        await asyncio.to_thread(_replace, new, self._file)
+
+    async def _migrate(self, connection: Any) -> None:
+        executor = self._executor(connection)
+        await self._pending(executor)
+        await executor.migrate()
+
+    def _executor(self, connection: Any) -> MigrationExecutor:
+        return MigrationExecutor(connection, {APP: _app(self.dialect)})
+
+    async def _pending(self, executor: MigrationExecutor) -> list[str]:
+        """The migrations it lacks; raises ConfigError where it has some that we do not know."""
+        # tortoise asks a table for them that may not be there, which ends PostgreSQL's transaction.
+        await executor.recorder.ensure_schema(executor._schema_editor(atomic=False))
+        plan = await executor.plan()
+        known = {key.name for key in executor.loader.disk_migrations}
+        applied = {key.name for key in await executor.recorder.applied_migrations()}
+        if applied - known:
+            raise ConfigError(
+                f"a newer Hawker made the manager's database {self.name}",
+                hint=f"it has {max(applied - known)!r}; install that version again",
+            )
+        return [step.migration.name for step in plan]
+
+    @property
+    def _current(self) -> TortoiseContext:
+        if self._context is None:
+            raise Unavailable(f"the manager's database {self.name} is closed")
+        return self._context
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Make it the current one of this task."""
+        token = _current_context.set(self._current)
+        try:
+            yield
+        finally:
+            _current_context.reset(token)
+
+    @contextlib.asynccontextmanager
+    async def failures(self) -> AsyncIterator[None]:
+        """What is not a caller's mistake is Unavailable, naming the database."""
+        try:
+            yield
+        except (BaseORMException, OSError, sqlite3.Error) as exc:
+            raise Unavailable(
+                f"the manager's database {self.name} failed: {exc}", retry_after=1
+            ) from exc
+
+    async def close(self) -> None:
+        """Close the connections and let go of the file."""
+        try:
+            await self._disconnect()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    async def _disconnect(self) -> None:
+        if self._context is not None:
+            with self.active():
+                # Else their threads keep the process alive.
+                await self._context.close_connections()
+            self._context = None
+
+
+def _app(connection: str) -> dict[str, Any]:
+    return {"models": [MODELS], "default_connection": connection, "migrations": MIGRATIONS}
+
+
+def _sqlite(file: Path) -> dict[str, Any]:
+    # What was answered must survive the machine, too.
+    credentials = {"file_path": str(file), "synchronous": "FULL"}
+    return {"engine": "tortoise.backends.sqlite", "credentials": credentials}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Make a new file, with what is in the other if there is one."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{target}{suffix}").unlink(missing_ok=True)
+    os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
+    if not source.exists():
+        return
+    with contextlib.closing(sqlite3.connect(source)) as old:
+        with contextlib.closing(sqlite3.connect(target)) as new:
+            old.backup(new)
+
+
+def _replace(new: Path, file: Path) -> None:
+    descriptor = os.open(new, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+    os.replace(new, file)

@@ -1,0 +1,225 @@
+"""The manager's tables. Ids are strings, times seconds since 1970; `revision` grows with each
+change of what can be changed, and is the row's entity tag."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from tortoise import fields
+from tortoise.models import Model
+
+NAME = 128
+
+
+def new_id() -> str:
+    """16 hex digits at random."""
+    return secrets.token_hex(8)
+
+
+class Cluster(Model):
+    """Schedulers, seed peers and peers that work together."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    name = fields.CharField(max_length=NAME, unique=True)
+    description = fields.TextField(default="")
+    scopes = fields.JSONField[dict[str, object]](default=dict)
+    schedulers = fields.JSONField[dict[str, object]](default=dict)
+    seeds = fields.JSONField[dict[str, object]](default=dict)
+    peers = fields.JSONField[dict[str, object]](default=dict)
+    is_default = fields.BooleanField(default=False)
+    created = fields.FloatField(default=time.time)
+    revision = fields.IntField(default=1)
+
+    class Meta:
+        table = "cluster"
+
+
+class Member(Model):
+    """A host of a cluster, by its last keepalive."""
+
+    id = fields.CharField(max_length=48, primary_key=True)
+    cluster: fields.ForeignKeyRelation[Cluster] = fields.ForeignKeyField(
+        "manager.Cluster", on_delete=fields.RESTRICT
+    )
+    cluster_id: str
+    host = fields.CharField(max_length=32)
+    kind = fields.CharField(max_length=16)
+    url = fields.CharField(max_length=512)
+    addresses = fields.JSONField[list[str]](default=list)
+    hostname = fields.CharField(max_length=253, default="")
+    idc = fields.CharField(max_length=NAME, default="")
+    location = fields.CharField(max_length=512, default="")
+    version = fields.CharField(max_length=64, default="")
+    draining = fields.BooleanField(default=False)
+    created = fields.FloatField(default=time.time)
+    kept_alive = fields.FloatField(db_index=True)
+
+    class Meta:
+        table = "member"
+        unique_together = (("cluster", "host", "kind"),)
+
+
+class Tenant(Model):
+    """An isolated owner of tasks, tokens, quotas; roles know it by its name."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    name = fields.CharField(max_length=NAME, unique=True)
+    description = fields.TextField(default="")
+    created = fields.FloatField(default=time.time)
+    revision = fields.IntField(default=1)
+
+    class Meta:
+        table = "tenant"
+
+
+class Application(Model):
+    """What content is for; its priority is 0 to 6."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    tenant: fields.ForeignKeyRelation[Tenant] = fields.ForeignKeyField(
+        "manager.Tenant", on_delete=fields.RESTRICT
+    )
+    tenant_id: str
+    name = fields.CharField(max_length=NAME)
+    description = fields.TextField(default="")
+    priority = fields.IntField()
+    created = fields.FloatField(default=time.time)
+    revision = fields.IntField(default=1)
+
+    class Meta:
+        table = "application"
+        unique_together = (("tenant", "name"),)
+
+
+class User(Model):
+    """A person or a program. `password` is an argon2id hash; empty: none, they cannot sign in."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    name = fields.CharField(max_length=NAME, unique=True)
+    email = fields.CharField(max_length=254, default="")
+    password = fields.CharField(max_length=255, default="")
+    disabled = fields.BooleanField(default=False)
+    created = fields.FloatField(default=time.time)
+    revision = fields.IntField(default=1)
+
+    class Meta:
+        table = "user"
+
+
+class Role(Model):
+    """A role of the organisation's own, beside the built-in ones."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    name = fields.CharField(max_length=NAME, unique=True)
+    description = fields.TextField(default="")
+    permissions = fields.JSONField[list[str]](default=list)
+    created = fields.FloatField(default=time.time)
+    revision = fields.IntField(default=1)
+
+    class Meta:
+        table = "role"
+
+
+class RoleBinding(Model):
+    """A user's role, within a tenant and a cluster or everywhere. It goes with what it is within:
+    a binding that lost its bounds would be one without."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    user: fields.ForeignKeyRelation[User] = fields.ForeignKeyField("manager.User")
+    user_id: str
+    role = fields.CharField(max_length=NAME, db_index=True)
+    tenant: fields.ForeignKeyNullableRelation[Tenant] = fields.ForeignKeyField(
+        "manager.Tenant", null=True
+    )
+    tenant_id: str | None
+    cluster: fields.ForeignKeyNullableRelation[Cluster] = fields.ForeignKeyField(
+        "manager.Cluster", null=True
+    )
+    cluster_id: str | None
+    created = fields.FloatField(default=time.time)
+
+    class Meta:
+        table = "role_binding"
+
+
+class Token(Model):
+    """A personal access token: its keyed hash, and the beginning that people know it by."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    user: fields.ForeignKeyRelation[User] = fields.ForeignKeyField("manager.User")
+    user_id: str
+    name = fields.CharField(max_length=NAME)
+    prefix = fields.CharField(max_length=16)
+    digest = fields.CharField(max_length=64, unique=True)
+    scopes = fields.JSONField[list[str]](default=list)
+    created = fields.FloatField(default=time.time)
+    expires = fields.FloatField()
+    used = fields.FloatField(default=0)
+
+    class Meta:
+        table = "token"
+
+
+class Session(Model):
+    """Somebody who signed in; `digest` is the keyed hash of the cookie."""
+
+    digest = fields.CharField(max_length=64, primary_key=True)
+    user: fields.ForeignKeyRelation[User] = fields.ForeignKeyField("manager.User")
+    user_id: str
+    created = fields.FloatField(default=time.time)
+    expires = fields.FloatField(db_index=True)
+
+    class Meta:
+        table = "session"
+
+
+class Audit(Model):
+    """A change: who, what, and how it was before and after, without secrets."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    at = fields.FloatField(db_index=True)
+    actor = fields.CharField(max_length=NAME)
+    via = fields.CharField(max_length=64)
+    action = fields.CharField(max_length=32)
+    resource = fields.CharField(max_length=32)
+    target = fields.CharField(max_length=64)
+    before = fields.JSONField[dict[str, object] | None](null=True)
+    after = fields.JSONField[dict[str, object] | None](null=True)
+
+    class Meta:
+        table = "audit"
+
+
+class Repeat(Model):
+    """The answer to a POST that named an Idempotency-Key, kept for whoever sends it again."""
+
+    digest = fields.CharField(max_length=64, primary_key=True)
+    request = fields.CharField(max_length=64)
+    status = fields.IntField()
+    body = fields.TextField()
+    created = fields.FloatField(db_index=True)
+
+    class Meta:
+        table = "repeat"
+
+
+class Fact(Model):
+    """What the whole installation is, by name: the fingerprint of the key that tokens are hashed
+    with, and the setup link that is open."""
+
+    name = fields.CharField(max_length=32, primary_key=True)
+    value = fields.CharField(max_length=128)
+    expires = fields.FloatField(default=0)
+
+    class Meta:
+        table = "fact"
+
+
+TABLES: tuple[type[Model], ...] = (
+    Cluster, Member, Tenant, Application, User, Role, RoleBinding, Token, Session, Audit, Repeat,
+    Fact,
+)  # fmt: skip
+for _table in TABLES:
+    # Else docstrings would be comments in the database, and each new wording a migration.
+    _table._meta.table_description = ""

@@ -1,0 +1,155 @@
+"""What proves who somebody is: passwords, tokens and session cookies, none of them kept as such.
+
+Passwords are argon2id hashes (RFC 9106's second recommendation, 64 MiB), made in threads, two at a
+time. Tokens and cookies are 256 random bits, of which the database has an HMAC-SHA-256 with a key
+that it does not have: looking one up takes the same time whatever of it is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from hawker.core.errors import ConfigError
+from hawker.core.files import create_file
+
+KEY_BYTES = 32
+TOKEN_PREFIX = "hwk_"
+AT_ONCE = 2
+
+
+def create_key(path: Path) -> None:
+    """Write a new key for its owner only; raises ConfigError where the file exists."""
+    create_file(
+        path,
+        (secrets.token_hex(KEY_BYTES) + "\n").encode(),
+        mode=0o600,
+        what=f"the manager's key {path}",
+        hint="every token and session is hashed with it",
+    )
+
+
+class KeyedHash:
+    """HMAC-SHA-256 with the manager's key, as 64 hex digits."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @classmethod
+    def read(cls, path: Path) -> KeyedHash:
+        """The key of a file; raises ConfigError where it is missing, bad or readable by others."""
+        try:
+            mode, text = path.stat().st_mode, path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(
+                f"the manager's key {path} cannot be read: {exc}",
+                hint="copy it from another manager of this database, or from a backup",
+            ) from exc
+        if mode & 0o077:
+            raise ConfigError(f"others may read the manager's key {path}", hint=f"chmod 600 {path}")
+        try:
+            key = bytes.fromhex(text)
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise ConfigError(f"{path} is not a manager's key: not {2 * KEY_BYTES} hex digits")
+        return cls(key)
+
+    def digest(self, purpose: str, *parts: str | bytes) -> str:
+        """Of length-prefixed parts, so that no two lists of them are one."""
+        mac = hmac.new(self._key, digestmod=hashlib.sha256)
+        for part in (purpose, *parts):
+            data = part.encode() if isinstance(part, str) else part
+            mac.update(len(data).to_bytes(8, "big") + data)
+        return mac.hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the key without telling it."""
+        return self.digest("fingerprint")
+
+
+def new_token() -> tuple[str, str]:
+    """A personal access token, and its beginning, by which people know it."""
+    value = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    return value, value[:12]
+
+
+class Passwords:
+    """Hashes passwords and checks them, beside the event loop."""
+
+    def __init__(self) -> None:
+        self._hasher = PasswordHasher()
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._nobody = ""
+
+    async def hash(self, password: str) -> str:
+        async with self._room:
+            return await asyncio.to_thread(self._hasher.hash, password)
+
+    async def check(self, known: str, password: str) -> bool:
+        """Whether `known` is the password's hash; where there is none (empty), no, after the same
+        work."""
+        if not self._nobody:
+            self._nobody = await self.hash(secrets.token_hex())
+        async with self._room:
+            return await asyncio.to_thread(self._check, known or self._nobody, password)
+
+    def _check(self, known: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(known, password) and known != self._nobody
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+class Attempts:
+    """Failed attempts by what they have in common, `limit` within `window` seconds; pure but for
+    its clock. The oldest of more than `names` are forgotten."""
+
+    def __init__(
+        self,
+        limit: int,
+        window: float,
+        clock: Callable[[], float] = time.monotonic,
+        names: int = 10_000,
+    ) -> None:
+        self._limit = limit
+        self._window = window
+        self._clock = clock
+        self._names = names
+        self._failed: OrderedDict[str, list[float]] = OrderedDict()
+
+    def wait(self, name: str) -> float:
+        """Seconds until another attempt is taken; 0: now."""
+        recent = self._recent(name)
+        if len(recent) < self._limit:
+            return 0.0
+        return max(0.0, recent[-self._limit] + self._window - self._clock())
+
+    def begin(self, name: str) -> None:
+        """Count one, as failed until `succeeded` says that it did not: many may be under way."""
+        self._failed[name] = [*self._recent(name), self._clock()]
+        self._failed.move_to_end(name)
+        while len(self._failed) > self._names:
+            self._failed.popitem(last=False)
+
+    def succeeded(self, name: str, *, all_: bool = False) -> None:
+        """Take one back; with `all_` those before it, too."""
+        recent = [] if all_ else self._failed.get(name, [])[:-1]
+        if recent:
+            self._failed[name] = recent
+        else:
+            self._failed.pop(name, None)
+
+    def _recent(self, name: str) -> list[float]:
+        since = self._clock() - self._window
+        return [at for at in self._failed.get(name, ()) if at > since]

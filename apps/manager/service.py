@@ -1,0 +1,129 @@
+"""The manager at work: an open database, the API on it, and the upkeep of what grows old.
+
+Everything that needs the database's library is imported from here on; the role imports this in a
+thread once it is started.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from hawker.apps.manager import models
+from hawker.apps.manager.clusters import Applications, Clusters, Members, Tenants
+from hawker.apps.manager.database import Database
+from hawker.apps.manager.identity import Identity
+from hawker.apps.manager.openapi import document
+from hawker.apps.manager.operation import PREFIX, Layer, Operation
+from hawker.apps.manager.own import SETUP, Audits, Own, Tokens
+from hawker.apps.manager.people import Bindings, Roles, Users
+from hawker.apps.manager.secret import KeyedHash, Passwords, create_key
+from hawker.apps.web.application import Application
+from hawker.apps.web.requests import json_response
+from hawker.core.errors import ConfigError
+from hawker.core.settings import Settings
+
+KEY = "key"
+SETUP_SECONDS = 3600.0
+REPEAT_SECONDS = 86400.0
+SILENT_MEMBER_SECONDS = 1800.0
+
+
+class Service:
+    """Made by `start`; `app` answers what is below the role's mount."""
+
+    def __init__(self, database: Database, identity: Identity) -> None:
+        self._database = database
+        self._identity = identity
+        passwords = Passwords()
+        self.own = Own(identity, passwords)
+        collections = (
+            Clusters(), Members(), Tenants(), Applications(), Users(passwords), Roles(), Bindings(),
+            Tokens(identity), Audits(),
+        )  # fmt: skip
+        self.operations: list[Operation] = [
+            *self.own.operations(),
+            *(operation for one in collections for operation in one.operations()),
+        ]
+        self._document = document(self.operations)
+        layer = Layer(database, identity)
+        routes = [layer.route(operation) for operation in self.operations]
+        self.app = Application(routes=[Route(f"{PREFIX}/openapi.json", self._describe), *routes])
+        self.app.router.redirect_slashes = False
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Service:
+        """Open the database, with the key that belongs to it.
+
+        Raises:
+            ConfigError, StorageFailed, Unavailable: as `Database.open`; ConfigError where the key
+                is missing, or is another database's.
+        """
+        database = Database(settings.manager.database, settings.data)
+        await database.open()
+        try:
+            with database.active():
+                async with database.failures():
+                    return cls(database, Identity(await _key(settings, database)))
+        except BaseException:
+            await database.close()
+            raise
+
+    async def invite(self, base: str, *, as_json: bool) -> None:
+        """Where there is no user yet, print a link, good for an hour, that makes the first one; one
+        that was printed before is good no more."""
+        token = secrets.token_urlsafe(32)
+        expires = time.time() + SETUP_SECONDS
+        with self._database.active():
+            async with self._database.failures():
+                if await models.User.exists():
+                    return
+                digest = self._identity.hashed.digest(SETUP, token)
+                fresh = {"value": digest, "expires": expires}
+                await models.Fact.update_or_create(defaults=fresh, name=SETUP)
+        link = f"{base}/manager{PREFIX}/setup?token={token}"
+        # To whoever started this, and not to the log, which others may read.
+        if as_json:
+            print(json.dumps({"setup": link, "expires": expires}), file=sys.stderr, flush=True)
+        else:
+            text = "hawker: the manager has no user yet; within an hour, POST name and password to"
+            print(f"{text}\n{link}", file=sys.stderr, flush=True)
+
+    async def clean(self) -> None:
+        """Remove what has ended."""
+        now = time.time()
+        with self._database.active():
+            async with self._database.failures():
+                await models.Session.filter(expires__lte=now).delete()
+                await models.Repeat.filter(created__lte=now - REPEAT_SECONDS).delete()
+                await models.Member.filter(kept_alive__lte=now - SILENT_MEMBER_SECONDS).delete()
+
+    async def stop(self) -> None:
+        await self._database.close()
+
+    async def _describe(self, request: Request) -> Response:
+        return json_response(self._document)
+
+
+async def _key(settings: Settings, database: Database) -> KeyedHash:
+    """The key of tokens and sessions; made with the database, where there is none."""
+    path = settings.manager_key_file
+    fact = await models.Fact.get_or_none(name=KEY)
+    if fact is None and not path.exists():
+        create_key(path)
+    hashed = KeyedHash.read(path)
+    if fact is None:
+        made = {"value": hashed.fingerprint}
+        fact, _ = await models.Fact.get_or_create(defaults=made, name=KEY)
+    if fact.value != hashed.fingerprint:
+        raise ConfigError(
+            f"the tokens in the manager's database {database.name} are not hashed with {path}",
+            hint="copy the key of another manager of this database, or set manager.key_file",
+        )
+    return hashed

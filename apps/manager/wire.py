@@ -1,0 +1,340 @@
+"""What goes over the manager's API: the structs that validate it and make the OpenAPI document.
+
+Unknown fields are refused here, unlike between roles: a person's misspelt limit is none at all.
+Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from hawker.apps.manager.access import TABLE, parse_permission
+
+Name = Annotated[
+    str,
+    Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$"),
+]
+Text = Annotated[str, Meta(max_length=4096)]
+Short = Annotated[str, Meta(max_length=128)]
+Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+Password = Annotated[str, Meta(min_length=12, max_length=1024)]
+Priority = Annotated[int, Meta(ge=0, le=6)]
+Url = Annotated[str, Meta(max_length=512, pattern=r"^https?://[^/?#@\s]+$")]
+Pattern = Annotated[str, Meta(min_length=1, max_length=256)]
+Permissions = Annotated[list[Short], Meta(max_length=sum(map(len, TABLE.values())))]
+Days = Annotated[int, Meta(ge=1, le=365)]
+
+
+class Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The base of what is taken."""
+
+
+class Scopes(Taken, frozen=True):
+    """Which hosts a cluster is for."""
+
+    idc: Annotated[list[Short], Meta(max_length=64)] = []
+    location: Annotated[str, Meta(max_length=512)] = ""
+    cidrs: Annotated[list[Short], Meta(max_length=1024)] = []
+    hostnames: Annotated[list[Pattern], Meta(max_length=256)] = []
+
+    def __post_init__(self) -> None:
+        for cidr in self.cidrs:
+            try:
+                ipaddress.ip_network(cidr)
+            except ValueError as exc:
+                raise ValueError(f"cidrs: {exc}") from None
+        for pattern in self.hostnames:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as exc:
+                raise ValueError(f"hostnames: {pattern!r}: {exc}") from None
+
+
+class SchedulerConfiguration(Taken, frozen=True):
+    """A cluster's `[scheduler]`; None: as each scheduler is configured itself."""
+
+    origin_reads: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    origin_rate: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
+    readers: Annotated[int, Meta(ge=1, le=64)] | None = None
+
+
+class HostConfiguration(Taken, frozen=True):
+    """A cluster's `[peer]`, of its seeds or of its peers; None: as each host is configured."""
+
+    upload_slots: Annotated[int, Meta(ge=1, le=50_000)] | None = None
+
+
+class NewCluster(Taken, frozen=True):
+    name: Name
+    description: Text = ""
+    scopes: Scopes = Scopes()
+    schedulers: SchedulerConfiguration = SchedulerConfiguration()
+    seeds: HostConfiguration = HostConfiguration()
+    peers: HostConfiguration = HostConfiguration()
+    is_default: bool = False
+
+
+class ClusterChange(Taken, frozen=True):
+    name: Name | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    scopes: Scopes | UnsetType = UNSET
+    schedulers: SchedulerConfiguration | UnsetType = UNSET
+    seeds: HostConfiguration | UnsetType = UNSET
+    peers: HostConfiguration | UnsetType = UNSET
+    is_default: bool | UnsetType = UNSET
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    description: str
+    scopes: Scopes
+    schedulers: SchedulerConfiguration
+    seeds: HostConfiguration
+    peers: HostConfiguration
+    is_default: bool
+    created: float
+    revision: int
+
+
+Kind = Literal["scheduler", "seed", "peer"]
+
+
+class Keepalive(Taken, frozen=True):
+    """A host says that it is there."""
+
+    kind: Kind
+    url: Url
+    addresses: Annotated[list[Short], Meta(max_length=32)] = []
+    hostname: Annotated[str, Meta(max_length=253)] = ""
+    idc: Short = ""
+    location: Annotated[str, Meta(max_length=512)] = ""
+    version: Annotated[str, Meta(max_length=64)] = ""
+
+    def __post_init__(self) -> None:
+        for address in self.addresses:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError as exc:
+                raise ValueError(f"addresses: {exc}") from None
+
+
+class Member(msgspec.Struct, frozen=True):
+    """`state`: active, draining, or inactive where no keepalive came for 60 s."""
+
+    id: str
+    cluster: str
+    host: str
+    kind: Kind
+    url: str
+    addresses: list[str]
+    hostname: str
+    idc: str
+    location: str
+    version: str
+    state: Literal["active", "draining", "inactive"]
+    created: float
+    kept_alive: float
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The answer to a keepalive: send the next one after so many seconds; `drain`: take no new
+    work."""
+
+    after: float
+    drain: bool
+
+
+class Draining(Taken, frozen=True):
+    draining: bool
+
+
+class NewTenant(Taken, frozen=True):
+    name: Name
+    description: Text = ""
+
+
+class TenantChange(Taken, frozen=True):
+    description: Text | UnsetType = UNSET
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    description: str
+    created: float
+    revision: int
+
+
+class NewApplication(Taken, frozen=True):
+    tenant: Id
+    name: Name
+    priority: Priority
+    description: Text = ""
+
+
+class ApplicationChange(Taken, frozen=True):
+    priority: Priority | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+
+
+class Application(msgspec.Struct, frozen=True):
+    id: str
+    tenant: str
+    name: str
+    description: str
+    priority: int
+    created: float
+    revision: int
+
+
+class NewUser(Taken, frozen=True):
+    """Without a password they cannot sign in until one is set."""
+
+    name: Name
+    email: Annotated[str, Meta(max_length=254)] = ""
+    password: Password | None = None
+
+
+class UserChange(Taken, frozen=True):
+    email: Annotated[str, Meta(max_length=254)] | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class PasswordChange(Taken, frozen=True):
+    password: Password
+
+
+class OwnPasswordChange(Taken, frozen=True):
+    old: Annotated[str, Meta(max_length=1024)]
+    password: Password
+
+
+class User(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    email: str
+    disabled: bool
+    has_password: bool
+    created: float
+    revision: int
+
+
+class NewRole(Taken, frozen=True):
+    """Permissions are `resource:verb`."""
+
+    name: Name
+    permissions: Permissions
+    description: Text = ""
+
+    def __post_init__(self) -> None:
+        for text in self.permissions:
+            parse_permission(text)
+
+
+class RoleChange(Taken, frozen=True):
+    permissions: Permissions | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        for text in self.permissions or ():
+            parse_permission(text)
+
+
+class Role(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    description: str
+    permissions: list[str]
+    builtin: bool
+    created: float
+    revision: int
+
+
+class NewBinding(Taken, frozen=True):
+    """Within a tenant, a cluster, or everywhere."""
+
+    user: Id
+    role: Name
+    tenant: Id | None = None
+    cluster: Id | None = None
+
+
+class Binding(msgspec.Struct, frozen=True):
+    id: str
+    user: str
+    role: str
+    tenant: str | None
+    cluster: str | None
+    created: float
+
+
+class NewToken(Taken, frozen=True):
+    """What its owner may do, and is among `scopes` (`resource:verb`); none: nothing."""
+
+    name: Name
+    scopes: Permissions = []
+    days: Days = 30
+
+    def __post_init__(self) -> None:
+        for text in self.scopes:
+            parse_permission(text)
+
+
+class Token(msgspec.Struct, frozen=True):
+    """`used` is 0 before it was; it is written once a minute."""
+
+    id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    created: float
+    expires: float
+    used: float
+
+
+class CreatedToken(msgspec.Struct, frozen=True):
+    """`value` is told this once."""
+
+    token: Token
+    value: str
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """A change; `via` is `session`, `setup` or `token:` with its id."""
+
+    id: str
+    at: float
+    actor: str
+    via: str
+    action: str
+    resource: str
+    target: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class SignIn(Taken, frozen=True):
+    name: Annotated[str, Meta(max_length=128)]
+    password: Annotated[str, Meta(max_length=1024)]
+
+
+class Setup(Taken, frozen=True):
+    """The first user, who becomes root everywhere."""
+
+    name: Name
+    password: Password
+
+
+class Me(msgspec.Struct, frozen=True):
+    """Who asks, and what they may do where; empty: everywhere."""
+
+    user: User
+    via: str
+    bindings: list[Binding]
+    scopes: list[str] | None

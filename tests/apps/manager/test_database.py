@@ -1,0 +1,231 @@
+"""The manager's database: two in one process, migrations, faults, and what survives a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hawker.apps.manager import models
+from hawker.apps.manager.database import APP, MIGRATIONS, Database
+from hawker.core.errors import ConfigError, StorageFailed, Unavailable
+from tests.apps.manager.running import SERVER, Manager, created, new_database
+
+
+async def _with(database: Database, work: Callable[[], Awaitable[Any]]) -> Any:
+    with database.active():
+        async with database.failures():
+            return await work()
+
+
+def test_two_databases_of_a_process_are_apart(tmp_path: Path) -> None:
+    """And many requests to both at once; this is what tortoise's private variable is needed for."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    urls = {name: new_database() for name in ("a", "b")}
+
+    async def check() -> None:
+        both = {name: Database(urls[name], tmp_path / name) for name in ("a", "b")}
+        for database in both.values():
+            await database.open()
+        try:
+
+            async def add(name: str, number: int) -> None:
+                async def work() -> None:
+                    await models.Tenant.create(name=f"{name}-{number}")
+
+                await _with(both[name], work)
+
+            async with asyncio.TaskGroup() as group:
+                for number in range(20):
+                    for name in both:
+                        group.create_task(add(name, number))
+            for name, database in both.items():
+                found = await _with(database, lambda: models.Tenant.all().values_list("name"))
+                assert {row[0] for row in found} == {f"{name}-{n}" for n in range(20)}
+        finally:
+            for database in both.values():
+                await database.close()
+
+    before = threading.active_count()
+    asyncio.run(check())
+    # No thread of a connection is left.
+    assert threading.active_count() <= before
+
+
+def test_models_and_migrations_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tortoise.migrations.autodetector import MigrationAutodetector
+
+    database = Database(new_database(), tmp_path)
+
+    async def missing() -> list[Any]:
+        await database.open()
+        try:
+            with database.active():
+                apps = database._current.apps
+                assert apps is not None
+                detector = MigrationAutodetector(apps, {APP: {"migrations": MIGRATIONS}})
+                return list(await detector.changes())
+        finally:
+            await database.close()
+
+    assert asyncio.run(missing()) == []
+    # It would notice.
+    monkeypatch.setattr(models.Tenant._meta.fields_map["name"], "max_length", 7)
+    assert asyncio.run(missing())
+
+
+def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+    database = Database(new_database(), tmp_path)
+
+    async def check() -> None:
+        await database.open()
+        statement = (
+            "INSERT INTO tortoise_migrations (app, name, applied_at) "
+            "VALUES ('manager', '9999_later', '2030-01-01 00:00:00')"
+        )
+        with database.active():
+            await database._current.connections.get(database.dialect).execute_script(statement)
+        await database.close()
+        with pytest.raises(ConfigError, match="a newer Hawker") as caught:
+            await database.open()
+        assert "9999_later" in caught.value.hint
+        # Closed again, so that it can be tried again.
+        with pytest.raises(Unavailable, match="is closed"), database.active():
+            pass
+
+    asyncio.run(check())
+
+
+@pytest.mark.skipif(bool(SERVER), reason="of SQLite's file alone")
+def test_a_data_directory_has_one_manager(tmp_path: Path) -> None:
+    async def check() -> None:
+        first, second = Database("", tmp_path), Database("", tmp_path)
+        await first.open()
+        with pytest.raises(StorageFailed, match="in use by process"):
+            await second.open()
+        await first.close()
+        await second.open()
+        await second.close()
+
+    asyncio.run(check())
+
+
+@pytest.mark.skipif(bool(SERVER), reason="of SQLite's file alone")
+def test_what_a_killed_migration_left_is_thrown_away(tmp_path: Path) -> None:
+    """A half-made file is no database, and the one in use is never migrated in place."""
+    (tmp_path / "manager.new").write_bytes(os.urandom(5000))
+    (tmp_path / "manager.new-wal").write_bytes(os.urandom(5000))
+
+    async def check() -> None:
+        database = Database("", tmp_path)
+        await database.open()
+        await _with(database, lambda: models.Tenant.create(name="kept"))
+        await database.close()
+        left = await asyncio.to_thread(os.listdir, tmp_path)
+        assert "manager.db" in left and not [name for name in left if ".new" in name]
+        # As an older version left it.
+        await database.open()
+        with database.active():
+            connection = database._current.connections.get("sqlite")
+            await connection.execute_script("DELETE FROM tortoise_migrations; DROP TABLE fact;")
+            for table in ("repeat", "audit", "session", "token", "role_binding", "role", "user",
+                          "application", "member", "cluster"):  # fmt: skip
+                await connection.execute_script(f'DROP TABLE "{table}"')
+            await connection.execute_script('ALTER TABLE "tenant" RENAME TO "old"')
+        await database.close()
+        await database.open()
+        found = await _with(database, lambda: models.Tenant.all().count())
+        with database.active():
+            connection = database._current.connections.get("sqlite")
+            _, rows = await connection.execute_query('SELECT name FROM "old"')
+        assert found == 0 and [row["name"] for row in rows] == ["kept"]
+        await database.close()
+
+    asyncio.run(check())
+    assert (tmp_path / "manager.db").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(bool(SERVER), reason="of SQLite's file alone")
+def test_what_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manager.db").write_bytes(os.urandom(8192))
+    with pytest.raises(ConfigError, match=r"manager\.db.*not a database"):
+        asyncio.run(Database("", tmp_path).open())
+
+
+def test_other_databases_are_refused(tmp_path: Path) -> None:
+    for url in ("mysql://h/db", "sqlite://x", "nonsense"):
+        with pytest.raises(ConfigError, match="is not a postgres:"):
+            Database(url, tmp_path)
+
+
+def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
+    url = "postgres://hawker:hunter2@127.0.0.1:1/hawker"
+    # tortoise keeps what it knows of a dialect for the whole process.
+    code = (
+        "import asyncio; from pathlib import Path; "
+        "from hawker.apps.manager.database import Database; "
+        f"asyncio.run(Database({url!r}, Path('.')).open())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    last = ran.stderr.strip().splitlines()[-1]
+    assert ran.returncode == 1 and "Unavailable" in last and "127.0.0.1:1/hawker" in last
+    assert "hunter2" not in last
+
+
+def _start(data: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hawker", *command, "--port", "0", "--data", str(data)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_manager_alone_does_not_start_without_its_database(tmp_path: Path) -> None:
+    url = "postgres://hawker:hunter2@127.0.0.1:1/hawker"
+    ran = _start(tmp_path / "data", "serve", "manager", HAWKER_MANAGER__DATABASE=url)
+    assert ran.returncode == 1 and "127.0.0.1:1/hawker cannot be used" in ran.stderr
+    assert "hunter2" not in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_the_key_belongs_to_the_database(tmp_path: Path) -> None:
+    manager = Manager(tmp_path / "data")
+    manager.set_up().close()
+    assert manager.close() == 0
+    key = tmp_path / "data" / "manager.key"
+    key.write_text("0" * 64)
+    env = {"HAWKER_MANAGER__DATABASE": manager.database}
+    ran = _start(tmp_path / "data", "serve", "manager", **env)
+    assert ran.returncode == 2 and "not hashed with" in ran.stderr
+    key.unlink()
+    ran = _start(tmp_path / "data", "serve", "manager", **env)
+    assert ran.returncode == 2 and "cannot be read" in ran.stderr and not key.exists()
+
+
+def test_nothing_that_was_answered_is_lost_in_a_kill(tmp_path: Path) -> None:
+    manager = Manager(tmp_path / "data")
+    try:
+        with manager.set_up() as root:
+            cookies = dict(root.cookies)
+            names = [f"tenant-{n}" for n in range(30)]
+            for name in names:
+                created(root.post("/tenants", json={"name": name}))
+            manager.process.send_signal(signal.SIGKILL)
+        manager.kill()
+        manager.start()
+        with manager.client(cookies=cookies) as root:
+            assert [t["name"] for t in root.get("/tenants?per_page=100").json()] == names
+            assert len(root.get("/audit?resource=tenants&per_page=100").json()) == 30
+        manager.check()
+    finally:
+        manager.close()

@@ -1,0 +1,107 @@
+"""Passwords, tokens, and how often they may be guessed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from hawker.apps.manager.secret import Attempts, KeyedHash, Passwords, create_key, new_token
+from hawker.core.errors import ConfigError
+
+
+def test_passwords_are_argon2id_and_checked() -> None:
+    async def check() -> None:
+        passwords = Passwords()
+        known = await passwords.hash("a secret")
+        assert known.startswith("$argon2id$") and "a secret" not in known
+        assert await passwords.check(known, "a secret")
+        assert not await passwords.check(known, "another")
+        assert not await passwords.check("", "a secret")
+        assert not await passwords.check("no hash at all", "a secret")
+
+    asyncio.run(check())
+
+
+def test_the_same_work_is_done_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        passwords = Passwords()
+        asked: list[str] = []
+        work = passwords._check
+
+        def counting(known: str, password: str) -> bool:
+            asked.append(known)
+            return work(known, password)
+
+        monkeypatch.setattr(passwords, "_check", counting)
+        known = await passwords.hash("a secret")
+        await passwords.check(known, "wrong")
+        await passwords.check("", "wrong")
+        # The parameters in front of the salt say how much work a hash is.
+        assert [a.rsplit("$", 2)[0] for a in asked] == [known.rsplit("$", 2)[0]] * 2
+
+    asyncio.run(check())
+
+
+def test_hashes_depend_on_key_purpose_and_each_part() -> None:
+    one = KeyedHash(b"k" * 32)
+    digests = {
+        one.digest("token", "ab", "c"),
+        one.digest("token", "a", "bc"),
+        one.digest("session", "ab", "c"),
+        KeyedHash(b"l" * 32).digest("token", "ab", "c"),
+        one.fingerprint,
+    }
+    assert len(digests) == 5
+
+
+def test_a_key_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "manager.key"
+    create_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert KeyedHash.read(path).fingerprint == KeyedHash.read(path).fingerprint
+    with pytest.raises(ConfigError, match="exists already"):
+        create_key(path)
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="others may read"):
+        KeyedHash.read(path)
+    path.chmod(0o600)
+    path.write_text("short")
+    with pytest.raises(ConfigError, match="64 hex digits"):
+        KeyedHash.read(path)
+    path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        KeyedHash.read(path)
+
+
+def test_tokens_are_unlike_each_other() -> None:
+    values = {new_token() for _ in range(1000)}
+    assert len(values) == 1000
+    assert all(value.startswith(prefix) and len(value) >= 47 for value, prefix in values)
+
+
+def test_attempts_are_counted_from_their_beginning() -> None:
+    now = 0.0
+    attempts = Attempts(3, 60, lambda: now)
+    for _ in range(3):
+        assert attempts.wait("ada") == 0
+        attempts.begin("ada")
+        now += 1
+    assert attempts.wait("ada") == 57
+    assert attempts.wait("bob") == 0
+    attempts.succeeded("ada")
+    assert attempts.wait("ada") == 0
+    attempts.begin("ada")
+    now = 100
+    assert attempts.wait("ada") == 0
+    attempts.begin("ada")
+    attempts.succeeded("ada", all_=True)
+    assert attempts.wait("ada") == 0
+
+
+def test_names_that_were_tried_take_no_room_for_ever() -> None:
+    attempts = Attempts(1, 60, lambda: 0.0, names=10)
+    for number in range(100):
+        attempts.begin(str(number))
+    assert attempts.wait("99") == 60 and attempts.wait("0") == 0
