@@ -1,0 +1,106 @@
+"""Two managers on one PostgreSQL; `python -m tests.outside.postgres` runs this."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.apps.manager.running import SERVER, Manager, created, new_database
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Manager, Manager]]:
+    assert SERVER, "run it with python -m tests.outside.postgres"
+    database = new_database()
+    key = tmp_path / "key"
+    first = Manager(tmp_path / "one", database=database, HAWKER_MANAGER__KEY_FILE=str(key))
+    second = Manager(tmp_path / "two", database=database, HAWKER_MANAGER__KEY_FILE=str(key))
+    yield first, second
+    for manager in (first, second):
+        manager.close()
+
+
+def test_they_start_at_once_on_an_empty_database(tmp_path: Path) -> None:
+    assert SERVER, "run it with python -m tests.outside.postgres"
+    (tmp_path / "key").write_text("ab" * 32)
+    (tmp_path / "key").chmod(0o600)
+    database, started = new_database(), []
+
+    def start(number: int) -> None:
+        key = str(tmp_path / "key")
+        data = tmp_path / str(number)
+        started.append(Manager(data, database=database, HAWKER_MANAGER__KEY_FILE=key))
+
+    threads = [threading.Thread(target=start, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        assert len(started) == 4
+        for manager in started:
+            manager.check()
+    finally:
+        for manager in started:
+            manager.close()
+
+
+def test_what_one_answers_the_other_knows_and_one_may_die(pair: tuple[Manager, Manager]) -> None:
+    first, second = pair
+    # The link of whoever started last is the one that is good.
+    with second.set_up() as there:
+        with first.client(cookies=there.cookies) as here:
+            tenants = []
+            for number in range(40):
+                if number == 20:
+                    first.kill()
+                client = here if number % 2 and number < 20 else there
+                body = {"name": f"t-{number}"}
+                tenants.append(created(client.post("/tenants", json=body)))
+        listed = there.get("/tenants?per_page=100").json()
+        assert listed == tenants
+        assert len(there.get("/audit?resource=tenants&per_page=100").json()) == 40
+        second.check()
+
+
+def test_changes_at_both_at_once_do_not_undo_each_other(pair: tuple[Manager, Manager]) -> None:
+    first, second = pair
+    with second.set_up() as there, first.client(cookies=there.cookies) as here:
+        tenant = created(there.post("/tenants", json={"name": "contended"}))
+        statuses: list[int] = []
+
+        def change(client: httpx.Client, text: str) -> None:
+            answer = client.patch(
+                f"/tenants/{tenant['id']}", json={"description": text}, headers={"if-match": '"1"'}
+            )
+            statuses.append(answer.status_code)
+
+        clients = [first.client(cookies=there.cookies) for _ in range(6)]
+        clients += [second.client(cookies=there.cookies) for _ in range(6)]
+        threads = [
+            threading.Thread(target=change, args=(client, str(n)))
+            for n, client in enumerate(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for client in clients:
+            client.close()
+        assert sorted(statuses) == [200] + [412] * 11
+        assert here.get(f"/tenants/{tenant['id']}").json()["revision"] == 2
+
+
+def test_without_the_key_another_manager_does_not_start(
+    pair: tuple[Manager, Manager], tmp_path: Path
+) -> None:
+    first, _ = pair
+    with pytest.raises(AssertionError, match="cannot be read"):
+        Manager(tmp_path / "three", database=first.database)
+    assert not (tmp_path / "three" / "manager.key").exists()
+    shutil.rmtree(tmp_path / "three")
