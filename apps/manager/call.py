@@ -64,6 +64,12 @@ class Call:
         return value
 
     @property
+    def mount(self) -> str:
+        """The path that the role is mounted at, such as /manager."""
+        found: str = self.request.scope.get("root_path", "")
+        return found
+
+    @property
     def who(self) -> Principal:
         """Who asks; raises Unauthenticated where nobody is known."""
         if self.principal is None:

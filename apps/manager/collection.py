@@ -160,7 +160,7 @@ class Collection(Generic[M]):
             await self.changed(call, row)
             call.answer = await self.view(row)
             await call.audit("create", str(row.pk), None, call.answer)
-        call.headers["location"] = f"/manager{PREFIX}/{self.name}/{row.pk}"
+        call.headers["location"] = f"{call.mount}{PREFIX}/{self.name}/{row.pk}"
 
     async def change(self, call: Call) -> None:
         values = await self.values(call)

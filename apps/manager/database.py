@@ -47,6 +47,7 @@ class Database:
         self._file = data / "manager.db"
         self._lock: DirectoryLock | None = None
         self._context: TortoiseContext | None = None
+        self._faults: tuple[type[Exception], ...] = (BaseORMException, OSError, sqlite3.Error)
         if not url:
             return
         if urlsplit(url).scheme not in POSTGRES:
@@ -58,6 +59,14 @@ class Database:
             raise ConfigError(
                 "manager.database needs asyncpg", hint="pip install 'hawker[postgres]'"
             )
+        import asyncpg
+
+        # tortoise lets those of a lost connection through.
+        self._faults += (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        )
 
     @property
     def name(self) -> str:
@@ -186,7 +195,7 @@ class Database:
         """What is not a caller's mistake is Unavailable, naming the database."""
         try:
             yield
-        except (BaseORMException, OSError, sqlite3.Error) as exc:
+        except self._faults as exc:
             raise Unavailable(
                 f"the manager's database {self.name} failed: {exc}", retry_after=1
             ) from exc

@@ -10,7 +10,7 @@ import msgspec
 
 from hawker.apps.manager.access import permission_text
 from hawker.apps.manager.identity import COOKIE
-from hawker.apps.manager.operation import MAX_PAGE, MAX_PER_PAGE, PER_PAGE, PREFIX, Operation
+from hawker.apps.manager.operation import MAX_PAGE, MAX_PER_PAGE, PER_PAGE, Operation
 from hawker.apps.web.problems import CONTENT_TYPE
 from hawker.core.errors import Problem
 from hawker.core.version import version
@@ -26,7 +26,7 @@ _KNOWN = {401: "Nobody is known to ask.", 403: "They may not."}
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
-    """The document, ready to be encoded."""
+    """The document, ready to be encoded once `servers` says where the role is mounted."""
     listed = list(operations)
     kinds = [Problem]
     for operation in listed:
@@ -40,7 +40,6 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Hawker manager", "version": version()},
-        "servers": [{"url": f"/manager{PREFIX}"}],
         "paths": paths,
         "components": {
             "schemas": schemas,

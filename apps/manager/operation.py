@@ -3,6 +3,7 @@ the answer. No operation can be made without saying who may do it."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from hawker.core.messages import encode
 PREFIX = "/api/v1"
 MAX_BODY = 256 * 1024
 MAX_PAGE, PER_PAGE, MAX_PER_PAGE = 1_000_000, 20, 100
+# Of which a body may take 30.
+ANSWER_SECONDS = 60.0
 _KEY = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -73,7 +76,7 @@ class Layer:
     def route(self, operation: Operation) -> Route:
         async def serve(request: Request, receive: Any, send: Any) -> None:
             with self._database.active():
-                async with self._database.failures():
+                async with self._database.failures(), asyncio.timeout(ANSWER_SECONDS):
                     response = await self._answer(operation, request)
             await response(request.scope, receive, send)
 
@@ -187,7 +190,7 @@ def _respond(operation: Operation, call: Call) -> Response:
         response.set_cookie(
             COOKIE,
             call.cookie,
-            path="/manager",
+            path=call.mount or "/",
             secure=secure,
             httponly=True,
             samesite="strict",

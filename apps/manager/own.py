@@ -81,7 +81,7 @@ class Tokens(Collection[models.Token]):
             shown = await self.view(row)
             await call.audit("create", row.id, None, shown)
         call.answer = wire.CreatedToken(shown, value)
-        call.headers["location"] = f"/manager{PREFIX}/tokens/{row.id}"
+        call.headers["location"] = f"{call.mount}{PREFIX}/tokens/{row.id}"
 
 
 class Audits(Collection[models.Audit]):

@@ -108,7 +108,8 @@ class Service:
         await self._database.close()
 
     async def _describe(self, request: Request) -> Response:
-        return json_response(self._document)
+        where = request.scope.get("root_path", "") + PREFIX
+        return json_response({**self._document, "servers": [{"url": where}]})
 
 
 async def _key(settings: Settings, database: Database) -> KeyedHash:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
@@ -94,6 +96,32 @@ def test_changes_at_both_at_once_do_not_undo_each_other(pair: tuple[Manager, Man
             client.close()
         assert sorted(statuses) == [200] + [412] * 11
         assert here.get(f"/tenants/{tenant['id']}").json()["revision"] == 2
+
+
+def test_a_server_that_drops_its_connections_is_used_again(pair: tuple[Manager, Manager]) -> None:
+    """As in its restart: no answer is a fault of the manager's own."""
+    _, manager = pair
+
+    async def drop() -> None:
+        connection = await asyncpg.connect(SERVER)
+        try:
+            name = manager.database.rpartition("/")[2]
+            ended = await connection.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+            )
+            assert ended
+        finally:
+            await connection.close()
+
+    with manager.set_up() as root:
+        for number in range(10):
+            asyncio.run(drop())
+            statuses = [
+                root.post("/tenants", json={"name": f"t-{number}-{n}"}).status_code
+                for n in range(4)
+            ]
+            assert set(statuses) <= {201, 503} and statuses[-1] == 201, statuses
+        manager.check()
 
 
 def test_without_the_key_another_manager_does_not_start(

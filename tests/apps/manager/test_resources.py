@@ -3,6 +3,8 @@ changes do not undo each other."""
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -335,3 +337,25 @@ def test_a_host_bound_to_a_cluster_joins_no_other(
     with manager.with_token(token) as host:
         assert host.put(f"/clusters/{two[0]}/members/{HOST}", json=body).status_code == 200
         problem(host.put(f"/clusters/{two[1]}/members/{HOST}", json=body), 404)
+
+
+def test_clients_that_leave_hold_nobody_up(manager: Manager, root: httpx.Client) -> None:
+    """In mid-request, when a transaction may be open."""
+    host, port = manager.url.removeprefix("http://").split(":")
+    cookie = root.cookies["hawker_session"]
+    for number in range(60):
+        body = json.dumps({"name": f"left-{number}"}).encode()
+        head = (
+            f"POST /manager/api/v1/tenants HTTP/1.1\r\nhost: {host}:{port}\r\n"
+            f"cookie: hawker_session={cookie}\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection((host, int(port)), 10) as connection:
+            connection.sendall(head.encode() + body)
+            time.sleep(0.003 * (number % 12))
+    made = created(root.post("/tenants", json={"name": "stayed"}))
+    assert root.get(f"/tenants/{made['id']}").json() == made
+    # What was done is written down, and what was not, is not.
+    left = [t for t in root.get("/tenants?per_page=100").json() if t["name"].startswith("left-")]
+    audit = root.get("/audit?resource=tenants&per_page=100").json()
+    written = {entry["target"] for entry in audit}
+    assert left and {t["id"] for t in left} <= written
