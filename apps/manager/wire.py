@@ -7,7 +7,6 @@ Times are seconds since 1970.
 from __future__ import annotations
 
 import ipaddress
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,7 +24,8 @@ Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$
 Password = Annotated[str, Meta(min_length=12, max_length=1024)]
 Priority = Annotated[int, Meta(ge=0, le=6)]
 Url = Annotated[str, Meta(max_length=512, pattern=r"^https?://[^/?#@\s]+$")]
-Pattern = Annotated[str, Meta(min_length=1, max_length=256)]
+Pattern = Annotated[str, Meta(max_length=253, pattern=r"^[A-Za-z0-9._*?-]+$")]
+Location = Annotated[str, Meta(max_length=512)]
 Permissions = Annotated[list[Short], Meta(max_length=sum(map(len, TABLE.values())))]
 Days = Annotated[int, Meta(ge=1, le=365)]
 
@@ -35,10 +35,11 @@ class Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Scopes(Taken, frozen=True):
-    """Which hosts a cluster is for."""
+    """Which hosts a cluster is for, as a searcher is told: `cidrs` are networks, `hostnames` names
+    or patterns such as `*.fra.example.com`."""
 
-    idc: Annotated[list[Short], Meta(max_length=64)] = []
-    location: Annotated[str, Meta(max_length=512)] = ""
+    idcs: Annotated[list[Short], Meta(max_length=64)] = []
+    locations: Annotated[list[Location], Meta(max_length=64)] = []
     cidrs: Annotated[list[Short], Meta(max_length=1024)] = []
     hostnames: Annotated[list[Pattern], Meta(max_length=256)] = []
 
@@ -48,11 +49,6 @@ class Scopes(Taken, frozen=True):
                 ipaddress.ip_network(cidr)
             except ValueError as exc:
                 raise ValueError(f"cidrs: {exc}") from None
-        for pattern in self.hostnames:
-            try:
-                re.compile(pattern)
-            except (re.error, RecursionError, OverflowError) as exc:
-                raise ValueError(f"hostnames: {pattern!r}: {exc}") from None
 
 
 class SchedulerConfiguration(Taken, frozen=True):
@@ -113,7 +109,7 @@ class Keepalive(Taken, frozen=True):
     addresses: Annotated[list[Short], Meta(max_length=32)] = []
     hostname: Annotated[str, Meta(max_length=253)] = ""
     idc: Short = ""
-    location: Annotated[str, Meta(max_length=512)] = ""
+    location: Location = ""
     version: Annotated[str, Meta(max_length=64)] = ""
 
     def __post_init__(self) -> None:

@@ -18,7 +18,12 @@ from tests.apps.manager.running import Manager, add_token, add_user, created, pr
 def test_a_cluster_is_created_read_changed_and_deleted(root: httpx.Client) -> None:
     wanted = {
         "name": "frankfurt",
-        "scopes": {"idc": ["fra1", "fra2"], "cidrs": ["10.0.0.0/8"], "hostnames": ["^fra-"]},
+        "scopes": {
+            "idcs": ["fra1", "fra2"],
+            "locations": ["eu|de"],
+            "cidrs": ["10.0.0.0/8"],
+            "hostnames": ["*.fra.example.com", "one"],
+        },
         "schedulers": {"origin_reads": 8},
         "peers": {"upload_slots": 4},
     }
@@ -49,7 +54,7 @@ def test_a_cluster_is_created_read_changed_and_deleted(root: httpx.Client) -> No
         ('{"name":"x","schedulers":{"origin_reads":0}}', "$.schedulers.origin_reads"),
         ('{"name":"x","schedulers":{"origin_reads":"8"}}', "$.schedulers.origin_reads"),
         ('{"name":"x","scopes":{"cidrs":["10.0.0.1/8"]}}', "$.scopes"),
-        ('{"name":"x","scopes":{"hostnames":["("]}}', "$.scopes"),
+        ('{"name":"x","scopes":{"hostnames":["^fra-"]}}', "$.scopes.hostnames"),
         ('{"name":"x","scopes":null}', "$.scopes"),
         ('{"name":"x","typo":1}', "typo"),
         ('{"name":""}', "$.name"),
