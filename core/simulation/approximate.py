@@ -8,6 +8,8 @@ graph is built by its rules, and hosts that die are replaced by none.
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from hawker.core.simulation.crowd import Crowd
@@ -30,7 +32,13 @@ def approximate(scenario: Scenario) -> Outcome:
     Raises:
         BadRequest: a scenario that only the exact simulation can do.
     """
-    crowd, best = Crowd(scenario), optimum(scenario)
+    with contextlib.closing(Crowd(scenario)) as crowd:
+        return _simulate(crowd)
+
+
+def _simulate(crowd: Crowd) -> Outcome:
+    scenario = crowd.scenario
+    best = optimum(scenario)
     fastest = scenario.link * max(scenario.classes)
     request = PARALLEL * scenario.piece_length / fastest + crowd.trip
     step = request / (STEPS if scenario.pieces >= MANY else FINE_STEPS)
@@ -49,7 +57,7 @@ def approximate(scenario: Scenario) -> Outcome:
 
 
 def _outcome(crowd: Crowd, unit: float, formula: str, curve: list[CurvePoint]) -> Outcome:
-    scenario, asking = crowd.scenario, crowd.asking
+    scenario = crowd.scenario
     done = np.isfinite(crowd.finished) & ~crowd.gone
     seconds = crowd.finished[done] - crowd.began[done]
     rates = crowd.rates[done]
@@ -71,7 +79,7 @@ def _outcome(crowd: Crowd, unit: float, formula: str, curve: list[CurvePoint]) -
         origin_ratio=crowd.seed.read / scenario.pieces,
         duplicate_ratio=crowd.wasted / useful,
         zone_copies=0.0,
-        refusals_per_request=asking.refused / max(1, asking.asked - asking.refused),
+        refusals_per_request=crowd.refused / max(1, int(crowd.count.sum())),
         decisions=0,
         decisions_per_second=0.0,
         curve=curve,

@@ -2,153 +2,238 @@
 
 A lane looks at a few sources of its peer that are asked nothing yet, at random, and takes the one
 that sends least, as the machine takes the one that was fastest. Of what that one told it takes a
-piece from the newest word in which something is missing, one that two others lack if it can: new
-pieces are rare. Where nothing is missing it tries again, a few times, and so does the next step; a
-source with nothing is not looked into until it tells something. One whose slots are taken refuses.
+piece from the newest word in which something is missing, one that others lack if it can: new pieces
+are rare. Where nothing is missing it tries another one, a few times, and so does the next step; a
+source with nothing is not looked into until it tells something. One whose slots are taken refuses,
+and is asked again after the machine's back-off, or once it says that a slot is free.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hawker.core.simulation.bits import WORD, Indices, Words, any_bit, below, take
+from hawker.core.simulation.bits import (
+    NONE,
+    ONE,
+    SHIFT,
+    WORD,
+    Words,
+    below,
+    bit_of,
+    compiled,
+    inlined,
+    place_of,
+)
+from hawker.core.simulation.lanes import Ints, Lanes, begin
 from hawker.core.transfer.machine import PARALLEL
-
-if TYPE_CHECKING:
-    from hawker.core.simulation.crowd import Crowd
 
 # How often a lane asks within a step, until a source has something for it.
 ASKS = 4
 # Of so many sources the one that sends least is asked, as the one that was fastest is.
-CHOICES = 3
+CHOICES = 6
 # How many other sources a piece's rarity is judged by.
-COMPARED = 2
-# Words of lanes worked on at once, so that what they need stays in the caches.
-CHUNK = 1 << 18
-FEWEST = 1 << 8
+COMPARED = 6
 # What is added to the load of hosts that have told nothing, or are gone.
 CLOSED = 1 << 16
+SHUT = -1
 
 
-class Asking:
-    """Starts requests for the idle lanes of a crowd."""
+class Wishes(NamedTuple):
+    """What peers lack, and whom they may ask.
 
-    def __init__(self, crowd: Crowd) -> None:
-        self._crowd = crowd
-        self._chunk = max(FEWEST, CHUNK // crowd.words)
-        # Peers that found nothing to ask in this step.
-        self._dry = np.zeros(crowd.scenario.peers, dtype=bool)
-        self.refused = self.asked = 0
+    Attributes:
+        told, lack: (peer, word) what it told others of; what it neither has nor asks for.
+        low: (peer) the first word in which it lacks anything, as many as words where nothing.
+        starts, sources, degree: of the overlay; the places of a peer's sources are bits below.
+        free: (peer) bits of the sources that it asks nothing of.
+        worth: (peer) bits of those that told something since nothing of use was found there.
+        busy: (peer) bits of those that refused, and are left alone for a while.
+    """
 
-    def step(self, seconds: float) -> None:
-        """Every idle lane asks that can; one that finds nothing speaks for its peer's others."""
-        crowd, lanes = self._crowd, self._crowd.lanes
-        np.greater_equal(crowd.low, crowd.words, out=self._dry)
-        now = np.float32(crowd.now)
-        for lane in range(PARALLEL):
-            crowd.seed.offer(lane, seconds)
-            who = np.flatnonzero((lanes.ready[lane] <= now) & ~self._dry)
-            for begin in range(0, len(who), self._chunk):
-                some = who[begin : begin + self._chunk]
-                for _ in range(ASKS):
-                    some = self._ask(some, lane, seconds)
-                    if not len(some):
-                        break
-                self._dry[some] = True
+    told: Words
+    lack: Words
+    low: Ints
+    starts: NDArray[np.int64]
+    sources: Ints
+    degree: NDArray[np.int8]
+    free: Words
+    worth: Words
+    busy: Words
 
-    def _ask(self, who: Indices, lane: int, seconds: float) -> Indices:
-        """Each of these asks one source; those who found nothing there."""
-        crowd, slots = self._crowd, self._crowd.slots
-        free, worth = take(crowd.free, who), take(crowd.worth, who)
-        some = (free & worth) != 0
-        if not some.all():
-            self._dry[who[~some]] = True
-            who, free, worth = who[some], free[some], worth[some]
-        first, degree = take(crowd.overlay.starts, who), take(crowd.degree, who)
-        source, place, load = self._choose(first, degree, free)
-        self.asked += int((load < CLOSED).sum())
-        over = (load >= slots) & (load < CLOSED)
-        self._refuse(lane, who[over])
-        # Where nothing new was told since nothing was found there is nothing.
-        worthy = np.flatnonzero((load < slots) & ((worth & place) != 0))
-        column, bits = self._newest(who[worthy], source[worthy])
-        found = bits != 0
-        vain, good = worthy[~found], worthy[found]
-        crowd.worth[who[vain]] &= ~place[vain]
-        over[good] = True
-        again = who[~over]
-        if len(good):
-            column, bits = column[found], bits[found]
-            at = self._rare(first[good], degree[good], column, bits)
-            child, source, place = who[good], source[good], place[good]
-            taken = self._admit(source)
-            if not taken.all():
-                self._refuse(lane, child[~taken])
-                child, source, place = child[taken], source[taken], place[taken]
-                column, at = column[taken], at[taken]
-            crowd.begin(lane, child, source, place, column, at, seconds)
-        return again
 
-    def _choose(
-        self, first: Indices, degree: Words, free: Words
-    ) -> tuple[Indices, Words, NDArray[np.int32]]:
-        """For each of some free sources the one with the least load, its bit, and its load."""
-        sources, load = self._crowd.overlay.sources, self._crowd.lanes.load
-        draw = self._crowd.draw(len(first))
-        for choice in range(CHOICES):
-            bit, at = any_bit(free, below(degree, draw))
-            other = take(sources, first + at.astype(np.intp)).astype(np.intp)
-            its = take(load, other)
-            if not choice:
-                source, place, least = other, bit, its
+class Part(NamedTuple):
+    """Some peers, for which a thread asks. What the result is does not depend on threads: of a
+    host's free slots each part has its own.
+
+    Attributes:
+        number, parts: which one of how many.
+        begin, end: its peers.
+        state: of its random generator.
+        refused: how many requests found no slot.
+        room: (host) requests that it may still make in a step, `SHUT` at a host that told nothing.
+        given: (host) those it made in this step.
+        spare: (host) bytes that those began with.
+    """
+
+    number: int
+    parts: int
+    begin: int
+    end: int
+    state: Words
+    refused: NDArray[np.int64]
+    room: NDArray[np.int16]
+    given: NDArray[np.int16]
+    spare: NDArray[np.float32]
+
+
+def parts_of(hosts: int, peers: int, count: int, rng: np.random.Generator) -> list[Part]:
+    """The peers in parts of about equal size."""
+    return [
+        Part(
+            number,
+            count,
+            peers * number // count,
+            peers * (number + 1) // count,
+            rng.integers(1, 1 << 63, 1, dtype=np.uint64),
+            np.zeros(1, dtype=np.int64),
+            np.zeros(hosts, dtype=np.int16),
+            np.zeros(hosts, dtype=np.int16),
+            np.zeros(hosts, dtype=np.float32),
+        )
+        for number in range(count)
+    ]
+
+
+@compiled
+def settle(lanes: Lanes, part: Part) -> None:
+    """What a part asked counts at its sources."""
+    for host in range(len(part.given)):
+        lanes.load[host] += part.given[host]
+        lanes.spare_up[host] -= part.spare[host]
+        part.given[host] = 0
+        part.spare[host] = np.float32(0.0)
+
+
+@compiled
+def raise_low(wishes: Wishes) -> None:
+    """Go on to the word where something is lacking."""
+    words = wishes.lack.shape[1]
+    for peer in range(len(wishes.low)):
+        low = wishes.low[peer]
+        while low < words and wishes.lack[peer, low] == NONE:
+            low += 1
+        wishes.low[peer] = low
+
+
+@compiled
+def ask(
+    lanes: Lanes,
+    wishes: Wishes,
+    part: Part,
+    now: np.float32,
+    seconds: np.float32,
+    trip: np.float32,
+    slots: int,
+    size: float,
+    newest: int,
+    again: float,
+    turn: int,
+) -> None:
+    """Every idle lane of these peers asks that can, until a source gives or none has anything for
+    it. Nobody has anything beyond the word `newest`; a host that refused is asked again in a step
+    with the chance `again`."""
+    told, lack, low, state = wishes.told, wishes.lack, wishes.low, part.state
+    free, worth, busy, refused = wishes.free, wishes.worth, wishes.busy, part.refused
+    starts, sources, degrees = wishes.starts, wishes.sources, wishes.degree
+    ready, load, active = lanes.ready, lanes.load, lanes.active
+    room, given, spare = part.room, part.given, part.spare
+    for host in range(len(room)):
+        mine = (slots - load[host] + (host + turn + part.number) % part.parts) // part.parts
+        room[host] = SHUT if load[host] >= CLOSED else mine
+    words = lack.shape[1]
+    chance = int(again * (1 << 16))
+    # Whoever is first finds free slots: each time somebody else.
+    first = part.begin + below(part.end - part.begin, state)
+    for number in range(part.end - part.begin):
+        peer = number + first
+        if peer >= part.end:
+            peer -= part.end - part.begin
+        if active[peer] == PARALLEL or low[peer] >= words:
+            continue
+        if busy[peer] != NONE:
+            for place in range(degrees[peer]):
+                if below(1 << 16, state) < chance:
+                    busy[peer] &= ~bit_of(place)
+        start, degree, lane, asked = starts[peer], degrees[peer], 0, 0
+        while lane < PARALLEL:
+            if not ready[lane, peer] <= now:
+                lane, asked = lane + 1, 0
                 continue
-            less = its < least
-            source = np.where(less, other, source)
-            place = np.where(less, bit, place)
-            least = np.minimum(least, its)
-        return source, place, least
+            some = free[peer] & worth[peer] & ~busy[peer]
+            if some == NONE or asked == ASKS:
+                # One that finds nothing speaks for its peer's others.
+                break
+            asked += 1
+            most, source, place = SHUT - 1, 0, 0
+            for _ in range(CHOICES):
+                at = place_of(some, below(degree, state))
+                other = sources[start + at]
+                if room[other] > most:
+                    most, source, place = room[other], other, at
+            word, useful = newest + 1, NONE
+            while word > low[peer] and useful == NONE and most != SHUT:
+                word -= 1
+                useful = told[source, word] & lack[peer, word]
+            if useful == NONE:
+                # Where nothing new was told since nothing was found there is nothing.
+                worth[peer] &= ~bit_of(place)
+            elif most == 0:
+                refused[0] += 1
+                busy[peer] |= bit_of(place)
+                ready[lane, peer] += trip
+            else:
+                for _ in range(COMPARED):
+                    if useful & (useful - ONE) == NONE:
+                        break
+                    other = sources[start + below(degree, state)]
+                    rarer = useful & ~told[other, word]
+                    useful = rarer if rarer != NONE else useful
+                piece = (word << SHIFT) + place_of(useful, below(WORD, state))
+                room[source] -= 1
+                given[source] += 1
+                uses = load[source] + given[source]
+                came = start_request(
+                    lanes, wishes, lane, peer, source, place, piece, uses, now, seconds, size
+                )
+                spare[source] += came
 
-    def _rare(self, first: Indices, degree: Words, column: Indices, bits: Words) -> Words:
-        """Of each of these words the place of a set bit, of a piece that other sources lack if
-        there is one."""
-        crowd = self._crowd
-        draw, told = crowd.draw(len(bits)), crowd.told.reshape(-1)
-        for _ in range(COMPARED):
-            other = take(crowd.overlay.sources, first + below(degree, draw).astype(np.intp))
-            rarer = bits & ~take(told, other * crowd.words + column)
-            bits = np.where(rarer != 0, rarer, bits)
-        return any_bit(bits, below(np.uint64(WORD), draw))[1]
 
-    def _refuse(self, lane: int, who: Indices) -> None:
-        """They ask somebody else as soon as they hear of it."""
-        self.refused += len(who)
-        self._crowd.lanes.ready[lane, who] += np.float32(self._crowd.trip)
-
-    def _newest(self, who: Indices, source: Indices) -> tuple[Indices, Words]:
-        """For each the newest word in which the source told of something missing, and its bits; 0
-        where there is none."""
-        crowd = self._crowd
-        useful = take(crowd.told, source, axis=0)
-        useful &= take(crowd.lack, who, axis=0)
-        column = crowd.words - 1 - (useful[:, ::-1] != 0).argmax(axis=1)
-        return column, take(useful.ravel(), np.arange(len(who)) * crowd.words + column)
-
-    def _admit(self, source: Indices) -> NDArray[np.bool_]:
-        """Count these requests at their sources, but for those that find no slot left; at random
-        which."""
-        load, slots = self._crowd.lanes.load, self._crowd.slots
-        np.add.at(load, source, np.ones(len(source), dtype=np.int32))
-        taken = np.ones(len(source), dtype=bool)
-        over = np.flatnonzero(take(load, source) > slots)
-        if len(over):
-            over = self._crowd.rng.permutation(over)
-            over = over[np.argsort(source[over], kind="stable")]
-            its = source[over]
-            rank = np.arange(len(over)) - np.searchsorted(its, its)
-            late = over[rank < take(load, its) - slots]
-            np.subtract.at(load, source[late], np.ones(len(late), dtype=np.int32))
-            taken[late] = False
-        return taken
+@inlined
+def start_request(
+    lanes: Lanes,
+    wishes: Wishes,
+    lane: int,
+    peer: int,
+    source: int,
+    place: int,
+    piece: int,
+    uses: int,
+    now: np.float32,
+    seconds: np.float32,
+    size: float,
+) -> np.float32:
+    """A peer gets a piece from a source, the one at this place among its own; -1 for the seed.
+    Returns what came of it since its lane was ready, which is for the caller to take from what the
+    source has to spare."""
+    wishes.lack[peer, piece >> SHIFT] &= ~bit_of(piece & (WORD - 1))
+    if place >= 0:
+        wishes.free[peer] &= ~bit_of(place)
+    # Whoever was ready within the last step began in it.
+    since = now - max(lanes.ready[lane, peer], now - seconds)
+    came: np.float32 = since * begin(lanes, lane, peer, source, place, piece, uses, size)
+    lanes.left[lane, peer] -= came
+    lanes.spare_down[peer] -= came
+    return came

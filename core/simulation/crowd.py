@@ -6,20 +6,31 @@ the pace of their streams. A peer's sources are known by their places among them
 
 from __future__ import annotations
 
+import functools
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hawker.core.errors import BadRequest
 from hawker.core.settings import PeerSettings
-from hawker.core.simulation.asking import CLOSED, Asking
-from hawker.core.simulation.bits import ONE, SHIFT, WORD, Indices, Words, lowest_bits, take
+from hawker.core.simulation.asking import (
+    CLOSED,
+    Part,
+    Wishes,
+    ask,
+    parts_of,
+    raise_low,
+    settle,
+    start_request,
+)
+from hawker.core.simulation.bits import NONE, SHIFT, WORD, Words, bit_of, compiled, lowest_bits
 from hawker.core.simulation.dealing import CrowdSeed
-from hawker.core.simulation.lanes import Floats, Lanes
+from hawker.core.simulation.lanes import Floats, Ints, Lanes, flow, release
 from hawker.core.simulation.overlay import build
 from hawker.core.simulation.scenario import Scenario
-from hawker.core.transfer.machine import PARALLEL
+from hawker.core.transfer.machine import BUSY_BACKOFF, PARALLEL
 from hawker.core.transfer.swarm import STALL
 from hawker.core.transfer.turns import pause
 
@@ -27,6 +38,9 @@ from hawker.core.transfer.turns import pause
 MESSAGES_BEFORE = 9
 # No peer asks more hosts than that.
 MOST_SOURCES = 56
+# From so many peers on they ask in so many parts.
+MANY = 1 << 14
+PARTS = 2
 _LAST = WORD - 1
 
 
@@ -35,14 +49,13 @@ class Crowd:
 
     Attributes:
         words: how many words a set of pieces has.
-        have, told, lack: (peer, word) what it has, told others of, and neither has nor asks for.
-        low: (peer) the first word in which it lacks anything, `words` where it lacks nothing.
-        degree: (peer) how many sources it has.
-        free: (peer) bits of the sources that it asks nothing of.
-        worth: (peer) bits of those that told something since nothing of use was found there.
+        have: (peer, word) what it has.
+        wishes: what they lack and whom they may ask.
+        lanes: their requests.
         count: (peer) pieces that it has.
         began, finished: (peer) seconds at which it asked for the content, and had all of it.
         gone: (peer) it died or stands still.
+        wasted: bytes that came in vain.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -58,20 +71,27 @@ class Crowd:
         classes = np.array([scenario.rate(n) for n in range(len(scenario.classes))])
         self.rates = classes[np.arange(peers) % len(classes)]
         self.overlay = build(peers, self.rng)
-        self.degree = np.minimum(np.diff(self.overlay.starts), MOST_SOURCES).astype(np.uint64)
-        self.free = lowest_bits(self.degree)
-        self._everyone = self.free.copy()
-        self.worth = np.zeros(peers, dtype=np.uint64)
-        self.have = np.zeros((peers, self.words), dtype=np.uint64)
-        self.told = np.zeros((peers, self.words), dtype=np.uint64)
-        self.lack = np.full((peers, self.words), np.iinfo(np.uint64).max)
+        degree = np.minimum(np.diff(self.overlay.starts), MOST_SOURCES)
+        lack = np.full((peers, self.words), np.iinfo(np.uint64).max)
         if scenario.pieces % WORD:
-            self.lack[:, -1] = np.uint64((1 << scenario.pieces % WORD) - 1)
-        # The same in one row.
-        self._have, self._lack = self.have.reshape(-1), self.lack.reshape(-1)
-        self.low = np.zeros(peers, dtype=np.intp)
+            lack[:, -1] = np.uint64((1 << scenario.pieces % WORD) - 1)
+        self.have = np.zeros_like(lack)
+        self.wishes = Wishes(
+            np.zeros_like(lack),
+            lack,
+            np.zeros(peers, dtype=np.int32),
+            self.overlay.starts,
+            self.overlay.sources,
+            degree.astype(np.int8),
+            lowest_bits(degree.astype(np.uint64)),
+            np.zeros(peers, dtype=np.uint64),
+            np.zeros(peers, dtype=np.uint64),
+        )
+        self._parts = parts_of(peers + 2, peers, PARTS if peers >= MANY else 1, self.rng)
+        self._pool = ThreadPoolExecutor(len(self._parts))
+        self._turn = 0
         self.began = np.array(scenario.arrivals.times(peers, random.Random(scenario.seed + 2)))
-        self.lanes = Lanes(
+        self.lanes = Lanes.idle(
             np.append(self.rates, scenario.link), self.began + MESSAGES_BEFORE * scenario.latency
         )
         self.lanes.load[:peers] = CLOSED
@@ -80,20 +100,21 @@ class Crowd:
         self.finished = np.full(peers, np.inf)
         self.gone = np.zeros(peers, dtype=bool)
         gap = scenario.piece_length / scenario.link
-        listeners = np.maximum(1, self.overlay.listeners)
+        self._listeners = np.maximum(1, self.overlay.listeners)
         # (listeners, pieces): seconds between two events.
         self._paces = np.array(
             [
                 [pause(streams, gap, have) for have in range(scenario.pieces + 1)]
-                for streams in range(int(listeners.max()) + 1)
-            ]
+                for streams in range(int(self._listeners.max()) + 1)
+            ],
+            dtype=np.float32,
         )
-        self._listeners = listeners
-        self._next_word = np.zeros(peers)
+        self._next_word = np.zeros(peers, dtype=np.float32)
         self._news = np.zeros(peers, dtype=bool)
+        # After a refusal: as long as a slot takes to fall free.
+        self._back_off = max(BUSY_BACKOFF, gap)
         self.now = 0.0
         self.wasted = 0.0
-        self.asking = Asking(self)
         self.seed = CrowdSeed(self)
 
     @property
@@ -106,92 +127,90 @@ class Crowd:
         """Everybody who stays has everything."""
         return bool((np.isfinite(self.finished) | self.gone).all())
 
-    def draw(self, count: int) -> Words:
-        """Random words."""
-        words: Words = self.rng.bit_generator.random_raw(count)
-        return words
+    @property
+    def refused(self) -> int:
+        """Requests that found no slot."""
+        return sum(int(part.refused[0]) for part in self._parts)
+
+    def close(self) -> None:
+        """Leave no thread behind."""
+        self._pool.shutdown()
 
     # ------------------------------------------------------------------ one step
 
     def step(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
-        for lane, child, early in self.lanes.flow(seconds):
-            self._land(lane, child, early)
-        self._tell()
+        lanes, wishes = self.lanes, self.wishes
+        ended = flow(lanes, np.float32(seconds))
+        served = _land(
+            lanes,
+            wishes,
+            *ended,
+            self.have,
+            self.count,
+            self._news,
+            self._latest,
+            self.finished,
+            self.scenario.pieces,
+            self.now,
+            self.trip,
+        )
+        if len(served):
+            self.seed.served(served)
+        _tell(
+            lanes,
+            wishes,
+            self.have,
+            self.count,
+            self._news,
+            self._next_word,
+            self._listeners,
+            self._paces,
+            np.float32(self.now),
+            self.slots,
+        )
         self.seed.step()
-        self._raise_low()
-        self.asking.step(seconds)
+        raise_low(wishes)
+        self.seed.offer(seconds)
+        self._turn += 1
+        list(self._pool.map(functools.partial(self._ask, seconds), self._parts))
+        for part in self._parts:
+            settle(lanes, part)
 
-    def begin(
-        self,
-        lane: int,
-        child: Indices,
-        source: Indices,
-        place: Words,
-        column: Indices,
-        at: Words,
-        seconds: float,
-    ) -> None:
-        """Peers get a piece each, the one at the place `at` of the word `column`."""
-        self._lack[child * self.words + column] &= ~(ONE << at)
-        self.free[child] &= ~place
-        # Whoever was ready within the last step began in it.
-        since = np.maximum(self.lanes.ready[lane, child], np.float32(self.now - seconds))
-        since -= np.float32(self.now)
-        rate = self.lanes.begin(lane, child, source, (column << SHIFT) + at.astype(np.intp), place)
-        since *= rate
-        self.lanes.left[lane, child] = np.float32(self.scenario.piece_length) + since
-        self.lanes.spare(lane, child, since)
+    def _ask(self, seconds: float, part: Part) -> None:
+        ask(
+            self.lanes,
+            self.wishes,
+            part,
+            np.float32(self.now),
+            np.float32(seconds),
+            np.float32(self.trip),
+            self.slots,
+            float(self.scenario.piece_length),
+            max(0, self.seed.read - 1) >> SHIFT,
+            min(1.0, seconds / self._back_off),
+            self._turn,
+        )
 
-    def _land(self, lane: int, child: Indices, early: Floats) -> None:
-        """Pieces arrived, some seconds ago; the lanes are free from then on."""
+    def begin(self, lane: int, child: int, piece: int, seconds: float) -> None:
+        """A child of the seed gets a piece from it."""
         lanes = self.lanes
-        piece = lanes.piece[lane, child]
-        word, bit = _split(piece)
-        self._have[child * self.words + word] |= bit
-        self._news[child] = True
-        self.free[child] |= lanes.place[lane, child]
-        from_seed = lanes.source[lane, child] == lanes.seed
-        if from_seed.any():
-            self.seed.served(piece[from_seed])
-        when = self.now - early
-        self._latest[child] = np.maximum(take(self._latest, child), when)
-        count = take(self.count, child) + np.int32(1)
-        self.count[child] = count
-        full = child[count == self.scenario.pieces]
-        self.finished[full] = self._latest[full]
-        lanes.release(lane, child, (when + self.trip).astype(np.float32))
-
-    def _tell(self) -> None:
-        """Hosts with news tell them, at once where they have been silent for long enough."""
-        due = np.flatnonzero((self._next_word <= self.now) & self._news)
-        if not len(due):
-            return
-        self.told[due] = take(self.have, due, axis=0)
-        self._news[due] = False
-        self._next_word[due] = self.now + self._paces[take(self._listeners, due), self.count[due]]
-        load = self.lanes.load
-        load[due] &= CLOSED - 1
-        self._hear(due)
-
-    def _hear(self, hosts: Indices) -> None:
-        """Whoever may ask these hosts hears that they told something."""
-        told = np.zeros(self.scenario.peers, dtype=bool)
-        told[hosts] = True
-        # A bit for each edge of the overlay; a peer's are those from `starts` on.
-        edges = np.packbits(take(told, self.overlay.sources), bitorder="little")
-        edges = np.append(edges, np.zeros(8, dtype=np.uint8))
-        windows = np.ndarray(len(edges) - 7, dtype="<u8", buffer=edges, strides=(1,))
-        starts = self.overlay.starts[:-1]
-        heard = windows[starts >> 3] >> (starts & 7).astype(np.uint64)
-        heard &= self._everyone
-        self.worth |= heard
-
-    def _raise_low(self) -> None:
-        """Go on to the next word where nothing is lacking in the first one any more."""
-        at = np.arange(self.scenario.peers) * self.words + np.minimum(self.low, self.words - 1)
-        self.low += (take(self._lack, at) == 0) & (self.low < self.words)
+        lanes.load[lanes.seed] += 1
+        came = start_request(
+            lanes,
+            self.wishes,
+            lane,
+            child,
+            lanes.seed,
+            -1,
+            piece,
+            int(lanes.load[lanes.seed]),
+            np.float32(self.now),
+            np.float32(seconds),
+            float(self.scenario.piece_length),
+        )
+        lanes.spare_up[lanes.seed] -= came
 
     # ------------------------------------------------------------------ faults
 
@@ -204,33 +223,119 @@ class Crowd:
         struck = self.rng.choice(staying, leaving + freezing, replace=False)
         self.gone[struck] = True
         # Seconds until whoever asked them notices.
-        wait = np.full(scenario.peers + 2, np.nan, dtype=np.float32)
+        wait = np.full(scenario.peers + 2, np.nan)
         wait[struck[:leaving]] = 0.0
         wait[struck[leaving:]] = STALL
-        for lane in range(PARALLEL):
-            lost = wait[lanes.source[lane]]
-            self._break(lane, np.flatnonzero(np.isfinite(lost)), lost)
-            own = self.gone & (lanes.source[lane] != lanes.nobody)
-            self._break(lane, np.flatnonzero(own), np.zeros_like(lost))
+        self.wasted += _break(
+            lanes, self.wishes, self.gone, wait, scenario.piece_length, self.now + self.trip
+        )
         lanes.ready[:, struck] = np.inf
         # Their neighbours have found out by the time their own fetches are over.
         lanes.load[struck] |= CLOSED
         self._news[struck] = False
         self.seed.lost(struck)
 
-    def _break(self, lane: int, child: Indices, wait: Floats) -> None:
-        """These requests failed; the peers ask again after `wait` seconds."""
-        lanes = self.lanes
-        left = np.minimum(lanes.left[lane, child], self.scenario.piece_length)
-        self.wasted += float((self.scenario.piece_length - left).sum())
-        word, bit = _split(lanes.piece[lane, child])
-        self._lack[child * self.words + word] |= bit
-        self.low[child] = np.minimum(take(self.low, child), word)
-        self.free[child] |= lanes.place[lane, child]
-        self.worth[child] = take(self._everyone, child)
-        lanes.release(lane, child, np.float32(self.now + self.trip) + take(wait, child))
+
+@compiled
+def _land(
+    lanes: Lanes,
+    wishes: Wishes,
+    lane_of: NDArray[np.int8],
+    children: Ints,
+    early: Floats,
+    have: Words,
+    count: Ints,
+    news: NDArray[np.bool_],
+    latest: NDArray[np.float64],
+    finished: NDArray[np.float64],
+    pieces: int,
+    now: float,
+    trip: float,
+) -> Ints:
+    """Pieces arrived, some seconds ago; the lanes are free from then on. Returns those that came
+    from the seed."""
+    served = np.empty(lanes.load[lanes.seed], dtype=np.int32)
+    taken = 0
+    for number in range(len(children)):
+        lane, child = lane_of[number], children[number]
+        piece, place = lanes.piece[lane, child], lanes.place[lane, child]
+        have[child, piece >> SHIFT] |= bit_of(piece & _LAST)
+        news[child] = True
+        if place >= 0:
+            wishes.free[child] |= bit_of(place)
+        else:
+            served[taken] = piece
+            taken += 1
+        when = now - early[number]
+        latest[child] = max(latest[child], when)
+        count[child] += 1
+        if count[child] == pieces:
+            finished[child] = latest[child]
+        release(lanes, lane, child, when + trip)
+    return served[:taken]
 
 
-def _split(piece: NDArray[np.int32]) -> tuple[Indices, Words]:
-    """The words that pieces are in, and their bits."""
-    return (piece >> SHIFT).astype(np.intp), ONE << (piece & _LAST).astype(np.uint64)
+@compiled
+def _tell(
+    lanes: Lanes,
+    wishes: Wishes,
+    have: Words,
+    count: Ints,
+    news: NDArray[np.bool_],
+    next_word: Floats,
+    listeners: Ints,
+    paces: Floats,
+    now: np.float32,
+    slots: int,
+) -> None:
+    """Hosts with news tell them, at once where they have been silent for long enough, and whether
+    they have a slot."""
+    # What each host said: nothing, that it has more, and a slot, too.
+    said = np.zeros(lanes.peers, dtype=np.uint8)
+    for peer in range(lanes.peers):
+        if news[peer] and next_word[peer] <= now:
+            news[peer] = False
+            next_word[peer] = now + paces[listeners[peer], count[peer]]
+            wishes.told[peer] = have[peer]
+            lanes.load[peer] &= CLOSED - 1
+            said[peer] = 3 if lanes.load[peer] < slots else 1
+    words = wishes.lack.shape[1]
+    for peer in range(lanes.peers):
+        if wishes.low[peer] >= words:
+            continue
+        start = wishes.starts[peer]
+        new, free = NONE, NONE
+        for place in range(wishes.degree[peer]):
+            word = np.uint64(said[wishes.sources[start + place]])
+            new |= (word & np.uint64(1)) << np.uint64(place)
+            free |= (word >> np.uint64(1)) << np.uint64(place)
+        wishes.worth[peer] |= new
+        wishes.busy[peer] &= ~free
+
+
+@compiled
+def _break(
+    lanes: Lanes,
+    wishes: Wishes,
+    gone: NDArray[np.bool_],
+    wait: NDArray[np.float64],
+    size: float,
+    later: float,
+) -> float:
+    """Requests of hosts that are gone, and those to them, fail; who stays asks again as many
+    seconds after `later` as its host has in `wait`. Returns the bytes that came in vain."""
+    wasted = 0.0
+    for peer in range(lanes.peers):
+        for lane in range(PARALLEL):
+            source = lanes.source[lane, peer]
+            if source == lanes.nobody or not (gone[peer] or wait[source] >= 0.0):
+                continue
+            wasted += size - min(lanes.left[lane, peer], size)
+            piece, place = lanes.piece[lane, peer], lanes.place[lane, peer]
+            wishes.lack[peer, piece >> SHIFT] |= bit_of(piece & _LAST)
+            wishes.low[peer] = min(wishes.low[peer], piece >> SHIFT)
+            if place >= 0:
+                wishes.free[peer] |= bit_of(place)
+            wishes.worth[peer] = bit_of(wishes.degree[peer]) - np.uint64(1)
+            release(lanes, lane, peer, later + max(wait[source], 0.0))
+    return wasted

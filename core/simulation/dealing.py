@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from hawker.core.pieces import PieceSet
 from hawker.core.simulation.asking import CLOSED
-from hawker.core.simulation.bits import WORD
 from hawker.core.transfer.machine import PARALLEL, PER_PARENT
 from hawker.core.transfer.slots import is_idle
 from hawker.core.transfer.turns import Turns, pause
@@ -69,35 +68,39 @@ class CrowdSeed:
                 del self._next[number]
         self._asking = np.array(sorted(self._children), dtype=np.intp)
 
-    def offer(self, lane: int, seconds: float) -> None:
-        """Let children whose lane is idle ask the seed: first for what it offers to them alone,
-        for the rest as often as they ask any source."""
+    def offer(self, seconds: float) -> None:
+        """Let children with an idle lane ask the seed: first for what it offers to them alone, for
+        the rest as often as they ask any source."""
         crowd, lanes = self._crowd, self._crowd.lanes
-        children = self._asking
-        ready = (lanes.ready[lane, children] <= crowd.now) & (crowd.low[children] < crowd.words)
-        asking = children[ready].tolist()
-        self._rng.shuffle(asking)
-        for child in asking:
-            number, lack = self._children[child], crowd.lack[child]
-            useful = self._known[number] & int.from_bytes(lack.tobytes(), "little")
-            if not useful:
-                continue
-            most, alone = PER_PARENT, self._turns.alone(number, PieceSet(useful)).bits
-            if not alone:
-                sources = crowd.overlay.sources_of(child)
-                others = int((lanes.load[sources] < CLOSED).sum())
-                most = min(most, max(1, PARALLEL // (others + 1)))
-                if self._rng.random() * (others + 1) >= 1:
+        children = self._asking[crowd.wishes.low[self._asking] < crowd.words]
+        for lane in range(PARALLEL):
+            asking = children[lanes.ready[lane, children] <= np.float32(crowd.now)].tolist()
+            self._rng.shuffle(asking)
+            for child in asking:
+                piece = self._wanted(child)
+                if piece is None:
                     continue
-            if (lanes.source[:, child] == lanes.seed).sum() < most:
-                piece = self._pick(alone or useful)
                 self._turns.asked(PieceSet.of_run(piece, piece), crowd.now)
-                if lanes.load[lanes.seed] >= crowd.slots:
-                    continue
-                lanes.load[lanes.seed] += 1
-                who, source, column = (np.array([n]) for n in (child, lanes.seed, piece // WORD))
-                place, at = (np.array([n], dtype=np.uint64) for n in (0, piece % WORD))
-                crowd.begin(lane, who, source, place, column, at, seconds)
+                if lanes.load[lanes.seed] < crowd.slots:
+                    crowd.begin(lane, child, piece, seconds)
+
+    def _wanted(self, child: int) -> int | None:
+        """What a child asks the seed for, if it asks it."""
+        crowd, lanes = self._crowd, self._crowd.lanes
+        number, lack = self._children[child], crowd.wishes.lack[child]
+        useful = self._known[number] & int.from_bytes(lack.tobytes(), "little")
+        if not useful:
+            return None
+        most, alone = PER_PARENT, self._turns.alone(number, PieceSet(useful)).bits
+        if not alone:
+            sources = crowd.overlay.sources_of(child)
+            others = int((lanes.load[sources] < CLOSED).sum())
+            most = min(most, max(1, PARALLEL // (others + 1)))
+            if self._rng.random() * (others + 1) >= 1:
+                return None
+        if (lanes.source[:, child] == lanes.seed).sum() >= most:
+            return None
+        return self._pick(alone or useful)
 
     def _pick(self, bits: int) -> int:
         offset = self._rng.randrange(bits.bit_length())

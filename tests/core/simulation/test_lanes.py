@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hawker.core.simulation.bits import any_bit, below, lowest_bits
-from hawker.core.simulation.lanes import Lanes
+from hawker.core.simulation.asking import ask as ask_all
+from hawker.core.simulation.asking import parts_of, settle
+from hawker.core.simulation.bits import below, bit_of, lowest_bits, place_of
+from hawker.core.simulation.crowd import Crowd
+from hawker.core.simulation.lanes import Lanes, begin, flow, release
+from hawker.core.simulation.scenario import Scenario
 from hawker.core.transfer.machine import PARALLEL
 
 PIECE = 1000.0
@@ -14,21 +18,25 @@ PIECE = 1000.0
 
 def lanes(*rates: float) -> Lanes:
     """Peers with these links, all ready, and a seed with a link of 1."""
-    return Lanes(np.array([*rates, 1.0]), np.zeros(len(rates)))
+    return Lanes.idle(np.array([*rates, 1.0]), np.zeros(len(rates)))
 
 
 def ask(lanes: Lanes, lane: int, child: int, source: int) -> None:
-    who, host = np.array([child]), np.array([source])
     lanes.load[source] += 1
-    lanes.begin(lane, who, host, np.array([0]), np.array([1], dtype=np.uint64))
-    lanes.left[lane, who] = PIECE
+    begin(lanes, lane, child, source, 0, 0, int(lanes.load[source]), PIECE)
+
+
+def passed(lanes: Lanes, seconds: float) -> list[tuple[int, int, float]]:
+    """The lane, the peer and how early of each request that ended in so many seconds."""
+    lane, child, early = flow(lanes, np.float32(seconds))
+    return list(zip(lane.tolist(), child.tolist(), early.tolist(), strict=True))
 
 
 def test_what_one_flow_cannot_take_another_one_does() -> None:
     some = lanes(100.0, 100.0, 20.0)
     ask(some, 0, 1, 0)
     ask(some, 0, 2, 0)
-    assert list(some.flow(1.0)) == []
+    assert passed(some, 1.0) == []
     # The child with the narrow link takes 20 of the parent's 100, the other one the rest.
     assert PIECE - some.left[0, 2] == pytest.approx(20.0, rel=0.01)
     assert PIECE - some.left[0, 1] == pytest.approx(80.0, rel=0.05)
@@ -41,7 +49,7 @@ def test_no_link_carries_more_than_it_can() -> None:
         for child in range(40):
             ask(some, lane, child, (child + 1 + int(rng.integers(39))) % 40)
     before = some.left.copy()
-    assert list(some.flow(0.1)) == []
+    assert passed(some, 0.1) == []
     moved = (before - some.left) / 0.1
     assert (moved.sum(axis=0) <= some.capacity[:40] * 1.001).all()
     sent = np.bincount(some.source.ravel(), moved.ravel(), 42)
@@ -53,27 +61,45 @@ def test_a_request_ends_when_its_bytes_are_there_and_its_lane_is_free() -> None:
     ask(some, 3, 1, 0)
     ended = []
     for _ in range(11):
-        for lane, child, early in some.flow(0.95):
-            ended.append((lane, child.tolist()))
-            assert early[0] == pytest.approx(0.45, rel=0.01)
-            some.release(lane, child, 0.0)
-    assert ended == [(3, [1])]
+        for lane, child, early in passed(some, 0.95):
+            ended.append((lane, child))
+            assert early == pytest.approx(0.45, rel=0.01)
+            release(some, lane, child, 0.0)
+    assert ended == [(3, 1)]
     assert some.load[0] == some.active[1] == 0 and some.source[3, 1] == some.nobody
 
 
-def test_any_bit_is_a_set_one_from_a_place_on() -> None:
-    words = np.array([0b1010, 0b1010, 0b1010, 1 << 63], dtype=np.uint64)
-    bit, place = any_bit(words, np.array([0, 2, 4, 5], dtype=np.uint64))
-    assert place.tolist() == [1, 3, 1, 63]
-    assert bit.tolist() == [2, 8, 2, 1 << 63]
+def test_a_host_gives_no_more_than_its_slots_whatever_parts_ask() -> None:
+    crowd = Crowd(Scenario(300, 64))
+    lanes, wishes = crowd.lanes, crowd.wishes
+    lanes.load[:] = 0
+    # Ten hosts have everything, and everybody else may ask them alone.
+    wishes.told[:10] = wishes.lack[:10]
+    wishes.sources[:] = np.arange(len(wishes.sources)) % 10
+    wishes.worth[:] = wishes.free
+    now = np.float32(1.0)
+    parts = parts_of(302, 300, 3, crowd.rng)
+    for part in parts:
+        ask_all(lanes, wishes, part, now, now, np.float32(0.0), 8, PIECE, 0, 1.0, turn=1)
+    asked = np.bincount(lanes.source[lanes.source != lanes.nobody], minlength=302)
+    for part in parts:
+        settle(lanes, part)
+    assert (lanes.load == asked).all()
+    assert (asked[:10] == 8).all() and asked[10:].sum() == 0
+    assert sum(int(part.refused[0]) for part in parts) > 0
+    crowd.close()
+
+
+def test_place_of_is_that_of_a_set_bit_from_a_place_on() -> None:
+    words = [(0b1010, 0), (0b1010, 2), (0b1010, 4), (1 << 63, 5)]
+    assert [place_of(np.uint64(word), turn) for word, turn in words] == [1, 3, 1, 63]
+    assert [int(bit_of(place)) for place in (0, 63)] == [1, 1 << 63]
 
 
 def test_numbers_drawn_are_below_their_limits_and_all_of_them_come() -> None:
-    limits = np.repeat(np.array([1, 5, 64], dtype=np.uint64), 4000)
-    draw: np.ndarray[tuple[int], np.dtype[np.uint64]]
-    draw = np.random.default_rng(1).integers(0, 1 << 63, len(limits), dtype=np.uint64)
-    for drawn, limit in zip(np.split(below(limits, draw), 3), (1, 5, 64), strict=True):
-        assert set(drawn.tolist()) == set(range(limit))
+    state = np.array([1], dtype=np.uint64)
+    for limit in (1, 5, 64):
+        assert {below(limit, state) for _ in range(4000)} == set(range(limit))
 
 
 def test_lowest_bits() -> None:
