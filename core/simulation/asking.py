@@ -45,7 +45,8 @@ class Wishes(NamedTuple):
     """What peers lack, and whom they may ask.
 
     Attributes:
-        told, lack: (peer, word) what it told others of; what it neither has nor asks for.
+        told: (word, peer) what it told others of; by words, as most that is looked at is in few.
+        lack: (peer, word) what it neither has nor asks for.
         low: (peer) the first word in which it lacks anything, as many as words where nothing.
         starts, sources, degree: of the overlay; the places of a peer's sources are bits below.
         free: (peer) bits of the sources that it asks nothing of.
@@ -186,7 +187,7 @@ def ask(
             word, useful = newest + 1, NONE
             while word > low[peer] and useful == NONE and most != SHUT:
                 word -= 1
-                useful = told[source, word] & lack[peer, word]
+                useful = told[word, source] & lack[peer, word]
             if useful == NONE:
                 # Where nothing new was told since nothing was found there is nothing.
                 worth[peer] &= ~bit_of(place)
@@ -199,7 +200,7 @@ def ask(
                     if useful & (useful - ONE) == NONE:
                         break
                     other = sources[start + below(degree, state)]
-                    rarer = useful & ~told[other, word]
+                    rarer = useful & ~told[word, other]
                     useful = rarer if rarer != NONE else useful
                 piece = (word << SHIFT) + place_of(useful, below(WORD, state))
                 room[source] -= 1

@@ -77,7 +77,7 @@ class Crowd:
             lack[:, -1] = np.uint64((1 << scenario.pieces % WORD) - 1)
         self.have = np.zeros_like(lack)
         self.wishes = Wishes(
-            np.zeros_like(lack),
+            np.zeros((self.words, peers), dtype=np.uint64),
             lack,
             np.zeros(peers, dtype=np.int32),
             self.overlay.starts,
@@ -292,14 +292,15 @@ def _tell(
     they have a slot."""
     # What each host said: nothing, that it has more, and a slot, too.
     said = np.zeros(lanes.peers, dtype=np.uint8)
+    words = wishes.lack.shape[1]
     for peer in range(lanes.peers):
         if news[peer] and next_word[peer] <= now:
             news[peer] = False
             next_word[peer] = now + paces[listeners[peer], count[peer]]
-            wishes.told[peer] = have[peer]
+            for word in range(words):
+                wishes.told[word, peer] = have[peer, word]
             lanes.load[peer] &= CLOSED - 1
             said[peer] = 3 if lanes.load[peer] < slots else 1
-    words = wishes.lack.shape[1]
     for peer in range(lanes.peers):
         if wishes.low[peer] >= words:
             continue

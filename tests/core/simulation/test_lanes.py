@@ -74,7 +74,7 @@ def test_a_host_gives_no_more_than_its_slots_whatever_parts_ask() -> None:
     lanes, wishes = crowd.lanes, crowd.wishes
     lanes.load[:] = 0
     # Ten hosts have everything, and everybody else may ask them alone.
-    wishes.told[:10] = wishes.lack[:10]
+    wishes.told[:, :10] = wishes.lack[:10].T
     wishes.sources[:] = np.arange(len(wishes.sources)) % 10
     wishes.worth[:] = wishes.free
     now = np.float32(1.0)
