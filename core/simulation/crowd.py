@@ -307,9 +307,9 @@ def _tell(
         start = wishes.starts[peer]
         new, free = NONE, NONE
         for place in range(wishes.degree[peer]):
-            word = np.uint64(said[wishes.sources[start + place]])
-            new |= (word & np.uint64(1)) << np.uint64(place)
-            free |= (word >> np.uint64(1)) << np.uint64(place)
+            heard = np.uint64(said[wishes.sources[start + place]])
+            new |= (heard & np.uint64(1)) << np.uint64(place)
+            free |= (heard >> np.uint64(1)) << np.uint64(place)
         wishes.worth[peer] |= new
         wishes.busy[peer] &= ~free
 
