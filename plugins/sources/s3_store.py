@@ -215,6 +215,7 @@ class ObjectStore:
         )
         client = await context.__aenter__()
         client.meta.events.register("before-call.s3.GetObject", _ask_for_checksum)
+        client.meta.events.register("before-call.s3.HeadBucket", _ask_for_no_region)
         return _Held(client, context)
 
 
@@ -228,6 +229,14 @@ class _Held:
 
     async def close(self) -> None:
         await self._context.__aexit__(None, None, None)
+
+
+def _ask_for_no_region(**_: Any) -> None:
+    """botocore asks for the bucket where a redirect names no region, and for that one again where
+    it is redirected, too: hundreds of requests, then a RecursionError. The redirect is the answer.
+    """
+    answer = {"Error": {"Code": "Redirect"}, "ResponseMetadata": {"HTTPHeaders": {}}}
+    raise ClientError(answer, "HeadBucket")
 
 
 def _ask_for_checksum(params: dict[str, Any], **_: Any) -> None:

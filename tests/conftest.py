@@ -1,0 +1,20 @@
+"""Which tests run in one process where several share the work (`-n 2`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# Swarms of many processes, which two cores have time for one after the other.
+SWARMS = ("e2e", "examples", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Swarms one after the other, beside them one file at a time: what a file's tests share is made
+    once."""
+    for item in items:
+        place = item.path.relative_to(HERE)
+        name = "swarms" if place.parts[0] in SWARMS else str(place)
+        item.add_marker(pytest.mark.xdist_group(name))
