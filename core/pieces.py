@@ -6,6 +6,7 @@ start at 0; only the last piece may be shorter.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable, Iterator
 
@@ -170,6 +171,13 @@ class PieceSet:
             ones = _ONES.finditer(bin(bits)[:1:-1])
             found.extend((base + run.start(), base + run.end() - 1) for run in ones)
         return found
+
+    def pick(self, rng: random.Random) -> int:
+        """A random member, by a random starting bit; the set has some."""
+        offset = rng.randrange(self.bits.bit_length())
+        above = self.bits >> offset
+        bits, base = (above, offset) if above else (self.bits, 0)
+        return base + (bits & -bits).bit_length() - 1
 
     def __iter__(self) -> Iterator[int]:
         for first, last in self.runs():

@@ -9,7 +9,6 @@ name of each other's hosts.
 from __future__ import annotations
 
 import base64
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,48 +21,26 @@ from joserfc.jwk import OctKey
 
 from hawker.core.contracts import Caller
 from hawker.core.digests import HostKey, signed_by
-from hawker.core.errors import ConfigError, Unauthenticated
-from hawker.core.files import create_file
+from hawker.core.errors import Unauthenticated
+from hawker.core.files import create_key, read_key
 from hawker.core.ids import digest_of_fields, host_id
 
-KEY_BYTES = 32
 LIFETIME = 600.0
 LEEWAY = 30.0
 ISSUER = "hawker-cluster"
 _ALGORITHMS = ["HS256"]
 _MAX_REMEMBERED = 4096
+_WHAT = "the cluster key"
 
 
 def create_key_file(path: Path) -> None:
     """Write a new cluster key for its owner only; raises ConfigError where the file exists."""
-    create_file(
-        path,
-        (secrets.token_hex(KEY_BYTES) + "\n").encode(),
-        mode=0o600,
-        what=f"the cluster key {path}",
-        hint="remove it first if its cluster needs no key any more",
-    )
+    create_key(path, _WHAT, hint="remove it first if its cluster needs no key any more")
 
 
 def read_key_file(path: Path) -> bytes:
     """The cluster key; raises ConfigError where the file is missing, readable by others or bad."""
-    try:
-        mode = path.stat().st_mode
-        text = path.read_text().strip()
-    except OSError as exc:
-        raise ConfigError(
-            f"the cluster key {path} cannot be read: {exc.strerror}",
-            hint=f"make one with `hawker cluster key {path}`",
-        ) from exc
-    if mode & 0o077:
-        raise ConfigError(f"others may read the cluster key {path}", hint=f"chmod 600 {path}")
-    try:
-        key = bytes.fromhex(text)
-    except ValueError as exc:
-        raise ConfigError(f"{path} is not a cluster key: not hex digits") from exc
-    if len(key) != KEY_BYTES:
-        raise ConfigError(f"{path} is not a cluster key: {len(key)} bytes, not {KEY_BYTES}")
-    return key
+    return read_key(path, _WHAT, hint=f"make one with `hawker cluster key {path}`")
 
 
 class ClusterKey:

@@ -161,7 +161,6 @@ class Own:
         check_same_site(call.request)
         body: wire.SignIn = call.body
         user = await self._check_password(call, body.name, body.password)
-        await models.Session.filter(expires__lte=time.time()).delete()
         call.cookie = await self._identity.begin_session(user)
         call.answer = await self._about(user, "session", None)
 

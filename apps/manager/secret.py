@@ -19,23 +19,11 @@ from pathlib import Path
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from hawker.core.errors import ConfigError
-from hawker.core.files import create_file
+from hawker.core.files import create_key, read_key
 
-KEY_BYTES = 32
 TOKEN_PREFIX = "hwk_"
 AT_ONCE = 2
-
-
-def create_key(path: Path) -> None:
-    """Write a new key for its owner only; raises ConfigError where the file exists."""
-    create_file(
-        path,
-        (secrets.token_hex(KEY_BYTES) + "\n").encode(),
-        mode=0o600,
-        what=f"the manager's key {path}",
-        hint="every token and session is hashed with it",
-    )
+_WHAT = "the manager's key"
 
 
 class KeyedHash:
@@ -44,25 +32,16 @@ class KeyedHash:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
+    @staticmethod
+    def create(path: Path) -> None:
+        """Write a new key for its owner only; raises ConfigError where the file exists."""
+        create_key(path, _WHAT, hint="every token and session is hashed with it")
+
     @classmethod
     def read(cls, path: Path) -> KeyedHash:
         """The key of a file; raises ConfigError where it is missing, bad or readable by others."""
-        try:
-            mode, text = path.stat().st_mode, path.read_text().strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(
-                f"the manager's key {path} cannot be read: {exc}",
-                hint="copy it from another manager of this database, or from a backup",
-            ) from exc
-        if mode & 0o077:
-            raise ConfigError(f"others may read the manager's key {path}", hint=f"chmod 600 {path}")
-        try:
-            key = bytes.fromhex(text)
-        except ValueError:
-            key = b""
-        if len(key) != KEY_BYTES:
-            raise ConfigError(f"{path} is not a manager's key: not {2 * KEY_BYTES} hex digits")
-        return cls(key)
+        hint = "copy it from another manager of this database, or from a backup"
+        return cls(read_key(path, _WHAT, hint=hint))
 
     def digest(self, purpose: str, *parts: str | bytes) -> str:
         """Of length-prefixed parts, so that no two lists of them are one."""

@@ -23,7 +23,7 @@ from hawker.apps.manager.openapi import document
 from hawker.apps.manager.operation import PREFIX, Layer, Operation
 from hawker.apps.manager.own import SETUP, Audits, Own, Tokens
 from hawker.apps.manager.people import Bindings, Roles, Users
-from hawker.apps.manager.secret import KeyedHash, Passwords, create_key
+from hawker.apps.manager.secret import KeyedHash, Passwords
 from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
 from hawker.core.errors import ConfigError
@@ -117,7 +117,7 @@ async def _key(settings: Settings, database: Database) -> KeyedHash:
     path = settings.manager_key_file
     fact = await models.Fact.get_or_none(name=KEY)
     if fact is None and not path.exists():
-        create_key(path)
+        KeyedHash.create(path)
     hashed = KeyedHash.read(path)
     if fact is None:
         made = {"value": hashed.fingerprint}

@@ -88,10 +88,10 @@ class CrowdSeed:
         """What a child asks the seed for, if it asks it."""
         crowd, lanes = self._crowd, self._crowd.lanes
         number, lack = self._children[child], crowd.wishes.lack[child]
-        useful = self._known[number] & int.from_bytes(lack.tobytes(), "little")
+        useful = PieceSet(self._known[number] & int.from_bytes(lack.tobytes(), "little"))
         if not useful:
             return None
-        most, alone = PER_PARENT, self._turns.alone(number, PieceSet(useful)).bits
+        most, alone = PER_PARENT, self._turns.alone(number, useful)
         if not alone:
             sources = crowd.overlay.sources_of(child)
             others = int((lanes.load[sources] < CLOSED).sum())
@@ -100,10 +100,4 @@ class CrowdSeed:
                 return None
         if (lanes.source[:, child] == lanes.seed).sum() >= most:
             return None
-        return self._pick(alone or useful)
-
-    def _pick(self, bits: int) -> int:
-        offset = self._rng.randrange(bits.bit_length())
-        above = bits >> offset
-        bits, base = (above, offset) if above else (bits, 0)
-        return base + (bits & -bits).bit_length() - 1
+        return (alone or useful).pick(self._rng)

@@ -270,7 +270,7 @@ class DownloadMachine:
             while last - first + 1 < limit and last + 1 in urgent:
                 last += 1
             return first, last
-        piece = self._pick(self._rarity.rarest(useful))
+        piece = self._rarity.rarest(useful).pick(self._rng)
         base = piece - piece % limit
         first = last = piece
         while first > base and first - 1 in useful:
@@ -288,13 +288,6 @@ class DownloadMachine:
         # Near the end small runs, so that the last pieces come from several parents at once.
         share = -(-missing // (2 * self._parallel))
         return max(1, min(max(wanted, 256 * KIB) // length, share))
-
-    def _pick(self, pieces: PieceSet) -> int:
-        """A random member, by a random starting bit."""
-        offset = self._rng.randrange(pieces.bits.bit_length())
-        above = pieces.bits >> offset
-        bits, base = (above, offset) if above else (pieces.bits, 0)
-        return base + (bits & -bits).bit_length() - 1
 
     def _start(self, parent: str, first: int, last: int, now: float, hedge: bool = False) -> Fetch:
         self._number += 1

@@ -278,5 +278,8 @@ def test_a_cluster_key_is_only_its_owners(tmp_path: Path) -> None:
     file.write_text("not hex")
     with pytest.raises(ConfigError, match="hex"):
         tokens.read_key_file(file)
+    file.write_bytes(b"\xff" * 32)
+    with pytest.raises(ConfigError, match="hex"):
+        tokens.read_key_file(file)
     with pytest.raises(ConfigError, match="hawker cluster key"):
         tokens.read_key_file(tmp_path / "none")

@@ -34,6 +34,7 @@ from tests.outside.beginning import demand, directory
 from tests.outside.registry_programs import (
     INDEX,
     SKOPEO,
+    Image,
     containerd,
     docker_registry,
     make_image,
@@ -130,15 +131,19 @@ def _skopeo_through(world: World, node: Daemon, what: str) -> str:
     return once(world.registry, image, set(image.sizes))
 
 
-def ctr(world: World) -> str:
-    name, image = world.image(6 * MB, 1 * MB)
-    hosts = world.setup("containerd", world.nodes[2], "ctr") / "etc/containerd/certs.d"
+def pulled_by_ctr(world: World, name: str, image: Image, hosts: Path) -> str:
     world.registry.mark()
     source = f"{world.registry.place}/{name}:1"
     world.ctr.pull(source, hosts, "--all-platforms")
     assert world.ctr.has(source, image), "containerd lacks some of it"
     assert not world.registry.asked_by("containerd"), "the client asked the registry itself"
     return once(world.registry, image, set(image.sizes))
+
+
+def ctr(world: World) -> str:
+    name, image = world.image(6 * MB, 1 * MB)
+    hosts = world.setup("containerd", world.nodes[2], "ctr") / "etc/containerd/certs.d"
+    return pulled_by_ctr(world, name, image, hosts)
 
 
 def ctr_behind_tls(world: World) -> str:
@@ -149,12 +154,7 @@ def ctr_behind_tls(world: World) -> str:
     # The file names its authority as below /.
     text = hosts / world.registry.place / "hosts.toml"
     text.write_text(text.read_text().replace('ca = "/etc', f'ca = "{hosts.parents[1]}'))
-    world.registry.mark()
-    source = f"{world.registry.place}/{name}:1"
-    world.ctr.pull(source, hosts, "--all-platforms")
-    assert world.ctr.has(source, image), "containerd lacks some of it"
-    assert not world.registry.asked_by("containerd"), "the client asked the registry itself"
-    return once(world.registry, image, set(image.sizes))
+    return pulled_by_ctr(world, name, image, hosts)
 
 
 def skopeo_behind_tls(world: World) -> str:

@@ -360,7 +360,8 @@ def test_an_endpoint_is_read_through_the_upstream_proxy(upstream: UpstreamProxy)
         upstream.names["store.example.test"] = ("127.0.0.1", server.port)
         with pytest.raises(OriginFailed):
             reading(endpoint, content, proxy=named(upstream))
-    assert upstream.asked
+    # Once: what a redirect leads to is not looked for, either.
+    assert len(upstream.asked) == 1
     assert all(target.startswith(f"{endpoint}/a-bucket") for _, target in upstream.asked)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hawker.apps.manager.secret import Attempts, KeyedHash, Passwords, create_key, new_token
+from hawker.apps.manager.secret import Attempts, KeyedHash, Passwords, new_token
 from hawker.core.errors import ConfigError
 
 
@@ -58,11 +58,11 @@ def test_hashes_depend_on_key_purpose_and_each_part() -> None:
 
 def test_a_key_is_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "manager.key"
-    create_key(path)
+    KeyedHash.create(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert KeyedHash.read(path).fingerprint == KeyedHash.read(path).fingerprint
     with pytest.raises(ConfigError, match="exists already"):
-        create_key(path)
+        KeyedHash.create(path)
     path.chmod(0o640)
     with pytest.raises(ConfigError, match="others may read"):
         KeyedHash.read(path)
