@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import httpcore
 import httpx
 
+from hawker.core.closing import ClosingTransport
 from hawker.core.contracts import Credential, Egress, SourceServices, UpstreamProxy
 from hawker.core.errors import ConfigError, OriginFailed, OriginRefused
 from hawker.core.forwarding import authorization, own_answer, refused, unreachable
@@ -231,7 +232,7 @@ def _pinned_client(
 
     TLS still verifies the name of the URL, not the address.
     """
-    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
+    transport = ClosingTransport(verify=context, trust_env=False)
     # httpx has no argument for the backend of the pool that it makes.
     transport._pool = httpcore.AsyncConnectionPool(
         ssl_context=context,

@@ -6,6 +6,7 @@ import ssl
 
 import httpx
 
+from hawker.core.closing import ClosingTransport
 from hawker.core.errors import (
     BY_CODE,
     PROBLEM_TYPE_PREFIX,
@@ -33,9 +34,7 @@ def control_client(
     """
     limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=64)
     return httpx.AsyncClient(
-        transport=httpx.AsyncHTTPTransport(
-            uds=uds, limits=limits, trust_env=False, verify=tls or _NOBODY
-        ),
+        transport=ClosingTransport(uds=uds, limits=limits, trust_env=False, verify=tls or _NOBODY),
         timeout=httpx.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT),
         trust_env=False,
         follow_redirects=False,
