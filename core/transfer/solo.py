@@ -30,13 +30,18 @@ ATTEMPTS = 3
 AGAIN_AFTER = 0.25
 # Longer than this nobody is kept waiting: the failure is told, with the time to come back.
 PATIENCE = 30.0
+# As with a scheduler: a client that broke off, and asks for the rest at once, finds the reading
+# still at work.
+UNWANTED = 5.0
 
 
 @dataclass
 class _Case:
-    """A task that is wanted here; `attempts` were made since it last gained a piece."""
+    """A task that is wanted here, or is still read until it is `over`, as nobody wants it
+    any more; `attempts` were made since it last gained a piece."""
 
     register: Register
+    over: asyncio.TimerHandle | None = None
     lease: str = ""
     ranged: bool = False
     read_pieces: int = 0
@@ -66,9 +71,14 @@ class Solo:
                 if case is None:
                     case = self._cases[report.task] = _Case(report)
                 case.register = report
+                if case.over is not None:
+                    case.over.cancel()
+                    case.over = None
                 return [] if case.paused else [self._lease(case)]
             case Register() | Left():
-                self._cases.pop(report.task, None)
+                if case is not None and case.over is None:
+                    loop = asyncio.get_running_loop()
+                    case.over = loop.call_later(UNWANTED, self._over, case)
             case LeaseProgress(generation=""):
                 pass
             case LeaseProgress():
@@ -88,12 +98,13 @@ class Solo:
                 ]
             case Changed():
                 gone = Withdrawn(task=report.task, generation=report.generation)
-                if case is None:
+                if case is None or case.over is not None:
+                    self._cases.pop(report.task, None)
                     return [gone]
                 case.lease = ""
                 return [gone, self._lease(case)]
             case Failed(problem=problem):
-                pause = None if case is None else _pause(case, problem)
+                pause = None if case is None or case.over is not None else _pause(case, problem)
                 if case is None or pause is None:
                     self._cases.pop(report.task, None)
                     return [Stop(task=report.task, problem=problem)]
@@ -106,8 +117,17 @@ class Solo:
     def _again(self, case: _Case) -> None:
         """Read on, where somebody still wants it."""
         case.paused = False
-        if self._cases.get(case.register.task) is case:
+        if case.over is None and self._cases.get(case.register.task) is case:
             self._deliver(self._lease(case))
+
+    def _over(self, case: _Case) -> None:
+        """Read no further: nobody came back."""
+        task = case.register.task
+        if self._cases.get(task) is not case:
+            return
+        del self._cases[task]
+        if case.lease:
+            self._deliver(Read(task=task, lease=case.lease, spec=case.register.spec, ranges=[]))
 
     def _lease(self, case: _Case) -> AnyDecision:
         register = case.register

@@ -113,3 +113,24 @@ def test_what_was_read_without_a_scheduler_is_read_once_for_all_when_it_is_back(
     for name in ("first", "second"):
         assert (tmp_path / name).read_bytes() == data
     assert origin.sent_bytes <= SIZE + 2**20, "no piece was read twice"
+
+
+def test_a_lone_peer_does_not_read_on_for_a_client_that_left(
+    cluster: Cluster, origin: Origin
+) -> None:
+    peer = cluster.start("peer", "serve", "peer", "--cluster-key", str(cluster.key))
+    peer.wait_ready()
+    data = os.urandom(32 * 2**20)
+    # Which would take 25 s to its end.
+    origin.delay = 0.05
+    url = origin.put("/left", data)
+    with peer.client() as client, client.stream(
+        "GET", "/peer/v1/content", params={"url": url}
+    ) as answer:  # fmt: skip
+        next(answer.iter_raw())
+    wait_for(lambda: peer.metric("hawker_peer_tasks_reading") == 0, "it is not read on", 20)
+    assert origin.sent_bytes < len(data)
+    origin.delay = 0.0
+    with peer.client() as client:
+        assert client.get("/peer/v1/content", params={"url": url}).content == data
+    assert origin.sent_bytes < len(data) + 8 * 2**20

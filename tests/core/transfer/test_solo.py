@@ -113,3 +113,35 @@ def test_who_left_in_the_pause_gets_no_lease() -> None:
         assert len(bench.decided) == 1
 
     run(check)
+
+
+def test_what_nobody_wants_any_more_is_not_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solo, "UNWANTED", 0.1)
+
+    async def check(bench: Bench) -> None:
+        bench.port.report(REGISTER)
+        first = await bench.reads(1)
+        bench.port.report(Register(task=SPEC.task_id, spec=SPEC, want=[]))
+        over = await bench.reads(2)
+        assert (over.lease, over.ranges) == (first.lease, [])
+        bench.port.report(REGISTER)
+        assert (await bench.reads(3)).lease != first.lease
+
+    run(check)
+
+
+def test_who_asks_again_soon_finds_the_reading_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solo, "UNWANTED", 0.1)
+
+    async def check(bench: Bench) -> None:
+        bench.port.report(REGISTER)
+        first = await bench.reads(1)
+        bench.port.report(Register(task=SPEC.task_id, spec=SPEC, want=[]))
+        await asyncio.sleep(0.05)
+        bench.port.report(REGISTER)
+        await asyncio.sleep(0.15)
+        again = await bench.reads(2)
+        assert (again.lease, again.ranges) == (first.lease, None)
+        assert len(bench.decided) == 2
+
+    run(check)
