@@ -9,6 +9,7 @@
     │   ├── ConfigError            a setting is unknown or has a wrong value
     │   └── OutputFailed           the user's output exists or cannot be written
     ├── Unauthenticated       401  no or an unusable token
+    │   └── Removed                the host is a member of its cluster no more
     ├── Forbidden             403  understood, and not allowed
     ├── NotFound              404  no such task, route or origin object
     ├── GenerationGone        410  this generation was withdrawn or evicted
@@ -142,6 +143,12 @@ class Unauthenticated(HawkerError):
     code, title, status, exit_code = "unauthenticated", "not authenticated", 401, 4
 
 
+class Removed(Unauthenticated):
+    """The host whose token this was is a member of its cluster no more."""
+
+    code, title = "removed", "removed from the cluster"
+
+
 class Forbidden(HawkerError):
     """Understood, and not allowed."""
 
@@ -252,6 +259,7 @@ BY_CODE: dict[str, type[HawkerError]] = {
     for cls in (
         BadRequest,
         Unauthenticated,
+        Removed,
         Forbidden,
         NotFound,
         GenerationGone,
