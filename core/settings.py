@@ -203,6 +203,8 @@ class ManagerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str = ""
     """File with the key that tokens and sessions are hashed with, the same for all managers of one
     database; empty: `manager.key` in the data directory."""
+    searcher: str = "default"
+    """Plugin that chooses a cluster for a host (group hawker.searchers)."""
 
 
 class EgressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import click
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from hawker.core.certificates import builder, certificate_pem, common_name, key_pem
+from hawker.core.certificates import (
+    authority_certificate,
+    certificate_pem,
+    host_certificate,
+    key_pem,
+)
 from hawker.core.errors import ConfigError
 from hawker.core.files import create_file
 
@@ -34,16 +38,9 @@ def ca() -> None:
 def create(directory: Path, days: int) -> None:
     """Make an authority in DIRECTORY: ca.crt goes to every host, ca.key stays where it is."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = common_name("Hawker cluster authority")
     now = datetime.datetime.now(datetime.UTC)
     end = now + datetime.timedelta(days=days)
-    certificate = (
-        builder(name, name, key, now - SKEW, end)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(_usage(signs=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+    certificate = authority_certificate("Hawker cluster authority", key, now - SKEW, end)
     _write(directory / CA_KEY, key_pem(key), secret=True)
     _write(directory / CA_CERTIFICATE, certificate_pem(certificate), secret=False)
     click.echo(directory / CA_CERTIFICATE)
@@ -80,23 +77,8 @@ def issue(names: Sequence[str], authority: Path, output: Path, days: int) -> Non
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     end = now + datetime.timedelta(days=days)
-    subject, end = common_name(names[0]), min(end, signer.not_valid_after_utc)
-    certificate = (
-        builder(subject, signer.subject, key, now - SKEW, end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage(
-                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-            ),
-            critical=False,
-        )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()),
-            critical=False,
-        )
-        .add_extension(x509.SubjectAlternativeName(general_names), critical=False)
-        .sign(signing, hashes.SHA256())
+    certificate = host_certificate(
+        names[0], general_names, key.public_key(), signer, signing, now - SKEW, end
     )
     stem = names[0].replace(":", "_")
     key_file, certificate_file = output / f"{stem}.key", output / f"{stem}.crt"
@@ -119,20 +101,6 @@ def _general_name(name: str) -> x509.GeneralName:
 
 def _is_label(label: str) -> bool:
     return label.replace("-", "").replace("_", "").isalnum() and label.strip("-") == label
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _write(path: Path, data: bytes, *, secret: bool) -> None:

@@ -14,6 +14,7 @@ Permission = tuple[str, str]
 TABLE: Mapping[str, tuple[str, ...]] = {
     "clusters": ("read", "create", "update", "delete"),
     "members": ("read", "announce", "update", "delete"),
+    "enrolments": ("read", "create", "delete"),
     "tenants": ("read", "create", "update", "delete"),
     "applications": ("read", "create", "update", "delete"),
     "users": ("read", "create", "update"),
@@ -41,7 +42,7 @@ _VIEWER = _of("clusters", "members", "tenants", "applications", "roles", verbs=(
 ROLES: Mapping[str, frozenset[Permission]] = {
     "root": EVERYTHING,
     "operator": _VIEWER
-    | _of("clusters", "members", "applications", "tokens")
+    | _of("clusters", "members", "enrolments", "applications", "tokens")
     | _of("users", "bindings", "audit", verbs=("read",)),
     "viewer": _VIEWER | _of("tokens"),
 }

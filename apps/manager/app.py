@@ -76,14 +76,25 @@ class ManagerRole(Role):
             if service is not None:
                 await service.stop()
 
+    def drain(self) -> None:
+        """Nobody waits for news any more."""
+        super().drain()
+        if self._service is not None:
+            self._service.roster.close()
+
     async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            await self._upkeep(group)
+
+    async def _upkeep(self, group: asyncio.TaskGroup) -> None:
         base = await self._context.advertise()
         as_json = self._context.settings.telemetry.log_format == "json"
-        invited = False
+        invited, following = False, None
         while True:
             wait = CLEAN_EVERY
             try:
                 service = self._service or await self._open()
+                following = following or group.create_task(service.roster.run())
                 if not invited:
                     await service.invite(base, as_json=as_json)
                     invited = True
@@ -104,7 +115,7 @@ class ManagerRole(Role):
 
     async def _open(self) -> Service:
         service = await asyncio.to_thread(_load)
-        self._service = await service.start(self._context.settings)
+        self._service = await service.start(self._context.settings, self._context.plugins)
         assert self._opened is not None
         self._opened.set()
         return self._service

@@ -15,6 +15,7 @@ from tortoise.transactions import in_transaction
 
 from hawker.apps.manager import models
 from hawker.apps.manager.access import Grant, Permission, allowed, permission_text, reach
+from hawker.apps.manager.roster import Seat
 from hawker.core.errors import (
     BadRequest,
     Changed,
@@ -47,6 +48,10 @@ class Call:
 
     request: Request
     principal: Principal | None = None
+    seat: Seat | None = None
+    """The member that asks, by its own token."""
+    token: str = ""
+    """The enrolment's, of a host that joins."""
     permission: Permission | None = None
     body: Any = None
     page: int = 1
@@ -162,6 +167,8 @@ class Call:
         via: str = "",
     ) -> None:
         """Write down a change, inside `change`; what is given is what clients see of it."""
+        if self.seat is not None:
+            actor, via = f"host:{self.seat.host}", f"member:{self.seat.id}"
         await models.Audit.create(
             at=time.time(),
             actor=actor or self.who.user.name,

@@ -85,6 +85,13 @@ class Collection(Generic[M]):
     async def check_delete(self, call: Call, row: M) -> None:
         """Inside the transaction, before a row is deleted; raises for what is not allowed."""
 
+    async def remove(self, call: Call, row: M) -> None:
+        """Inside the transaction, delete a row."""
+        await row.delete()
+
+    async def done(self) -> None:
+        """After the transaction of a change."""
+
     # ------------------------------------------------------------------ what does not
 
     def within(self, row: M | Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -160,6 +167,7 @@ class Collection(Generic[M]):
             await self.changed(call, row)
             call.answer = await self.view(row)
             await call.audit("create", str(row.pk), None, call.answer)
+        await self.done()
         call.headers["location"] = f"{call.mount}{PREFIX}/{self.name}/{row.pk}"
 
     async def change(self, call: Call) -> None:
@@ -175,6 +183,7 @@ class Collection(Generic[M]):
             await self.changed(call, row)
             call.answer = await self.view(row)
             await call.audit("update", str(row.pk), before, call.answer)
+        await self.done()
 
     async def delete(self, call: Call) -> None:
         async with call.change():
@@ -183,4 +192,5 @@ class Collection(Generic[M]):
                 call.matching(row.revision, needed=False)
             await self.check_delete(call, row)
             await call.audit("delete", str(row.pk), await self.view(row), None)
-            await row.delete()
+            await self.remove(call, row)
+        await self.done()

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,16 @@ class Database:
             raise Unavailable(
                 f"the manager's database {self.name} failed: {exc}", retry_after=1
             ) from exc
+
+    async def keep_alive(self, ids: Sequence[str], at: float) -> None:
+        """Write down when these members were heard of last: one statement, with one parameter for
+        all of them."""
+        those = "id = ANY($2)" if self._url else "id IN (SELECT value FROM json_each(?))"
+        first = "$1" if self._url else "?"
+        given = list(ids) if self._url else json.dumps(ids)
+        statement = f"UPDATE member SET kept_alive = {first} WHERE {those}"
+        connection = self._current.connections.get(self.dialect)
+        await connection.execute_query(statement, [at, given])
 
     async def close(self) -> None:
         """Close the connections and let go of the file."""

@@ -36,7 +36,11 @@ class Cluster(Model):
 
 
 class Member(Model):
-    """A host of a cluster, by its last keepalive."""
+    """A host of a cluster, by its last keepalive.
+
+    `silent`: a scheduler that the managers have found inactive, until it keeps itself alive again.
+    `changed` is the number of the last change, of `Counter`, that managers must hear of.
+    """
 
     id = fields.CharField(max_length=48, primary_key=True)
     cluster: fields.ForeignKeyRelation[Cluster] = fields.ForeignKeyField(
@@ -52,12 +56,103 @@ class Member(Model):
     location = fields.CharField(max_length=512, default="")
     version = fields.CharField(max_length=64, default="")
     draining = fields.BooleanField(default=False)
+    # Of a default in the database, too, which rows get that were there before the column.
+    silent = fields.BooleanField(default=False, db_default=False)
     created = fields.FloatField(default=time.time)
     kept_alive = fields.FloatField(db_index=True)
+    changed = fields.BigIntField(default=0, db_default=0)
 
     class Meta:
         table = "member"
         unique_together = (("cluster", "host", "kind"),)
+        indexes = (("changed", "id"),)
+
+
+class Enrolment(Model):
+    """A token with which one host may join; without a cluster, the one that fits the host best.
+
+    `host` is who has joined with it. `names` are those that its certificate may carry; none: the
+    host's own.
+    """
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    cluster: fields.ForeignKeyNullableRelation[Cluster] = fields.ForeignKeyField(
+        "manager.Cluster", null=True
+    )
+    cluster_id: str | None
+    kind = fields.CharField(max_length=16)
+    names = fields.JSONField[list[str]](default=list)
+    digest = fields.CharField(max_length=64, unique=True)
+    host = fields.CharField(max_length=32, default="")
+    created = fields.FloatField(default=time.time)
+    expires = fields.FloatField(db_index=True)
+
+    class Meta:
+        table = "enrolment"
+
+
+class Credential(Model):
+    """What a member that joined shows: the keyed hash of its token, and the names that its
+    certificates may carry. `expires` is when the last of these ends."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    member: fields.OneToOneRelation[Member] = fields.OneToOneField(
+        "manager.Member", related_name="credential"
+    )
+    member_id: str
+    digest = fields.CharField(max_length=64, unique=True)
+    names = fields.JSONField[list[str]](default=list)
+    created = fields.FloatField(default=time.time)
+    expires = fields.FloatField()
+
+    class Meta:
+        table = "credential"
+
+
+class Gone(Model):
+    """A member that is none any more, and why: `removed`, `left`, or `forgotten`, as it was silent
+    and had no token of its own. What it showed is told from what nobody knows."""
+
+    id = fields.CharField(max_length=48, primary_key=True)
+    cluster = fields.CharField(max_length=32)
+    host = fields.CharField(max_length=32)
+    kind = fields.CharField(max_length=16)
+    why = fields.CharField(max_length=16)
+    digest = fields.CharField(max_length=64, default="")
+    at = fields.FloatField(db_index=True)
+    changed = fields.BigIntField()
+
+    class Meta:
+        table = "gone"
+        indexes = (("changed", "id"),)
+
+
+class Authority(Model):
+    """What a cluster's members share: `certificate` is its authority's, PEM; its private key and
+    the cluster key are sealed with a key that the database does not have."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    cluster: fields.OneToOneRelation[Cluster] = fields.OneToOneField("manager.Cluster")
+    cluster_id: str
+    certificate = fields.TextField()
+    sealed_key = fields.TextField()
+    sealed_cluster_key = fields.TextField()
+    created = fields.FloatField(default=time.time)
+
+    class Meta:
+        table = "authority"
+
+
+class Counter(Model):
+    """Counts the changes that every manager of the database must hear of. Whoever makes one counts
+    it last in their transaction: until that ends nobody else can, so that numbers are seen in
+    their order."""
+
+    name = fields.CharField(max_length=32, primary_key=True)
+    value = fields.BigIntField(default=0)
+
+    class Meta:
+        table = "counter"
 
 
 class Tenant(Model):
@@ -217,8 +312,8 @@ class Fact(Model):
 
 
 TABLES: tuple[type[Model], ...] = (
-    Cluster, Member, Tenant, Application, User, Role, RoleBinding, Token, Session, Audit, Repeat,
-    Fact,
+    Cluster, Member, Enrolment, Credential, Gone, Authority, Counter, Tenant, Application, User,
+    Role, RoleBinding, Token, Session, Audit, Repeat, Fact,
 )  # fmt: skip
 for _table in TABLES:
     # Else docstrings would be comments in the database, and each new wording a migration.

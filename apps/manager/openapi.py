@@ -22,6 +22,7 @@ _REFUSALS = {
     500: "A fault of the manager's own; its log says more.",
     503: "The database cannot be used now.",
 }
+BEARERS = ("token", "enrolment", "member")
 _KNOWN = {401: "Nobody is known to ask.", 403: "They may not."}
 
 
@@ -45,7 +46,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
             "schemas": schemas,
             "securitySchemes": {
                 "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
-                "token": {"type": "http", "scheme": "bearer"},
+                **{one: {"type": "http", "scheme": "bearer"} for one in BEARERS},
             },
         },
     }
@@ -54,17 +55,28 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
 def _describe(operation: Operation) -> dict[str, Any]:
     who = operation.who
     needed = permission_text(who) if isinstance(who, tuple) else who
+    if operation.by_member and who != "member":
+        needed += ", or the member itself"
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{operation.method.lower()}{re.sub(r'[^a-z]+', '_', operation.path)}",
         "description": f"Asks for: {needed}.",
-        "security": [] if who == "anyone" else [{"session": []}, {"token": []}],
+        "security": _security(operation),
         "parameters": [*_parameters(operation)],
         "responses": _answers(operation),
     }
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json(operation.body, many=False)}
     return described
+
+
+def _security(operation: Operation) -> list[dict[str, Any]]:
+    if operation.who == "anyone":
+        return []
+    if operation.who in ("enrolment", "member"):
+        return [{operation.who: []}]
+    schemes = ["session", "token", *(["member"] if operation.by_member else [])]
+    return [{scheme: []} for scheme in schemes]
 
 
 def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
@@ -106,7 +118,7 @@ def _answers(operation: Operation) -> dict[str, Any]:
     status = 204
     if operation.answer is not None:
         status = operation.status
-        good["content"] = _json(operation.answer, many=operation.listing)
+        good["content"] = _json(operation.answer, many=operation.listing or operation.many)
     problem = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     told = {
         str(code): {"description": text, "content": problem}

@@ -18,10 +18,12 @@ from hawker.apps.manager import models
 from hawker.apps.manager.access import TABLE, Permission, permission_text
 from hawker.apps.manager.call import Call, Principal, Repeated, integer
 from hawker.apps.manager.database import Database
-from hawker.apps.manager.identity import COOKIE, Identity
+from hawker.apps.manager.identity import COOKIE, Identity, bearer
+from hawker.apps.manager.roster import Roster
 from hawker.apps.web.endpoints import Endpoint
 from hawker.apps.web.requests import read_body
-from hawker.core.errors import BadRequest, Conflict, Forbidden
+from hawker.core.errors import BadRequest, Conflict, Forbidden, Unauthenticated
+from hawker.core.membership import ENROLMENT_PREFIX, MEMBER_PREFIX
 from hawker.core.messages import encode
 
 PREFIX = "/api/v1"
@@ -32,16 +34,18 @@ ANSWER_SECONDS = 60.0
 _KEY = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 Handler = Callable[[Call], Awaitable[None]]
-Who = Permission | Literal["anyone", "signed-in"]
+Who = Permission | Literal["anyone", "signed-in", "enrolment", "member"]
 
 
 @dataclass(frozen=True)
 class Operation:
     """`who` may ask: a permission, which the caller must have somewhere (the handler looks at
-    where), whoever is known, or anyone.
+    where), whoever is known, anyone, a host that joins with an enrolment's token, or a member.
+    `by_member`: a member may, beside whoever has the permission.
 
     `listing`: it answers with pages of `answer`. `conditional`:
-    it needs If-Match. `repeatable`: it takes an Idempotency-Key."""
+    it needs If-Match. `repeatable`: it takes an Idempotency-Key. `many`: it answers with a list of
+    `answer`."""
 
     method: str
     path: str
@@ -56,6 +60,8 @@ class Operation:
     conditional: bool = False
     repeatable: bool = False
     parameters: Sequence[str] = ()
+    by_member: bool = False
+    many: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.who, tuple) and self.who[1] not in TABLE.get(self.who[0], ()):
@@ -69,9 +75,10 @@ class Operation:
 class Layer:
     """Turns operations into routes."""
 
-    def __init__(self, database: Database, identity: Identity) -> None:
+    def __init__(self, database: Database, identity: Identity, roster: Roster) -> None:
         self._database = database
         self._identity = identity
+        self._roster = roster
 
     def route(self, operation: Operation) -> Route:
         async def serve(request: Request, receive: Any, send: Any) -> None:
@@ -86,9 +93,7 @@ class Layer:
 
     async def _answer(self, operation: Operation, request: Request) -> Response:
         call = Call(request, permission=operation.permission, status=operation.status)
-        call.principal = await self._identity.who(request)
-        if operation.who != "anyone":
-            _admit(call.who, operation.permission)
+        await self._identify(operation, call)
         _no_nul("".join(request.path_params.values()))
         _parameters(operation, call)
         raw = await read_body(request, MAX_BODY)
@@ -104,6 +109,25 @@ class Layer:
             assert response is not None
             return response
         return _respond(operation, call)
+
+    async def _identify(self, operation: Operation, call: Call) -> None:
+        """Find out who asks, and whether they may ask for this at all."""
+        token = bearer(call.request)
+        if token.startswith(MEMBER_PREFIX):
+            call.seat = await self._roster.shown(token)
+            if not operation.by_member:
+                raise Forbidden("a member may not do this")
+            return
+        if token.startswith(ENROLMENT_PREFIX) != (operation.who == "enrolment"):
+            raise Unauthenticated("an enrolment's token is for joining, and for nothing else")
+        if operation.who == "enrolment":
+            call.token = token
+            return
+        if operation.who == "member":
+            raise Unauthenticated("members alone may do this, with their own tokens")
+        call.principal = await self._identity.who(call.request)
+        if operation.who != "anyone":
+            _admit(call.who, operation.permission)
 
     def _repeat(self, operation: Operation, call: Call, key: str, raw: bytes) -> tuple[str, str]:
         if not operation.repeatable:
@@ -173,6 +197,8 @@ async def _repeated(call: Call) -> Response | None:
 
 
 def _respond(operation: Operation, call: Call) -> Response:
+    if isinstance(call.answer, Response):
+        return call.answer
     headers = {"cache-control": "no-store", **call.headers}
     revision = getattr(call.answer, "revision", None)
     if revision is not None:

@@ -13,13 +13,19 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from hawker.core.errors import StorageFailed
 from hawker.core.files import create_key, read_key
+from hawker.core.ids import digest_of_fields
 
 TOKEN_PREFIX = "hwk_"
 AT_ONCE = 2
@@ -31,6 +37,8 @@ class KeyedHash:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self.seal = Seal(key)
+        """Of what is kept in the open nowhere, under a key of the same file."""
 
     @staticmethod
     def create(path: Path) -> None:
@@ -57,10 +65,37 @@ class KeyedHash:
         return self.digest("fingerprint")
 
 
-def new_token() -> tuple[str, str]:
-    """A personal access token, and its beginning, by which people know it."""
-    value = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    return value, value[:12]
+class Seal:
+    """Closes what the database keeps and must not tell: AES-256-GCM, with a key that is derived
+    from the manager's (HKDF, RFC 5869)."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(HKDF(SHA256(), 32, None, b"hawker-manager-seal-1").derive(key))
+
+    def close(self, data: bytes, *place: str) -> str:
+        """In hex; `place` says what it is, and of what: it can be opened as nothing else."""
+        nonce = secrets.token_bytes(12)
+        return (nonce + self._cipher.encrypt(nonce, data, _place(place))).hex()
+
+    def open(self, sealed: str, *place: str) -> bytes:
+        """Raises StorageFailed where it was changed, or closed with another key."""
+        raw = bytes.fromhex(sealed)
+        try:
+            return self._cipher.decrypt(raw[:12], raw[12:], _place(place))
+        except InvalidTag as exc:
+            raise StorageFailed(
+                f"what the database has as {' of '.join(reversed(place))} cannot be opened",
+                hint="it was changed, or closed with another manager's key",
+            ) from exc
+
+
+def _place(parts: Sequence[str]) -> bytes:
+    return digest_of_fields("hawker-manager-seal-1", *parts).encode()
+
+
+def new_token(prefix: str = TOKEN_PREFIX) -> str:
+    """A token of 256 random bits after its prefix."""
+    return prefix + secrets.token_urlsafe(32)
 
 
 class Passwords:

@@ -6,6 +6,7 @@ thread once it is started.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import sys
@@ -15,62 +16,82 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hawker.apps.manager import models
-from hawker.apps.manager.clusters import Applications, Clusters, Members, Tenants
+from hawker.apps.manager import changes, models
+from hawker.apps.manager.clusters import Applications, Clusters, Tenants
 from hawker.apps.manager.database import Database
+from hawker.apps.manager.enrolments import Enrolments
 from hawker.apps.manager.identity import Identity
+from hawker.apps.manager.members import Members
 from hawker.apps.manager.openapi import document
 from hawker.apps.manager.operation import PREFIX, Layer, Operation
 from hawker.apps.manager.own import SETUP, Audits, Own, Tokens
 from hawker.apps.manager.people import Bindings, Roles, Users
+from hawker.apps.manager.roster import Roster
+from hawker.apps.manager.search import Search
 from hawker.apps.manager.secret import KeyedHash, Passwords
 from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
-from hawker.core.errors import ConfigError
+from hawker.core.contracts import Plugins, Searcher
+from hawker.core.errors import ConfigError, Unavailable
 from hawker.core.settings import Settings
 
 KEY = "key"
 SETUP_SECONDS = 3600.0
 REPEAT_SECONDS = 86400.0
 SILENT_MEMBER_SECONDS = 1800.0
+ENDED_ENROLMENT_SECONDS = 86400.0
+# What a host shows that was removed is told from what nobody knows for so long.
+GONE_SECONDS = 90 * 86400.0
 
 
 class Service:
     """Made by `start`; `app` answers what is below the role's mount."""
 
-    def __init__(self, database: Database, identity: Identity) -> None:
+    def __init__(
+        self, database: Database, identity: Identity, roster: Roster, searcher: Searcher
+    ) -> None:
         self._database = database
         self._identity = identity
+        self.roster = roster
         passwords = Passwords()
         self.own = Own(identity, passwords)
+        search = Search(roster, searcher)
+        seal = identity.hashed.seal
         collections = (
-            Clusters(), Members(), Tenants(), Applications(), Users(passwords), Roles(), Bindings(),
-            Tokens(identity), Audits(),
+            Clusters(roster), Members(roster, seal), Enrolments(roster, search, identity.hashed),
+            Tenants(), Applications(), Users(passwords), Roles(), Bindings(), Tokens(identity),
+            Audits(),
         )  # fmt: skip
         self.operations: list[Operation] = [
             *self.own.operations(),
+            *search.operations(),
             *(operation for one in collections for operation in one.operations()),
         ]
         self._document = document(self.operations)
-        layer = Layer(database, identity)
+        layer = Layer(database, identity, roster)
         routes = [layer.route(operation) for operation in self.operations]
         self.app = Application(routes=[Route(f"{PREFIX}/openapi.json", self._describe), *routes])
         self.app.router.redirect_slashes = False
 
     @classmethod
-    async def start(cls, settings: Settings) -> Service:
+    async def start(cls, settings: Settings, plugins: Plugins) -> Service:
         """Open the database, with the key that belongs to it.
 
         Raises:
             ConfigError, StorageFailed, Unavailable: as `Database.open`; ConfigError where the key
                 is missing, or is another database's.
+            UnknownPlugin: the searcher cannot be used.
         """
+        searcher: Searcher = plugins.get("hawker.searchers", settings.manager.searcher)
         database = Database(settings.manager.database, settings.data)
         await database.open()
         try:
             with database.active():
                 async with database.failures():
-                    return cls(database, Identity(await _key(settings, database)))
+                    hashed = await _key(settings, database)
+                    roster = Roster(database, hashed)
+                    await roster.load()
+                    return cls(database, Identity(hashed), roster, searcher)
         except BaseException:
             await database.close()
             raise
@@ -102,10 +123,18 @@ class Service:
             async with self._database.failures():
                 await models.Session.filter(expires__lte=now).delete()
                 await models.Repeat.filter(created__lte=now - REPEAT_SECONDS).delete()
-                await models.Member.filter(kept_alive__lte=now - SILENT_MEMBER_SECONDS).delete()
+                ended = models.Enrolment.filter(expires__lte=now - ENDED_ENROLMENT_SECONDS)
+                await ended.delete()
+                await changes.forget(now - SILENT_MEMBER_SECONDS)
+                await models.Gone.filter(at__lte=now - GONE_SECONDS).delete()
 
     async def stop(self) -> None:
-        await self._database.close()
+        """Write down what is in memory alone, and close the database."""
+        try:
+            with contextlib.suppress(Unavailable):
+                await self.roster.flush()
+        finally:
+            await self._database.close()
 
     async def _describe(self, request: Request) -> Response:
         where = request.scope.get("root_path", "") + PREFIX

@@ -13,19 +13,18 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from hawker.apps.manager.access import TABLE, parse_permission
+from hawker.core.membership import Kind, Location, Short
 
 Name = Annotated[
     str,
     Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$"),
 ]
 Text = Annotated[str, Meta(max_length=4096)]
-Short = Annotated[str, Meta(max_length=128)]
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Password = Annotated[str, Meta(min_length=12, max_length=1024)]
 Priority = Annotated[int, Meta(ge=0, le=6)]
-Url = Annotated[str, Meta(max_length=512, pattern=r"^https?://[^/?#@\s]+$")]
+HostName = Annotated[str, Meta(max_length=253, pattern=r"^[A-Za-z0-9._:-]+$")]
 Pattern = Annotated[str, Meta(max_length=253, pattern=r"^[A-Za-z0-9._*?-]+$")]
-Location = Annotated[str, Meta(max_length=512)]
 Permissions = Annotated[list[Short], Meta(max_length=sum(map(len, TABLE.values())))]
 Days = Annotated[int, Meta(ge=1, le=365)]
 
@@ -98,30 +97,10 @@ class Cluster(msgspec.Struct, frozen=True):
     revision: int
 
 
-Kind = Literal["scheduler", "seed", "peer"]
-
-
-class Keepalive(Taken, frozen=True):
-    """A host says that it is there."""
-
-    kind: Kind
-    url: Url
-    addresses: Annotated[list[Short], Meta(max_length=32)] = []
-    hostname: Annotated[str, Meta(max_length=253)] = ""
-    idc: Short = ""
-    location: Location = ""
-    version: Annotated[str, Meta(max_length=64)] = ""
-
-    def __post_init__(self) -> None:
-        for address in self.addresses:
-            try:
-                ipaddress.ip_address(address)
-            except ValueError as exc:
-                raise ValueError(f"addresses: {exc}") from None
-
-
 class Member(msgspec.Struct, frozen=True):
-    """`state`: active, draining, or inactive where no keepalive came for 60 s."""
+    """`state`: active, draining, or inactive where no keepalive came for 60 s. `enrolled`: it has
+    a token of its own, and a certificate until `certificate_expires`; else a user's token announces
+    it."""
 
     id: str
     cluster: str
@@ -136,18 +115,50 @@ class Member(msgspec.Struct, frozen=True):
     state: Literal["active", "draining", "inactive"]
     created: float
     kept_alive: float
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """The answer to a keepalive: send the next one after so many seconds; `drain`: take no new
-    work."""
-
-    after: float
-    drain: bool
+    enrolled: bool
+    certificate_expires: float
 
 
 class Draining(Taken, frozen=True):
     draining: bool
+
+
+class NewEnrolment(Taken, frozen=True):
+    """For one host, within so many minutes. Without a cluster, the one that fits the host best.
+    `names`: the host names and addresses that its certificates may carry; none: its own."""
+
+    kind: Kind
+    cluster: Id | None = None
+    names: Annotated[list[HostName], Meta(max_length=64)] = []
+    minutes: Annotated[int, Meta(ge=1, le=43_200)] = 60
+
+
+class Enrolment(msgspec.Struct, frozen=True):
+    """`host` has joined with it; empty: nobody has yet."""
+
+    id: str
+    cluster: str | None
+    kind: Kind
+    names: list[str]
+    host: str
+    created: float
+    expires: float
+
+
+class CreatedEnrolment(Enrolment, frozen=True):
+    """`token` is told this once."""
+
+    token: str
+
+
+class Found(msgspec.Struct, frozen=True):
+    """How well a cluster fits a host, and why in words."""
+
+    cluster: str
+    name: str
+    score: float
+    reason: str
+    schedulers: list[str]
 
 
 class NewTenant(Taken, frozen=True):

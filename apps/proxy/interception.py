@@ -86,7 +86,7 @@ class Interception:
         begin = max(now - BEFORE, self._authority.not_valid_before_utc)
         end = min(now + LIFE, self._authority.not_valid_after_utc)
         certificate = (
-            builder(common_name(host), self._authority.subject, self._key, begin, end)
+            builder(common_name(host), self._authority.subject, self._key.public_key(), begin, end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([name]), critical=False)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

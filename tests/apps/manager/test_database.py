@@ -138,7 +138,8 @@ def test_what_a_killed_migration_left_is_thrown_away(tmp_path: Path) -> None:
             connection = database._current.connections.get("sqlite")
             await connection.execute_script("DELETE FROM tortoise_migrations; DROP TABLE fact;")
             for table in ("repeat", "audit", "session", "token", "role_binding", "role", "user",
-                          "application", "member", "cluster"):  # fmt: skip
+                          "application", "credential", "gone", "authority", "enrolment", "counter",
+                          "member", "cluster"):  # fmt: skip
                 await connection.execute_script(f'DROP TABLE "{table}"')
             await connection.execute_script('ALTER TABLE "tenant" RENAME TO "old"')
         await database.close()

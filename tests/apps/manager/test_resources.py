@@ -304,8 +304,8 @@ def test_a_host_keeps_itself_alive_is_drained_and_removed(
     }  # fmt: skip
     url = f"/clusters/{two[0]}/members/{HOST}"
     with manager.with_token(announce) as host:
-        answer = host.put(url, json=body)
-        assert answer.json() == {"after": 20.0, "drain": False}
+        told = host.put(url, json=body).json()
+        assert told["after"] == 20.0 and told["drain"] is False
         problem(host.get("/members"), 403)
         [member] = root.get("/members", params={"cluster": two[0]}).json()
         assert member.items() >= body.items() and member["state"] == "active"

@@ -11,12 +11,14 @@ import httpx
 import pytest
 
 from hawker.apps.manager.access import ROLES
-from tests.apps.manager.running import Manager, add_token, add_user, problem
+from tests.apps.manager.hosts import Host, enrol
+from tests.apps.manager.running import Manager, add_token, add_user, created, problem
 
 TABLE: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("routes.toml").read_text())[
     "routes"
 ]
-CALLERS = ("nobody", "signed-in", "token", *sorted(ROLES))
+HOSTS = ("enrolment", "member")
+CALLERS = ("nobody", "signed-in", "token", *HOSTS, *sorted(ROLES))
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,12 @@ def callers(manager: Manager, root: httpx.Client) -> Iterator[dict[str, httpx.Cl
     for role in ROLES:
         add_user(root, f"a-{role}", role)
         made[role] = manager.sign_in(f"a-{role}")
+    cluster = created(root.post("/clusters", json={"name": "routes"}))["id"]
+    made["enrolment"] = manager.with_token(enrol(root, "peer", cluster)["token"])
+    with Host(manager, "peer") as host:
+        made["member"] = manager.with_token(
+            host.join(enrol(root, "peer", cluster)["token"])["token"]
+        )
     yield made
     for client in made.values():
         client.close()
@@ -75,14 +83,25 @@ def test_route(route: str, caller: str, callers: dict[str, httpx.Client]) -> Non
     for name in ("id", "cluster", "host"):
         path = path.replace(f"{{{name}}}", "0" * 32)
     who = TABLE[route]
+    by_hosts = who and set(who) <= set(HOSTS)
     body = {"old": "?", "password": "?" * 12} if path == "/me/password" else None
     answer = callers[caller].request(method, path, json=body)
+    if caller in HOSTS and caller not in who and path != "/openapi.json":
+        problem(answer, 403 if caller == "member" else 401)
+        return
     if "anyone" in who:
         assert answer.status_code in (200, 400), answer.text
         return
     if caller == "nobody":
         problem(answer, 401)
         assert answer.headers["www-authenticate"].startswith("Bearer")
+        return
+    if by_hosts and caller not in HOSTS:
+        problem(answer, 401)
+        return
+    if caller == "member":
+        # Another host's path, and its own certificate without a request.
+        assert answer.status_code in (400, 403), answer.text
         return
     known = "signed-in" in who or ("session" in who and caller != "token")
     if known or caller in who:
