@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -205,11 +205,27 @@ class Database:
         """Write down when these members were heard of last: one statement, with one parameter for
         all of them."""
         those = "id = ANY($2)" if self._url else "id IN (SELECT value FROM json_each(?))"
-        first = "$1" if self._url else "?"
         given = list(ids) if self._url else json.dumps(ids)
-        statement = f"UPDATE member SET kept_alive = {first} WHERE {those}"
-        connection = self._current.connections.get(self.dialect)
-        await connection.execute_query(statement, [at, given])
+        statement = f"UPDATE member SET kept_alive = {self._mark(1)} WHERE {those}"
+        await self._connection.execute_query(statement, [at, given])
+
+    async def describe(self, columns: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> None:
+        """Write down what members say of themselves, by id."""
+        marks = ", ".join(f"{name} = {self._mark(n)}" for n, name in enumerate(columns, 1))
+        statement = f"UPDATE member SET {marks} WHERE id = {self._mark(len(columns) + 1)}"
+        given = [
+            [*(v if isinstance(v, str) else json.dumps(v) for v in values), id_]
+            for id_, values in rows.items()
+        ]
+        await self._connection.execute_many(statement, given)
+
+    @property
+    def _connection(self) -> Any:
+        return self._current.connections.get(self.dialect)
+
+    def _mark(self, number: int) -> str:
+        """Where a parameter goes."""
+        return f"${number}" if self._url else "?"
 
     async def close(self) -> None:
         """Close the connections and let go of the file."""

@@ -78,6 +78,14 @@ class Members(Collection[models.Member]):
             return query.filter(kept_alive__lte=since)
         return query.filter(kept_alive__gt=since, draining=state == "draining")
 
+    async def list_(self, call: Call) -> None:
+        await self._roster.write()
+        await super().list_(call)
+
+    async def read(self, call: Call) -> None:
+        await self._roster.write()
+        await super().read(call)
+
     # ------------------------------------------------------------------ alive
 
     async def keep(self, call: Call) -> None:

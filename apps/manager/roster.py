@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 EXPIRY = 3 * KEEPALIVE
 LOOK = 0.5
+TELL = 0.25
 WRITE = 1.0
 JUDGE = 5.0
 REMOVED_SECONDS = 30 * 86400.0
@@ -103,9 +104,12 @@ class Roster:
         self._looking = asyncio.Lock()
         self._began = 0.0
         self._kept: dict[str, float] = {}
+        self._said: dict[str, Facts] = {}
+        self._writing = asyncio.Lock()
         self._slots = Slots()
-        self._ending: deque[asyncio.Future[None]] = deque()
-        self._to_end = asyncio.Event()
+        self._touched: set[str] = set()
+        self._outdated: list[Told] = []
+        self._news = asyncio.Event()
         self._closed = False
         self._judging_from = time.monotonic() + EXPIRY
 
@@ -163,8 +167,11 @@ class Roster:
         """
         self._kept[seat.id] = time.time()
         facts = _facts(said)
-        if seat.silent or seat.facts != facts:
+        if seat.silent or (seat.url != said.url and seat.kind == "scheduler"):
             await self._write_down(seat, said)
+        elif seat.facts != facts:
+            # Nobody is told: that has time.
+            seat.facts = self._said[seat.id] = facts
         told = self._told(seat)
         if said.wait and said.known == told.revision and not self._closed:
             await self._wait(seat, told, said.wait)
@@ -177,6 +184,8 @@ class Roster:
         cluster = self._clusters.get(seat.cluster)
         if cluster is None:
             raise NotFound("there is no such thing among clusters")
+        if seat.cluster in self._touched:
+            self._renew(cluster)
         told = cluster.told.get((seat.kind, seat.draining))
         if told is None:
             told = cluster.told[(seat.kind, seat.draining)] = _tell(
@@ -212,7 +221,7 @@ class Roster:
         return Unauthenticated("the member's token is unknown", hint="join again")
 
     async def _write_down(self, seat: Seat, said: Keepalive) -> None:
-        """A member says other things of itself than before, or was silent."""
+        """A scheduler is elsewhere than before, or was silent: others are told."""
         values: dict[str, Any] = {name: getattr(said, name) for name in _FIELDS}
         async with in_transaction():
             mine = models.Member.filter(id=seat.id)
@@ -254,7 +263,8 @@ class Roster:
         async for gone in _pages(models.Gone, self._seen, _GONE):
             touched.update(self._drop(*row) for row in gone)
         self._seen = number
-        self._tell(touched)
+        self._touched |= touched
+        self._news.set()
 
     async def _read_clusters(self) -> set[str]:
         """All of them, for they are few; returns those that are told something else."""
@@ -292,7 +302,7 @@ class Roster:
             if seat.digest:
                 self._tokens[seat.digest] = seat
         if seat.draining != draining and seat.poll is not None:
-            self._end_soon([seat.poll])
+            _end(seat.poll)
         seat.draining, seat.silent, seat.facts = draining, silent, cast(Facts, tuple(facts))
         return cluster
 
@@ -316,34 +326,27 @@ class Roster:
             if left:
                 home.hosts[host] = left
         if seat.poll is not None:
-            self._end_soon([seat.poll])
+            _end(seat.poll)
         return cluster
 
-    def _tell(self, touched: Iterable[str]) -> None:
-        """Make anew what these clusters' members are told, and end the polls of whom it is news."""
-        for id_ in touched:
-            cluster = self._clusters.get(id_)
-            if cluster is None:
-                continue
-            since = time.time() - REMOVED_SECONDS
-            cluster.removed = {h: at for h, at in cluster.removed.items() if at > since}
-            for (kind, drain), told in list(cluster.told.items()):
-                new = _tell(cluster, kind, drain)
-                if new.revision != told.revision:
-                    cluster.told[kind, drain] = new
-                    self._end_soon(told.waiting)
-
-    def _end_soon(self, polls: Iterable[asyncio.Future[None]]) -> None:
-        self._ending.extend(polls)
-        self._to_end.set()
+    def _renew(self, cluster: _Cluster) -> None:
+        """Make anew what a cluster's members are told."""
+        self._touched.discard(cluster.id)
+        since = time.time() - REMOVED_SECONDS
+        cluster.removed = {h: at for h, at in cluster.removed.items() if at > since}
+        for (kind, drain), told in list(cluster.told.items()):
+            new = _tell(cluster, kind, drain)
+            if new.revision != told.revision:
+                cluster.told[kind, drain] = new
+                self._outdated.append(told)
 
     # ------------------------------------------------------------------ at work
 
     async def run(self) -> None:
         """Follow the database, write down who was heard of, judge who was not; until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._end_polls())
-            group.create_task(self._every(WRITE, self._write))
+            group.create_task(self._tell_all())
+            group.create_task(self._every(WRITE, self.write))
             group.create_task(self._every(JUDGE, self._judge))
             group.create_task(self._every(LOOK, self.refresh))
 
@@ -368,31 +371,43 @@ class Roster:
             async with self._database.failures():
                 yield
 
-    async def _end_polls(self) -> None:
+    async def _tell_all(self) -> None:
+        """End the polls of those for whom there is news. Changes that follow each other closely,
+        such as many schedulers that start, are told together."""
         while True:
-            self._to_end.clear()
-            for _ in range(min(AT_ONCE, len(self._ending))):
-                _end(self._ending.popleft())
-            if self._ending:
-                await asyncio.sleep(0)
-            else:
-                await self._to_end.wait()
+            await self._news.wait()
+            self._news.clear()
+            for id_ in list(self._touched):
+                if (cluster := self._clusters.get(id_)) is not None:
+                    self._renew(cluster)
+            self._touched.clear()
+            outdated, self._outdated = self._outdated, []
+            for told in outdated:
+                while told.waiting:
+                    for poll in list(itertools.islice(told.waiting, AT_ONCE)):
+                        told.waiting.discard(poll)
+                        _end(poll)
+                    await asyncio.sleep(0)
+            await asyncio.sleep(TELL)
 
-    async def _write(self) -> None:
-        """When members were heard of last, in one statement."""
-        kept, self._kept = self._kept, {}
-        if not kept:
-            return
-        try:
-            await self._database.keep_alive(list(kept), time.time())
-        except BaseException:
-            self._kept = {**kept, **self._kept}
-            raise
+    async def write(self) -> None:
+        """When members were heard of last, in one statement, and what they say of themselves."""
+        async with self._writing:
+            kept, self._kept = self._kept, {}
+            said, self._said = self._said, {}
+            try:
+                if said:
+                    await self._database.describe(_FIELDS, said)
+                if kept:
+                    await self._database.keep_alive(list(kept), time.time())
+            except BaseException:
+                self._kept, self._said = {**kept, **self._kept}, {**said, **self._said}
+                raise
 
     async def flush(self) -> None:
         """Write what is still in memory; at the end."""
         async with self._active():
-            await self._write()
+            await self.write()
 
     async def _judge(self) -> None:
         """Find schedulers silent; not soon after a start, or a fault of the database's: their

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 import httpx
 import pytest
 
+from tests.apps.manager.hosts import SOON, Host, Waiting, at_once, enrol
 from tests.apps.manager.running import SERVER, Manager, created, new_database
 
 
@@ -96,6 +99,90 @@ def test_changes_at_both_at_once_do_not_undo_each_other(pair: tuple[Manager, Man
             client.close()
         assert sorted(statuses) == [200] + [412] * 11
         assert here.get(f"/tenants/{tenant['id']}").json()["revision"] == 2
+
+
+def test_a_token_that_both_get_at_once_is_good_for_one_host(pair: tuple[Manager, Manager]) -> None:
+    with pair[1].set_up() as root:
+        cluster = created(root.post("/clusters", json={"name": "joined"}))["id"]
+        for attempt in range(10):
+            token = enrol(root, "peer", cluster)["token"]
+            hosts = [Host(pair[n % 2], "peer") for n in range(8)]
+            answers = at_once([partial(host.enrol, token) for host in hosts])
+            statuses = [answer.status_code for answer in answers]
+            _close(hosts)
+            assert sorted(statuses) == [201] + [401] * 7
+            found = root.get("/members", params={"cluster": cluster, "per_page": 100}).json()
+            assert len(found) == attempt + 1
+        for manager in pair:
+            manager.check()
+
+
+def test_the_first_hosts_of_a_cluster_share_one_authority(pair: tuple[Manager, Manager]) -> None:
+    """Whichever manager they join at, at once."""
+    with pair[1].set_up() as root:
+        for attempt in range(5):
+            cluster = created(root.post("/clusters", json={"name": f"new-{attempt}"}))["id"]
+            hosts = [Host(pair[n % 2], "peer") for n in range(6)]
+            tokens = [enrol(root, "peer", cluster)["token"] for _ in hosts]
+            at_once([partial(h.join, token) for h, token in zip(hosts, tokens, strict=True)])
+            _close(hosts)
+            assert len({(h.member["ca"], h.member["cluster_key"]) for h in hosts}) == 1
+        for manager in pair:
+            manager.check()
+
+
+def test_what_one_changes_wakes_those_who_wait_at_the_other(pair: tuple[Manager, Manager]) -> None:
+    first, second = pair
+    with second.set_up() as root, Host(first, "peer") as peer, Host(second, "scheduler") as other:
+        cluster = created(root.post("/clusters", json={"name": "told"}))["id"]
+        for host, kind in ((peer, "peer"), (other, "scheduler")):
+            host.join(enrol(root, kind, cluster)["token"])
+            host.keep()
+        other.keep()
+        told = peer.keep()
+        time.sleep(1)
+        # Both say the same to who comes to either.
+        assert _at(second, peer).keep() == told
+        mine = f"/members/{peer.member['id']}"
+        acts: dict[str, Callable[[], object]] = {
+            "configuration": lambda: root.patch(
+                f"/clusters/{cluster}",
+                json={"peers": {"upload_slots": 9}},
+                headers={"if-match": "*"},
+            ),
+            "scheduler": lambda: other.keep(url="http://127.0.0.1:4999"),
+            "drained": lambda: root.put(f"{mine}/draining", json={"draining": True}),
+            "removed": lambda: root.delete(mine),
+        }
+        seconds = {}
+        for what, act in acts.items():
+            poll = Waiting(_at(first, peer))
+            assert poll.waits, what
+            began = time.monotonic()
+            act()
+            answer = poll.end()
+            seconds[what] = time.monotonic() - began
+            if what != "removed":
+                assert answer.json()["revision"] != peer.told["revision"]
+                peer.told = answer.json()
+        assert peer.told["drain"] and peer.told["configuration"] == {"upload_slots": 9}
+        assert peer.told["schedulers"] == ["http://127.0.0.1:4999"]
+        assert answer.json()["type"] == "urn:hawker:problem:removed"
+        assert max(seconds.values()) < SOON, seconds
+        # The other one refuses it, too.
+        assert _at(second, peer).ask().json()["type"] == "urn:hawker:problem:removed"
+
+
+def _close(hosts: Iterable[Host]) -> None:
+    for host in hosts:
+        host.client.close()
+
+
+def _at(manager: Manager, host: Host) -> Host:
+    """The host, with its next keepalives to this manager."""
+    host.client.close()
+    host.client = manager.client()
+    return host
 
 
 def test_a_server_that_drops_its_connections_is_used_again(pair: tuple[Manager, Manager]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -16,6 +19,9 @@ from hawker.core.certificates import common_name
 from hawker.core.digests import HostKey
 from hawker.core.membership import prove
 from tests.apps.manager.running import Manager, created
+
+SOON = 1.5
+"""Seconds within which what was changed is told, with the time that a busy machine takes."""
 
 
 def enrol(client: httpx.Client, kind: str, cluster: str = "", **more: Any) -> dict[str, Any]:
@@ -93,6 +99,37 @@ class Host:
         assert answer.status_code == 200, answer.text
         self.told = answer.json()
         return self.told
+
+
+def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What each returns when all are made at the same time."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(lambda call: call(), calls))
+
+
+class Waiting:
+    """A keepalive that waits, in a thread of its own."""
+
+    def __init__(self, host: Host, wait: float = 15.0) -> None:
+        self.began = time.monotonic()
+        self.seconds = 0.0
+        self.answer: httpx.Response | None = None
+        self._thread = threading.Thread(target=self._ask, args=(host, wait))
+        self._thread.start()
+        time.sleep(0.3)
+
+    def _ask(self, host: Host, wait: float) -> None:
+        self.answer = host.ask(wait)
+        self.seconds = time.monotonic() - self.began
+
+    @property
+    def waits(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> httpx.Response:
+        self._thread.join(30)
+        assert self.answer is not None
+        return self.answer
 
 
 def _bearer(token: str) -> dict[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from hawker.core.digests import HostKey
 from hawker.core.membership import prove
-from tests.apps.manager.hosts import Host, enrol, request
+from tests.apps.manager.hosts import SOON, Host, Waiting, at_once, enrol, request
 from tests.apps.manager.running import (
     SERVER,
     Manager,
@@ -26,9 +26,6 @@ from tests.apps.manager.running import (
     created,
     problem,
 )
-
-SOON = 1.5
-"""Seconds within which what was changed is told, with the time that a busy machine takes."""
 
 
 @pytest.fixture
@@ -53,31 +50,6 @@ def make(manager: Manager, root: httpx.Client, cluster: str) -> Iterator[Callabl
     yield join
     for host in made:
         host.client.close()
-
-
-class Waiting:
-    """A keepalive that waits, in a thread of its own."""
-
-    def __init__(self, host: Host, wait: float = 15.0) -> None:
-        self.began = time.monotonic()
-        self.seconds = 0.0
-        self.answer: httpx.Response | None = None
-        self._thread = threading.Thread(target=self._ask, args=(host, wait))
-        self._thread.start()
-        time.sleep(0.3)
-
-    def _ask(self, host: Host, wait: float) -> None:
-        self.answer = host.ask(wait)
-        self.seconds = time.monotonic() - self.began
-
-    @property
-    def waits(self) -> bool:
-        return self._thread.is_alive()
-
-    def end(self) -> httpx.Response:
-        self._thread.join(30)
-        assert self.answer is not None
-        return self.answer
 
 
 # ---------------------------------------------------------------------------- joining
@@ -149,15 +121,8 @@ def test_of_hosts_that_come_at_once_with_one_token_one_joins(
 ) -> None:
     token = enrol(root, "peer", cluster)["token"]
     hosts = [Host(manager, "peer") for _ in range(8)]
-    statuses: list[int] = []
-    threads = [
-        threading.Thread(target=lambda h=host: statuses.append(h.enrol(token).status_code))
-        for host in hosts
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    answers = at_once([partial(host.enrol, token) for host in hosts])
+    statuses = [answer.status_code for answer in answers]
     for host in hosts:
         host.client.close()
     assert sorted(statuses) == [201] + [401] * 7
