@@ -422,6 +422,18 @@ class Authenticator(Protocol):
 
 # ---------------------------------------------------------------------------- roles, jobs
 
+
+class Directions(msgspec.Struct, frozen=True):
+    """What holds in a process from now on, as the manager of its cluster told it.
+
+    `draining`: it takes no new work. `removed` are hosts that are members no more.
+    """
+
+    settings: Settings
+    draining: bool = False
+    removed: frozenset[str] = frozenset()
+
+
 ASGIScope = dict[str, Any]
 ASGIReceive = Callable[[], Awaitable[dict[str, Any]]]
 ASGISend = Callable[[dict[str, Any]], Awaitable[None]]
@@ -462,7 +474,8 @@ class RoleContext(msgspec.Struct, frozen=True):
     `advertise` waits for the listener and returns the base URL of this process as others reach it
     (`http://host:port`; a role adds the path it is mounted at). `open` says whether every listener
     is loopback or a unix socket. `beside` names the roles of the same process, `transports` the
-    transports by which its listener can be asked for pieces.
+    transports by which its listener can be asked for pieces. `member`: a manager tells the process
+    by `Directions` which settings hold; those here were told last.
     """
 
     settings: Settings
@@ -471,6 +484,7 @@ class RoleContext(msgspec.Struct, frozen=True):
     open: bool
     beside: Sequence[str] = ()
     transports: Sequence[str] = ("http1",)
+    member: bool = False
 
 
 class JobBroker(Protocol):

@@ -34,7 +34,8 @@ class HostAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True):
     """PUT /scheduler/v1/hosts/{host}: a host, as others reach it.
 
     `url` is the base URL of its peer role. `boot` changes with each start of the process: reports
-    are ordered within a boot. `transports` and `codings` are what it can serve.
+    are ordered within a boot. `transports` and `codings` are what it can serve. `draining`: it is
+    to be taken out of service: who can get pieces elsewhere is not sent to it any more.
     """
 
     url: str
@@ -49,6 +50,7 @@ class HostAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True):
     codings: list[str] = []
     version: str = ""
     load: Load = Load()
+    draining: bool = False
 
 
 class Announced(msgspec.Struct, frozen=True):

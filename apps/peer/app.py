@@ -20,7 +20,7 @@ from hawker.apps.web.access import Access
 from hawker.apps.web.metrics import Metric
 from hawker.apps.web.role import Role
 from hawker.core.clients.scheduler import SchedulerLink
-from hawker.core.contracts import Caller, Codec, RoleContext
+from hawker.core.contracts import Caller, Codec, Directions, RoleContext
 from hawker.core.digests import HostKey
 from hawker.core.errors import UnknownPlugin
 from hawker.core.messages import HostAnnouncement, Load
@@ -47,6 +47,7 @@ class PeerRole(Role):
         self.codecs = _codecs(context)
         self.settings = context.settings
         self.links: list[SchedulerLink] = []
+        self._relieved = False
         self._context = context
         self._conductor: Conductor | None = None
 
@@ -71,6 +72,19 @@ class PeerRole(Role):
         super().drain()
         if self._conductor is not None:
             self._conductor.drain()
+
+    async def follow(self, directions: Directions) -> None:
+        self.settings = directions.settings
+        self.slots.limit = self.settings.peer.upload_slots
+        self._relieved = directions.draining
+        if self._conductor is None:
+            return
+        known = {link.base_url: link for link in self.links}
+        made = self._make_links(self._conductor, self._conductor.ground)
+        self.links = [known.get(link.base_url, link) for link in made]
+        self._conductor.follow(self.links)
+        for link in self.links:
+            link.altered()
 
     async def url(self) -> str:
         """The base URL of this role as others reach it."""
@@ -127,17 +141,20 @@ class PeerRole(Role):
 
     @property
     def _has_scheduler(self) -> bool:
-        return bool(self.settings.peer.schedulers) or "scheduler" in self._context.beside
+        beside = "scheduler" in self._context.beside
+        return bool(self.settings.peer.schedulers) or beside or self._context.member
 
     def _make_links(self, conductor: Conductor, ground: Ground) -> list[SchedulerLink]:
         if ground.tokens is None:
             return []
         urls = self.settings.peer.schedulers
         links: list[SchedulerLink] = []
+        # A member is told its schedulers: until then there is one that is away.
+        locate = _never if self._context.member else self._context.advertise
         for url in urls or ([""] if self._has_scheduler else []):
             link = SchedulerLink(
                 url,
-                self._context.advertise,
+                locate,
                 ground.host,
                 ground.tokens,
                 lambda boot: self._announcement(ground, boot),
@@ -160,11 +177,17 @@ class PeerRole(Role):
             hostname=peer.hostname or socket.gethostname(),
             idc=peer.idc,
             location=peer.location,
-            upload_slots=peer.upload_slots,
+            upload_slots=self.slots.limit,
             transports=list(self._context.transports),
             codings=sorted(self.codecs),
-            load=Load(uploads=peer.upload_slots - self.slots.free, free_bytes=free.free),
+            load=Load(uploads=self.slots.used, free_bytes=free.free),
+            draining=self._relieved,
         )
+
+
+async def _never() -> str:
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
 
 
 class _StoreView:

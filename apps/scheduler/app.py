@@ -19,12 +19,13 @@ from hawker.apps.scheduler.exchange import LeaseExchange
 from hawker.apps.scheduler.figures import scheduler_metrics
 from hawker.apps.scheduler.ledger import Ledger
 from hawker.apps.scheduler.mailbox import Mailbox
+from hawker.apps.scheduler.telling import log_decision
 from hawker.apps.web.access import Access
 from hawker.apps.web.events import Frame, event_stream
 from hawker.apps.web.metrics import Metric
 from hawker.apps.web.requests import json_response, read_body, task_of
 from hawker.apps.web.role import Role
-from hawker.core.contracts import Evaluator, RoleContext
+from hawker.core.contracts import Directions, Evaluator, RoleContext
 from hawker.core.errors import (
     BadRequest,
     Forbidden,
@@ -38,11 +39,8 @@ from hawker.core.messages import (
     Announced,
     AnyDecision,
     Goaway,
-    Read,
     ReportAnswer,
     ReportBatch,
-    Stop,
-    Withdrawn,
     decode_announcement,
     decode_batch,
     encode,
@@ -87,16 +85,7 @@ class SchedulerRole(Role):
         evaluator: Evaluator = context.plugins.get(
             "hawker.evaluators", settings.scheduler.evaluator
         )
-        scheduler = settings.scheduler
-        limits = OriginLimits(
-            silence=scheduler.lease_timeout,
-            reads=scheduler.origin_reads,
-            rate=scheduler.origin_rate,
-            readers=scheduler.readers,
-        )
-        # Tasks of one origin are spread over all schedulers: so is what it bears.
-        limits = limits.divided(1 + len(set(scheduler.others)))
-        self.core = Scheduler(evaluator, random.Random(), limits)
+        self.core = Scheduler(evaluator, random.Random(), OriginLimits.of(settings.scheduler))
         self._path = settings.data / "scheduler.sqlite"
         self._ledger: Ledger | None = None
         self._saved_hosts: set[str] = set()
@@ -108,6 +97,8 @@ class SchedulerRole(Role):
         self._saving = asyncio.Lock()
         self._mailboxes: dict[str, Mailbox] = {}
         self._sequences: dict[str, _Sequence] = {}
+        self._relieved = False
+        self._removed: frozenset[str] = frozenset()
         self._decode_report = report_decoder()
 
     @contextlib.asynccontextmanager
@@ -138,6 +129,19 @@ class SchedulerRole(Role):
             mailbox.close()
         self._exchange.end()
 
+    async def follow(self, directions: Directions) -> None:
+        scheduler = directions.settings.scheduler
+        if self._exchange.follow(scheduler.others):
+            self.core.regroup(self._now())
+        # Without another one hosts would read origins without any.
+        self._relieved = directions.draining and bool(scheduler.others)
+        self._removed = directions.removed
+        limits = OriginLimits.of(scheduler)
+        await self._act(lambda now: self.core.limit(limits, now))
+        for host in self._removed & self.core.host_ids():
+            log.warning("host %s was removed from the cluster", host[:12])
+            await self._drop(host)
+
     def routes(self) -> Sequence[BaseRoute]:
         return [
             Route("/v1/hosts", self._list_hosts, methods=["GET"]),
@@ -164,6 +168,10 @@ class SchedulerRole(Role):
         announcement = decode_announcement(await read_body(request, MAX_ANNOUNCEMENT))
         if host_id(announcement.key) != host:
             raise Forbidden("the host's id is not that of the key it announces")
+        if self._relieved and host not in self.core.host_ids():
+            raise Unavailable(
+                "this scheduler takes no new hosts: it drains", hint="use another one"
+            )
         url = await self._addresses.pinned(announcement.url, request)
         announcement = msgspec.structs.replace(announcement, url=url)
         await self._act(lambda now: self.core.announce(host, announcement, now))
@@ -171,13 +179,15 @@ class SchedulerRole(Role):
         return json_response(answer)
 
     async def _leave(self, request: Request) -> Response:
-        host = await self._host(request, "announce")
+        await self._drop(await self._host(request, "announce"))
+        return Response(status_code=204)
+
+    async def _drop(self, host: str) -> None:
         await self._act(lambda now: self.core.leave(host, now))
         mailbox = self._mailboxes.pop(host, None)
         if mailbox is not None:
             mailbox.close()
         self._sequences.pop(host, None)
-        return Response(status_code=204)
 
     async def _decisions(self, request: Request) -> Response:
         host = await self._host(request, "decisions")
@@ -300,7 +310,7 @@ class SchedulerRole(Role):
                 await self._keep(unsaved)
                 self._exchange.tell(unsaved)
         for host, decision in outgoing:
-            _tell(host, decision)
+            log_decision(host, decision)
         own = [out.decision for out in outgoing if out.host == answer_to]
         self._send([out for out in outgoing if out.host != answer_to])
         return own
@@ -377,21 +387,6 @@ class SchedulerRole(Role):
         if not HOST_ID.match(host):
             raise BadRequest(f"{host!r} is not a host id", hint="it is 32 hex digits")
         await self._access.require_token(request.scope, verb, host=host)
+        if host in self._removed:
+            raise Forbidden("this host was removed from the cluster", hint="have it join again")
         return host
-
-
-def _tell(host: str, decision: AnyDecision) -> None:
-    """Log who reads what, and what was ended."""
-    match decision:
-        case Read() if decision.ranges != []:
-            text = f"host {host[:12]} may read {decision.spec.url} under lease {decision.lease}"
-            log.info(text, extra={"task": decision.task, "request": decision.request})
-        case Stop():
-            problem = decision.problem
-            text = f"host {host[:12]} cannot have it: {problem.code}: {problem.detail}"
-            log.info(text, extra={"task": decision.task})
-        case Withdrawn():
-            text = f"host {host[:12]} drops {decision.generation}: {decision.reason}"
-            log.info(text, extra={"task": decision.task})
-        case _:
-            log.debug("host %s: %s", host[:12], decision, extra={"task": decision.task})

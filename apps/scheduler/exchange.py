@@ -35,7 +35,7 @@ _decode: Decoder[LeaseRecord] = Decoder(LeaseRecord)
 
 
 class LeaseExchange:
-    """Follows other schedulers' leases, and lets them follow ours."""
+    """Follows the leases of `others`, the URLs of other schedulers, and lets them follow ours."""
 
     def __init__(
         self,
@@ -46,7 +46,15 @@ class LeaseExchange:
         self._settings = settings
         self._core = core
         self._keep = keep
+        self.others = frozenset(url.rstrip("/") for url in settings.scheduler.others)
+        self._changed = asyncio.Event()
         self._followers: set[asyncio.Queue[LeaseRecord | None]] = set()
+
+    def follow(self, others: Sequence[str]) -> bool:
+        """The schedulers at these URLs are the others, from now on; whether they were not."""
+        before, self.others = self.others, frozenset(url.rstrip("/") for url in others)
+        self._changed.set()
+        return before != self.others
 
     def tell(self, records: Sequence[LeaseRecord]) -> None:
         """New leases of this scheduler, for those who follow."""
@@ -85,14 +93,20 @@ class LeaseExchange:
 
     async def run(self) -> None:
         """Follow every other scheduler until cancelled."""
-        others = self._settings.scheduler.others
-        if not others:
-            return
+        while not self.others:
+            await self._changed.wait()
+            self._changed.clear()
         key = ClusterKey(await asyncio.to_thread(read_key_file, self._settings.cluster_key_file))
         tls = await asyncio.to_thread(client_context, self._settings.tls)
+        following: dict[str, asyncio.Task[None]] = {}
         async with control_client(tls=tls) as client, asyncio.TaskGroup() as group:
-            for url in others:
-                group.create_task(self._follow(client, url.rstrip("/"), key))
+            while True:
+                self._changed.clear()
+                for url in following.keys() - self.others:
+                    following.pop(url).cancel()
+                for url in self.others - following.keys():
+                    following[url] = group.create_task(self._follow(client, url, key))
+                await self._changed.wait()
 
     async def _follow(self, client: httpx.AsyncClient, url: str, key: ClusterKey) -> None:
         failures = 0

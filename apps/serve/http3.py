@@ -45,6 +45,7 @@ from hypercorn.utils import filter_pseudo_headers, parse_socket_addr
 
 from hawker.apps.serve.listeners import Files
 from hawker.apps.serve.requests import AppTasks, Inbox, StreamTasks, is_proper
+from hawker.core.tls import follow
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Http3Server:
             alpn_protocols=H3_ALPN, is_client=False, idle_timeout=IDLE
         )
         configuration.load_cert_chain(files.certificate, files.key)
+        follow(configuration, lambda known: known.load_cert_chain(files.certificate, files.key))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         failure: Exception | None = None
         async with self._group:

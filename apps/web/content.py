@@ -184,7 +184,7 @@ async def swarm_content(context: RoleContext, role: str) -> AsyncIterator[SwarmC
         role=role,
         key=await asyncio.to_thread(_key_of, settings.cluster_key_file),
         token=settings.auth.token,
-        tls=await asyncio.to_thread(tls.context) if endpoint.startswith("https://") else None,
+        tls=await tls.towards(endpoint),
     )
     try:
         yield content

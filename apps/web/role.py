@@ -14,6 +14,7 @@ from hawker.apps.web.application import Application
 from hawker.apps.web.edge import Edge
 from hawker.apps.web.metrics import Metric
 from hawker.apps.web.problems import problem_response
+from hawker.core.contracts import Directions
 from hawker.core.errors import Unavailable
 
 
@@ -57,6 +58,9 @@ class Role:
         """The process is about to stop: end what would go on for ever, such as event streams, and
         tell those who listen to go elsewhere. Answers under way may end."""
         self.draining = True
+
+    async def follow(self, directions: Directions) -> None:
+        """What the manager of the cluster told this process; only while the role is started."""
 
     @property
     def started(self) -> bool:

@@ -91,6 +91,7 @@ class SchedulerLink:
         self._pending = asyncio.Event()
         self._announced = asyncio.Event()
         self._streaming = asyncio.Event()
+        self._altered = asyncio.Event()
 
     @property
     def connected(self) -> bool:
@@ -124,6 +125,10 @@ class SchedulerLink:
         if urgent:
             self._urgent.set()
 
+    def altered(self) -> None:
+        """The host would announce itself otherwise than before: it does so now."""
+        self._altered.set()
+
     async def run(self) -> None:
         """Keep the link up until cancelled, then say goodbye."""
         self._base = self.base_url or await self._locate()
@@ -149,7 +154,12 @@ class SchedulerLink:
                 # A scheduler that comes back is not met by all its hosts in the same moment.
                 wait = backoff * random.uniform(0.5, 1.0)
                 backoff = min(LAST_BACKOFF, backoff * 2)
-            await asyncio.sleep(wait)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._altered.wait()
+            except TimeoutError:
+                pass
+            self._altered.clear()
 
     async def _announce(self, client: httpx.AsyncClient) -> float:
         announcement = await self._announcement(self.boot)

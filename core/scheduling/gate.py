@@ -96,6 +96,12 @@ class Gates:
             gate = self._gates[origin] = Gate(self._limit, self._rate)
         return gate
 
+    def limit(self, limit: int, rate: int) -> None:
+        """Other limits, from now on."""
+        self._limit, self._rate = limit, rate
+        for gate in self:
+            gate.limit, gate.rate = limit, rate
+
     def forget(self, now: float) -> None:
         """Drop gates that are like new ones."""
         for origin in [origin for origin, gate in self._gates.items() if gate.forgettable(now)]:

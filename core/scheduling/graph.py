@@ -3,7 +3,8 @@
 Every member has an order; a spine edge leads only from a lower order to a higher one, so the spine
 is acyclic by construction and no search for cycles is ever needed. Members are ordered as they
 join. One that becomes a root gives up its parents and moves in front of all others. Edges stay
-inside a zone, but for the parents of its gateway (see zones).
+inside a zone, but for the parents of its gateway (see zones). A host that drains keeps its edges,
+and gets new ones only to peers that find what they want at nobody else.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ class Graph:
         if missed:
             missed = self._find_holders(task, peer, generation, missed, now)
         if not peer.parents:
-            # Nobody without reproach is left: suspects are better than nobody.
+            # Nobody else is left: suspects, and hosts that drain, are better than nobody.
             self._find_parents(task, peer, generation, now, suspects=True)
         if peer.parents and not missed:
             self._orphans.pop((task.id, peer.host), None)
@@ -262,14 +263,16 @@ class Graph:
 
         A root that holds a part is a path to that part only.
         """
-        for host in generation.roots:
-            root = task.peers[host]
-            gain = self._will_have(task, root, generation.layout) & missed
-            if gain and self._usable(task, peer, host, now) and host not in peer.parents:
-                self._link(task, root, peer)
-                missed -= gain
-                if not missed:
-                    break
+        for last in (False, True):
+            for host in generation.roots if missed else ():
+                root = task.peers[host]
+                gain = self._will_have(task, root, generation.layout) & missed
+                fits = gain and self._usable(task, peer, host, now, drained=last)
+                if fits and host not in peer.parents:
+                    self._link(task, root, peer)
+                    missed -= gain
+                    if not missed:
+                        break
         return missed
 
     def _find_parents(
@@ -311,6 +314,9 @@ class Graph:
         return zone.heads, zone.members
 
     def _find_neighbours(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
+        if self._hosts[peer.host].announcement.draining:
+            # Neighbours give to each other.
+            return
         if generation.zones.hungry and self._has_its_own(peer):
             self._feed_gateways(task, peer, generation, now)
         members = generation.zones[peer.zone].members
@@ -338,14 +344,21 @@ class Graph:
         return [
             task.peers[host]
             for host in hosts
-            if self._usable(task, peer, host, now, suspects=suspects)
+            if self._usable(task, peer, host, now, suspects=suspects, drained=suspects)
             and host not in peer.parents
             and task.peers[host].order < peer.order
             and (not peer.gateway or self._has_its_own(task.peers[host]))
         ]
 
     def _usable(
-        self, task: Task, peer: Peer, host: str, now: float, *, suspects: bool = False
+        self,
+        task: Task,
+        peer: Peer,
+        host: str,
+        now: float,
+        *,
+        suspects: bool = False,
+        drained: bool = False,
     ) -> bool:
         known = self._hosts.get(host)
         return (
@@ -353,6 +366,7 @@ class Graph:
             and known is not None
             and known.connected
             and (suspects or known.suspect_until <= now)
+            and (drained or not known.announcement.draining)
             and not peer.keeps_off(host, now, suspects=suspects)
             and not task.peers[host].keeps_off(peer.host, now, suspects=suspects)
         )

@@ -13,6 +13,7 @@ from hawker.core.scheduling.entities import Generation, Host, Lease, LeaseRecord
 from hawker.core.scheduling.gate import Gate, Gates
 from hawker.core.scheduling.generations import Generations
 from hawker.core.scheduling.origin import READER_PENALTY
+from hawker.core.settings import SchedulerSettings
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,18 @@ class OriginLimits:
     reads: int = 16
     rate: int = 0
     readers: int = 1
+
+    @classmethod
+    def of(cls, settings: SchedulerSettings) -> OriginLimits:
+        """What one scheduler grants by its settings: tasks of one origin are spread over all
+        schedulers, and so is what it bears."""
+        whole = cls(
+            silence=settings.lease_timeout,
+            reads=settings.origin_reads,
+            rate=settings.origin_rate,
+            readers=settings.readers,
+        )
+        return whole.divided(1 + len(set(settings.others)))
 
     def divided(self, schedulers: int) -> OriginLimits:
         """The part of one of so many schedulers that together keep to these limits."""
@@ -129,6 +142,13 @@ class LeaseBook:
                 lease.progress_at = min(now, lease.progress_at + seconds)
                 if lease.heard_at:
                     lease.heard_at = min(now, lease.heard_at + seconds)
+
+    def limit(self, limits: OriginLimits) -> None:
+        """Other limits, from now on: each reader is told its new rate."""
+        self.gates.limit(limits.reads, limits.rate)
+        for task in [self._board.tasks[name] for name in sorted(self.leased)]:
+            for lease in task.leases.values():
+                self.send_read(task, lease)
 
     def gate(self, task: Task) -> Gate:
         return self.gates.to(task.spec.url)

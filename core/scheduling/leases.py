@@ -44,7 +44,7 @@ UNWANTED = 5.0
 
 
 class Leases:
-    """Keeps what is wanted and missing under leases (`book`), within the origins' limits."""
+    """Keeps what is wanted and missing under leases (`book`), within the origins' `limits`."""
 
     def __init__(
         self, board: Board, generations: Generations, recall: Recall, limits: OriginLimits
@@ -52,10 +52,19 @@ class Leases:
         self._board = board
         self._generations = generations
         self._recall = recall
-        self._limits = limits
+        self.limits = limits
         self.book = LeaseBook(board, generations, limits)
         # Tasks that would be read, but for their gate, a pause, or hosts that were asked.
         self._waiting: dict[str, None] = {}
+
+    def limit(self, limits: OriginLimits, now: float) -> None:
+        """Other limits, from now on. Leases beyond them are not ended, but none is granted before
+        so many are over."""
+        if limits == self.limits:
+            return
+        self.limits = limits
+        self.book.limit(limits)
+        self.resume_waiting(now)
 
     # ------------------------------------------------------------------ granting
 
@@ -96,7 +105,7 @@ class Leases:
         if self._must_wait(task, now):
             return
         ranges = missing if isinstance(missing, list) else None
-        if ranges is None and self._limits.readers > 1:
+        if ranges is None and self.limits.readers > 1:
             # The first part tells whether others may read the rest.
             ranges = [ByteRange(0, PART)]
         self._grant(task, reader, ranges, now)
@@ -146,7 +155,7 @@ class Leases:
 
     def _widen(self, task: Task, now: float) -> None:
         """What is under no lease yet goes to the leases there are, or to more readers."""
-        if self._limits.readers > 1:
+        if self.limits.readers > 1:
             self._deal(task, now)
             return
         lease = next(iter(task.leases.values()))
@@ -179,7 +188,7 @@ class Leases:
         size = sum(layout.length(piece) for piece in open_pieces)
         gate = self.book.gate(task)
         takers: list[Lease | str] = [min(task.leases.values(), key=lambda lease: lease.granted_at)]
-        while len(takers) + len(task.leases) - 1 < self._limits.readers:
+        while len(takers) + len(task.leases) - 1 < self.limits.readers:
             used = {t if isinstance(t, str) else t.host for t in takers}
             used |= {lease.host for lease in task.leases.values()}
             reader = choose_reader(task, self._board.hosts, now, used=used)
@@ -264,7 +273,7 @@ class Leases:
         if report.done:
             current.checked = current.checked or report.checks
             self.book.end(task, lease, now, "done", failed=False)
-        if report.done or self._limits.readers > 1:
+        if report.done or self.limits.readers > 1:
             self.read_what_is_missing(task, now)
 
     def _resume(
@@ -460,7 +469,7 @@ class Leases:
         for task in [self._board.tasks[name] for name in sorted(self.book.leased)]:
             self._end_unwanted(task, now)
             for lease in list(task.leases.values()):
-                if overdue(lease, now, self._limits.silence):
+                if overdue(lease, now, self.limits.silence):
                     self.book.revoke(task, task.peers[lease.host], lease.id)
                     self.book.end(task, lease, now, "overdue", failed=True)
                     self.read_what_is_missing(task, now)

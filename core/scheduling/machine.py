@@ -286,6 +286,18 @@ class Scheduler:
                 self._board.graph.supply(task, other, now)
             self._board.graph.supply(task, peer, now)
 
+    # ------------------------------------------------------------------ limits
+
+    @property
+    def limits(self) -> OriginLimits:
+        """What this scheduler grants."""
+        return self._leases.limits
+
+    def limit(self, limits: OriginLimits, now: float) -> list[Outgoing]:
+        """Grant by other limits from now on, also what is being read."""
+        self._leases.limit(limits, now)
+        return self._board.take()
+
     # ------------------------------------------------------------------ taking away
 
     def withdraw(self, task: str, generation: str, reason: str, now: float) -> list[Outgoing]:
@@ -345,6 +357,11 @@ class Scheduler:
         For a moment the origin is read only for what none of these has.
         """
         self._recall.expect(hosts, now, others=others)
+
+    def regroup(self, now: float) -> None:
+        """Hosts have other schedulers to choose from now than before: for a moment the origin is
+        read only for what none of them has."""
+        self._recall.regroup(now, new=not self._board.hosts)
 
     def expecting(self, now: float) -> bool:
         """Hosts of an earlier life may still come back."""

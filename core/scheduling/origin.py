@@ -172,15 +172,15 @@ def choose_reader(
 ) -> str | None:
     """The host that should read: a seed by rendezvous hashing, else one that asks for it.
 
-    Hosts that failed this task lately come only where there is no other; those in `used` never;
-    None where nobody may.
+    Hosts that failed this task lately come only where there is no other, and so do peers that
+    drain; those in `used` never; None where nobody may.
     """
     wanting = [peer for peer in task.peers.values() if peer.wants]
     public = [peer for peer in wanting if not peer.private]
     if public and any(peer.readable for peer in public):
         seeds = [host for host in hosts.values() if host.connected and host.announcement.seed]
         # Who does not even serve its peers will hardly read for them.
-        sound = [seed for seed in seeds if seed.suspect_until <= now]
+        sound = [s for s in seeds if s.suspect_until <= now and not s.announcement.draining]
         chosen = _freshest(task, [seed.id for seed in sound if seed.id not in used], now)
         if chosen is not None:
             return chosen
@@ -188,7 +188,8 @@ def choose_reader(
     else:
         own = [peer.host for peer in wanting if peer.readable and _present(hosts, peer.host)]
     own = [host for host in own if host not in used]
-    fresh = _freshest(task, own, now)
+    staying = [host for host in own if not hosts[host].announcement.draining]
+    fresh = _freshest(task, staying, now) or _freshest(task, own, now)
     if fresh is not None:
         return fresh
     return min(own, key=lambda host: task.failed_readers.get(host, 0.0), default=None)

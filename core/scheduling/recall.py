@@ -25,6 +25,7 @@ class Recall:
 
     def __init__(self) -> None:
         self._absent: set[str] = set()
+        self._moving = False
         self._until = 0.0
         self._questions: dict[str, _Question] = {}
 
@@ -33,6 +34,12 @@ class Recall:
         self._absent = set(hosts)
         if self._absent or others:
             self._until = now + GRACE
+
+    def regroup(self, now: float, *, new: bool) -> None:
+        """There are other schedulers now than before, whose tasks may fall to this one; where it is
+        `new` itself, the hosts that know them have yet to come."""
+        self._moving = new
+        self._until = max(self._until, now + GRACE)
 
     def doubtful(self, now: float) -> bool:
         """What is unknown now may yet be in the cluster."""
@@ -70,7 +77,7 @@ class Recall:
         question = self._questions.get(task)
         if question is None:
             return True
-        absent = self._absent and now < self._until
+        absent = (self._absent or self._moving) and now < self._until
         if now < question.until and (question.unanswered or absent):
             return False
         del self._questions[task]

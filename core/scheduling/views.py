@@ -51,6 +51,7 @@ def summarize_host(host: Host) -> dict[str, object]:
         "url": host.announcement.url,
         "seed": host.announcement.seed,
         "state": host.machine.state,
+        "draining": host.announcement.draining,
         "tasks": len(host.tasks),
         "served_pieces": host.served,
         "failures": host.failed,

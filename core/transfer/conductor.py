@@ -60,7 +60,8 @@ class Conductor:
         self.appeared = Signal()
         self._scheduler_wait = scheduler_wait
         self._group: asyncio.TaskGroup | None = None
-        self._links: list[asyncio.Task[None]] = []
+        self._links: dict[Link, asyncio.Task[None]] = {}
+        self._stewards: list[asyncio.Task[None]] = []
         self._guards: set[asyncio.Task[None]] = set()
         self._offered: dict[str, Link] = {}
         self._bygone = Bygone()
@@ -70,24 +71,40 @@ class Conductor:
     @contextlib.asynccontextmanager
     async def running(self, links: Sequence[Link] = ()) -> AsyncIterator[None]:
         """Run links and tasks while inside; everything has ended when it is left."""
-        self.links = list(links)
         async with asyncio.TaskGroup() as group:
             self._group = group
-            self._links = [group.create_task(link.run()) for link in self.links]
-            if len(self.links) > 1:
-                self._links.append(group.create_task(self._steward()))
+            self.follow(links)
             try:
                 yield
             finally:
                 self.drain()
                 self._fail(list(self.runs.values()))
 
+    def follow(self, links: Sequence[Link]) -> None:
+        """These are the schedulers from now on; what others decided they decide now."""
+        if self._group is None:
+            return
+        self.links = list(links)
+        gone = [link for link in self._links if link not in self.links]
+        for link in gone:
+            self._links.pop(link).cancel()
+        for link in self.links:
+            if link not in self._links:
+                self._links[link] = self._group.create_task(link.run())
+        if len(self.links) > 1 and not self._stewards:
+            self._stewards.append(self._group.create_task(self._steward()))
+        if gone:
+            self._move()
+            for task in [task for task, link in self._offered.items() if link in gone]:
+                del self._offered[task]
+            self._group.create_task(self._offer_stored())
+
     def drain(self) -> None:
         """Leave the schedulers, end what is at work, begin nothing more; what is stored is still
         given."""
         self._group = None
         self._fail([run for run in self.runs.values() if not run.entry or not run.entry.complete])
-        for task in (*self._links, *self._guards):
+        for task in (*self._links.values(), *self._stewards, *self._guards):
             task.cancel()
 
     @staticmethod
@@ -249,13 +266,19 @@ class Conductor:
         """Move tasks to the scheduler that decides for them, as schedulers go and come."""
         while True:
             await asyncio.sleep(STEWARD_EVERY)
-            for task, run in list(self.runs.items()):
-                link = self._link_for(task)
-                if link is None or run.own or run.registration.port in (None, link, self._solo):
-                    continue
-                run.registration.report(Left(task=task), urgent=True)
-                self._assign(run, link)
+            self._move()
             await self._offer_stored()
+
+    def _move(self) -> None:
+        """Give each task to the scheduler that decides for it now."""
+        for task, run in list(self.runs.items()):
+            link = self._link_for(task)
+            if link is None or run.own or run.registration.port in (None, link, self._solo):
+                continue
+            run.registration.report(Left(task=task), urgent=True)
+            # Others take part in it who have not told this one yet.
+            run.registration.failover = True
+            run.use_port(link)
 
     def _assign(self, run: TaskRun, link: Link) -> None:
         run.registration.failover = link is not _best(self.links, run.task)
