@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -14,12 +16,21 @@ from hawker.apps.web.metrics import Metric
 from hawker.core.contracts import RoleApp
 
 
-def compose(roles: Mapping[str, RoleApp]) -> Starlette:
-    """One app of roles by the path each is mounted at, with the health routes beside them.
+class Part(Protocol):
+    """What a process has besides its roles, and serves nothing."""
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]: ...
+
+    def metrics(self) -> Iterable[Metric]: ...
+
+
+def compose(roles: Mapping[str, RoleApp], parts: Sequence[Part] = ()) -> Starlette:
+    """One app of roles by the path each is mounted at, with the health routes beside them; `parts`
+    begin after the roles and end before them.
 
     Starlette's `Mount` does not run the lifespans of what it mounts; this app's lifespan does.
     """
-    health = Health(lambda: _ready(roles.values()), lambda: _metrics(roles.values()))
+    health = Health(lambda: _ready(roles.values()), lambda: _metrics([*roles.values(), *parts]))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -27,6 +38,8 @@ def compose(roles: Mapping[str, RoleApp]) -> Starlette:
             await stack.enter_async_context(health.watching())
             for role in roles.values():
                 await stack.enter_async_context(role.lifespan(app))
+            for part in parts:
+                await stack.enter_async_context(part.lifespan(app))
             yield
 
     mounts = [Mount(path, app=role) for path, role in roles.items()]
@@ -39,7 +52,7 @@ def _ready(roles: Iterable[RoleApp]) -> bool:
     )
 
 
-def _metrics(roles: Iterable[RoleApp]) -> Iterable[Metric]:
+def _metrics(roles: Iterable[RoleApp | Part]) -> Iterable[Metric]:
     for role in roles:
         counters = getattr(role, "metrics", None)
         if counters is not None:

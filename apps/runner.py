@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json as jsonlib
+import os
 import signal
 from collections.abc import AsyncIterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hawker.apps.compose import compose
@@ -18,12 +20,15 @@ from hawker.apps.serve import Bound, Files, Listen, serving
 from hawker.apps.web.access import decide_mode
 from hawker.core.contracts import RoleApp, RoleContext
 from hawker.core.egress import is_loopback
-from hawker.core.errors import ConfigError
+from hawker.core.errors import ConfigError, Removed
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
 from hawker.core.storage.directory import prepare_directory
 from hawker.core.tls import server_context
 from hawker.core.tokens import create_key_file, read_key_file
+
+if TYPE_CHECKING:
+    from hawker.apps.membership.member import Member
 
 WILDCARDS = ("0.0.0.0", "::", "")
 
@@ -33,10 +38,14 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
 
     Raises:
         ConfigError: the roles cannot be started with these settings.
+        Removed: the manager of the cluster that this host joined removed it.
     """
     set_up_logs(settings.telemetry, roles)
     keep_freed_memory()
-    _prepare(settings, roles, up=up)
+    member = await asyncio.to_thread(_member, settings, roles)
+    if member is not None:
+        settings = member.settings
+    _prepare(settings, roles, up=up, member=member is not None)
     tls = server_context(settings.tls)
     loopback = is_loopback(settings.listen.host)
     plugins = PluginHost(settings)
@@ -48,9 +57,13 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
         open=decide_mode(settings, loopback_only=loopback),
         beside=tuple(roles),
         transports=("http1", "http2", "http3") if settings.listen.http3 else ("http1", "http2"),
+        member=member is not None,
     )
     made: dict[str, RoleApp] = {name: plugins.get_role(name, context) for name in roles}
-    app = compose({getattr(role, "path", f"/{name}"): role for name, role in made.items()})
+    mounted = {getattr(role, "path", f"/{name}"): role for name, role in made.items()}
+    if member is not None:
+        member.serve(list(made.values()), context.advertise)
+    app = compose(mounted, () if member is None else (member,))
     listen = Listen(
         host=settings.listen.host,
         port=settings.listen.port,
@@ -75,15 +88,37 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
             bound.set_result(where)
             collect_less()
             _say_ready(where, roles, others, json=json)
-            await stopped.wait()
+            await _first(stopped, *(() if member is None else (member.removed,)))
             for role in made.values():
                 drain(role)
     finally:
         await plugins.close()
+    if member is not None and member.removed.is_set():
+        raise Removed(f"this host was removed from the cluster {member.cluster}")
     return 0
 
 
-def _prepare(settings: Settings, roles: list[str], *, up: bool) -> None:
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _member(settings: Settings, roles: list[str]) -> Member | None:
+    """The membership in the data directory, None where there is none."""
+    if not os.access(settings.membership_folder, os.R_OK):
+        return None
+    # Certificates take long to import, and few have joined.
+    from hawker.apps.membership.member import Member
+
+    return Member.of(settings, roles)
+
+
+def _prepare(settings: Settings, roles: list[str], *, up: bool, member: bool) -> None:
     """The data directory, and the key that the roles trust each other by."""
     if not roles:
         raise ConfigError("no role to serve", hint="name one, such as `hawker serve peer`")
@@ -97,7 +132,7 @@ def _prepare(settings: Settings, roles: list[str], *, up: bool) -> None:
     key: Path = settings.cluster_key_file
     if up and not key.exists():
         create_key_file(key)
-    if "scheduler" in roles or settings.peer.schedulers:
+    if "scheduler" in roles or settings.peer.schedulers or member:
         read_key_file(key)
 
 

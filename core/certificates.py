@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from collections.abc import Sequence
 
 from cryptography import x509
@@ -10,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from hawker.core.errors import ConfigError
 
 
 def builder(
@@ -106,3 +109,42 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def certificate_pem(certificate: x509.Certificate) -> bytes:
     """The certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def request_pem(key: ec.EllipticCurvePrivateKey, names: Sequence[str]) -> str:
+    """A signing request (PKCS #10, PEM) for these host names and addresses, which are one at least.
+
+    Raises:
+        ConfigError: one can be neither.
+    """
+    alternatives = x509.SubjectAlternativeName([general_name(name) for name in names])
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(common_name(names[0]))
+        .add_extension(alternatives, critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+        .decode()
+    )
+
+
+def general_name(name: str) -> x509.GeneralName:
+    """A host name or an address as a certificate has it; raises ConfigError for what is neither."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(name)
+    except ValueError as exc:
+        raise ConfigError(f"{name!r} is no host name that a certificate can have") from exc
+
+
+def names_of(certificate: x509.Certificate) -> list[str]:
+    """The host names and addresses that a certificate is for."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    names = [*found.get_values_for_type(x509.DNSName)]
+    return names + [str(address) for address in found.get_values_for_type(x509.IPAddress)]

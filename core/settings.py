@@ -32,7 +32,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The hosts that work together."""
 
     key_file: str = ""
-    """File with the cluster key; empty: `cluster.key` in the data directory."""
+    """File with the cluster key; empty: `cluster.key` in the data directory, or the one that this
+    host was given as it joined."""
     networks: list[str] = []
     """Networks (CIDR) whose addresses hosts may announce; others must announce the address that
     they call from."""
@@ -290,6 +291,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.cluster.key_file or self.data / "cluster.key")
 
     @property
+    def membership_folder(self) -> Path:
+        """Where a host keeps its membership in a cluster, once it has joined one."""
+        return self.data / "membership"
+
+    @property
     def manager_key_file(self) -> Path:
         return Path(self.manager.key_file or self.data / "manager.key")
 
@@ -299,6 +305,16 @@ class Loaded(msgspec.Struct, frozen=True):
 
     settings: Settings
     origins: dict[str, str]
+
+    def underlaid(self, values: Mapping[str, Any], origin: str) -> Loaded:
+        """The same with these values (`section.name` -> value) where none was given."""
+        given = {key: value for key, value in values.items() if key not in self.origins}
+        settings = self.settings
+        for key, value in given.items():
+            section, name = key.split(".")
+            changed = msgspec.structs.replace(getattr(settings, section), **{name: value})
+            settings = msgspec.structs.replace(settings, **{section: changed})
+        return Loaded(settings, {**dict.fromkeys(given, origin), **self.origins})
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """(dotted key, value, origin) of every setting, in order."""

@@ -35,6 +35,8 @@ COMMANDS = {
     "plugins": ("plugins_command:plugins", "List plugins and what became of them."),
     "config": ("settings_commands:config", "Show the settings and where they come from."),
     "cluster": ("settings_commands:cluster", "Make the key that a cluster's hosts share."),
+    "join": ("join_command:join", "Join a cluster that a manager looks after."),
+    "leave": ("join_command:leave", "Leave that cluster."),
     "setup": ("setup_command:setup", "Have clients of registries pull through Hawker."),
     "ca": ("ca_command:ca", "Make certificates for TLS between processes."),
     "simulate": ("simulate_command:simulate", "Simulate a swarm of any size."),

@@ -33,8 +33,14 @@ class Session:
         self.debug = False
 
     def load(self) -> Loaded:
-        """The settings from file, environment and flags; raises ConfigError."""
+        """The settings from file, environment and flags, and of a host that joined a cluster what
+        it joined with; raises ConfigError, StorageFailed."""
         loaded = load(self.flags, config_file=self.config_file)
+        if os.access(loaded.settings.membership_folder, os.R_OK):
+            # Few have joined, and others need not wait for its imports.
+            from hawker.core.storage.membership import underlay
+
+            loaded = underlay(loaded)
         self.debug = loaded.settings.telemetry.log_level == "debug"
         if self.debug:
             logging.basicConfig(level=logging.DEBUG)
@@ -167,6 +173,7 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+data_options = _all(*_COMMON[:2])
 common_options = _all(*_COMMON)
 serving_options = _all(*_SERVING, *_COMMON)
 endpoint_option = click.option(
