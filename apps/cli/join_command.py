@@ -21,7 +21,7 @@ from hawker.apps.cli.options import (
 )
 from hawker.core.egress import is_loopback
 from hawker.core.errors import ConfigError
-from hawker.core.settings import Settings
+from hawker.core.settings import Settings, TlsSettings
 
 
 def _manager_url(ctx: click.Context, param: click.Parameter, text: str) -> str:
@@ -90,6 +90,7 @@ def join(
     """
     from hawker.apps.membership.joining import Wish
     from hawker.apps.membership.joining import join as join_cluster
+    from hawker.core.tls import client_context
 
     shown = _token(token, token_file)
     settings = session.settings
@@ -99,6 +100,10 @@ def join(
             hint="`hawker leave` first, or choose another --data",
         )
     _refuse_running(settings)
+    if ca is not None:
+        if manager.startswith("http://"):
+            raise click.UsageError("--ca is for a manager at an https URL")
+        client_context(TlsSettings(ca=str(ca)))
     if manager.startswith("http://") and not is_loopback(urlsplit(manager).hostname or ""):
         click.echo("hawker: without https the cluster's key comes to this host in clear", err=True)
     wish = Wish(
