@@ -112,20 +112,16 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
 
 
 def request_pem(key: ec.EllipticCurvePrivateKey, names: Sequence[str]) -> str:
-    """A signing request (PKCS #10, PEM) for these host names and addresses, which are one at least.
+    """A signing request (PKCS #10, PEM) for these host names and addresses.
 
     Raises:
         ConfigError: one can be neither.
     """
-    alternatives = x509.SubjectAlternativeName([general_name(name) for name in names])
-    return (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(common_name(names[0]))
-        .add_extension(alternatives, critical=False)
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-        .decode()
-    )
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    if names:
+        alternatives = x509.SubjectAlternativeName([general_name(name) for name in names])
+        builder = builder.add_extension(alternatives, critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 def general_name(name: str) -> x509.GeneralName:

@@ -79,7 +79,8 @@ async def join(data: Path, wish: Wish) -> tuple[Membership, str]:
         addresses = wish.addresses or [await asyncio.to_thread(_address_towards, wish.manager)]
         wish = msgspec.structs.replace(wish, addresses=addresses)
         tls_key = ec.generate_private_key(ec.SECP256R1())
-        csr = "" if wish.plain else request_pem(tls_key, _names(wish))
+        # Under `plain` the certificate is for nobody, and thrown away.
+        csr = request_pem(tls_key, [] if wish.plain else _names(wish))
         body = _body(key, wish, csr)
         with drafting(folder) as draft:
             ca = draft.put(MANAGER, wish.ca) if wish.ca else None

@@ -210,7 +210,8 @@ class Member:
             location=self._own.peer.location,
             version=version(),
             known=known,
-            wait=KEEPALIVE if known else 0.0,
+            # Whether a manager is there (again) is known at once.
+            wait=KEEPALIVE if self._connected else 0.0,
         )
         kept, skew = await self._client.keep(me.cluster, me.host, me.token, body)
         self._look_at_clock(skew)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import secrets
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +34,7 @@ class Authority:
         now = datetime.datetime.now(datetime.UTC)
         name = common_name("stand-in")
         self._certificate = (
-            builder(name, name, self._key, now, now + datetime.timedelta(days=1))
+            builder(name, name, self._key.public_key(), now, now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(self._key, hashes.SHA256())
         )
@@ -44,7 +46,6 @@ class Authority:
         key = request.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
         now = datetime.datetime.now(datetime.UTC)
-        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(request.subject)
@@ -53,10 +54,10 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now)
             .not_valid_after(now + datetime.timedelta(seconds=seconds))
-            .add_extension(names.value, critical=False)
-            .sign(self._key, hashes.SHA256())
         )
-        return certificate_pem(certificate).decode()
+        for extension in request.extensions:
+            certificate = certificate.add_extension(extension.value, extension.critical)
+        return certificate_pem(certificate.sign(self._key, hashes.SHA256())).decode()
 
 
 class StandIn:
@@ -84,6 +85,7 @@ class StandIn:
         self.ahead = 0.0
         self.kept = Kept(20.0, False, "0")
         self._told = threading.Condition()
+        self.connections: set[socket.socket] = set()
         self._server: ThreadingHTTPServer | None = None
         self.port = 0
         self.start()
@@ -97,6 +99,15 @@ class StandIn:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                outer.connections.add(self.request)
+                super().setup()
+
+            def finish(self) -> None:
+                outer.connections.discard(self.request)
+                with contextlib.suppress(OSError):
+                    super().finish()
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return super().date_time_string(time.time() + outer.ahead)
@@ -131,12 +142,13 @@ class StandIn:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
-        """It is away; those who poll are answered first."""
+        """It is away, and so are its connections."""
         assert self._server is not None
         self._server.shutdown()
         self._server.server_close()
-        with self._told:
-            self._told.notify_all()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def tell(self, **changes: Any) -> None:
         """Other things to be told, under a new revision."""
@@ -172,7 +184,6 @@ class StandIn:
         self.enrolled.append(body)
         value = f"hwm_{secrets.token_hex(8)}"
         self.members[value] = body.host
-        certificate = self.authority.sign(body.csr, self.lifetime) if body.csr else ""
         return Enrolled(
             id=f"m{len(self.enrolled)}",
             host=body.host,
@@ -182,8 +193,8 @@ class StandIn:
             reason="named by its token",
             token=value,
             cluster_key=CLUSTER_KEY,
-            certificate=certificate,
-            ca=self.authority.pem if body.csr else "",
+            certificate=self.authority.sign(body.csr, self.lifetime),
+            ca=self.authority.pem,
         )
 
     def _keep(self, body: Keepalive) -> Kept:
