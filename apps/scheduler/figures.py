@@ -58,6 +58,17 @@ def scheduler_metrics(core: Scheduler, now: float) -> Iterable[Metric]:
     )
     yield gauge("hawker_scheduler_peers", "Hosts in tasks.", standing.peers)
     yield gauge("hawker_scheduler_leases", "Leases on origins now.", standing.leases)
+    limits = core.limits
+    yield gauge(
+        "hawker_scheduler_origin_reads_limit",
+        "Leases on one origin that this scheduler grants at a time.",
+        limits.reads,
+    )
+    yield gauge(
+        "hawker_scheduler_origin_rate_limit_bytes",
+        "Bytes per second that it grants on one origin; 0: no limit.",
+        limits.rate,
+    )
     yield gauge(
         "hawker_scheduler_origins_paused", "Origins that are left alone.", standing.origins_paused
     )

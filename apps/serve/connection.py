@@ -89,7 +89,9 @@ class Connection(TCPServer):
             pass
         finally:
             self._stop_timer()
-            await self._close()
+            # A client need not answer the end of TLS, and is no fault of ours then.
+            with contextlib.suppress(TimeoutError):
+                await self._close()
 
     async def say_goodbye(self) -> None:
         """The server stops: no client may open more streams, and whoever has none is let go."""

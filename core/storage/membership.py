@@ -197,9 +197,10 @@ def underlay(loaded: Loaded) -> Loaded:
         "cluster.key_file": str(folder / CLUSTER_KEY),
         "peer.seed": membership.kind == "seed",
         "peer.hostname": membership.hostname,
-        "peer.idc": membership.idc,
-        "peer.location": membership.location,
     }
+    for name in ("idc", "location"):
+        if getattr(membership, name):
+            values[f"peer.{name}"] = getattr(membership, name)
     own = {"tls.certificate", "tls.key", "tls.ca"} & loaded.origins.keys()
     if not membership.plain and not own:
         values["tls.certificate"] = str(folder / HOST)

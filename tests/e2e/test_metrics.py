@@ -48,7 +48,9 @@ def test_the_document_names_what_there_is_and_nothing_else(
     up.wait_ready()
     assert fetch(up, origin.put("/x", os.urandom(SIZE)), tmp_path / "out") == (0, "")
     _, kinds = scrape(up)
-    assert kinds == documented()
+    # Those of members are looked at where there is one.
+    alone = {name: kind for name, kind in documented().items() if "_membership_" not in name}
+    assert kinds == alone
 
 
 def test_the_figures_of_a_swarm_are_those_of_its_origin_and_of_each_other(

@@ -385,3 +385,34 @@ def test_the_app_sees_the_clients_certificate(tmp_path: Path) -> None:
                 assert app.tls["tls_version"] == 0x0304
 
     asyncio.run(main())
+
+
+def test_a_client_that_does_not_answer_the_end_of_tls_is_no_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "server.key")
+    (tmp_path / "server.key").chmod(0o600)
+    tls = TlsSettings(certificate=str(tmp_path / "server.pem"), key=str(tmp_path / "server.key"))
+    context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+
+    def ask(port: int) -> ssl.SSLSocket:
+        """A request over a connection that is kept, and never looked at again."""
+        plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+        client = context.wrap_socket(plain, server_hostname="127.0.0.1")
+        client.sendall(b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n")
+        while b"hello" not in client.recv(4096):
+            pass
+        return client
+
+    async def main() -> ssl.SSLSocket:
+        listen = Listen("127.0.0.1", 0, tmp_path / "s.sock", server_context(tls))
+        async with serving(App(), listen) as bound:
+            return await asyncio.to_thread(ask, bound.port)
+
+    client = asyncio.run(main())
+    client.close()
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]
