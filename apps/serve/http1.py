@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import h11
-from hypercorn.events import Closed
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
@@ -18,6 +18,8 @@ REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 # So much may come of later requests before the connection is read no further, and nobody sees
 # whether the client is still there.
 AHEAD = 64 * 1024
+# The head of an answer with so little behind it leaves together with that.
+SMALL = 64 * 1024
 PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
 
 
@@ -81,6 +83,9 @@ class Http1(H11Protocol):
         limit = self.config.h11_max_incomplete_size
         self.connection: Requests = Requests(h11.SERVER, max_incomplete_event_size=limit)
         self._taking = asyncio.Lock()
+        self._write, self.send = self.send, self._send_joined
+        self._held: bytes | None = None
+        self._is_head = False
 
     @property
     def unread(self) -> bool:
@@ -119,7 +124,27 @@ class Http1(H11Protocol):
             reason = REASONS.get(event.status_code, b"")
             # Replacing it would look at every header field once more.
             object.__setattr__(event, "reason", reason)
+        self._is_head = isinstance(event, h11.Response) and _is_small(event)
         await super()._send_h11_event(event)
+
+    async def _send_joined(self, event: Any) -> None:
+        """Hand on what is to be sent, the head of a small answer together with what follows it at
+        once: each part costs a call of the kernel, here and at the client."""
+        held, self._held = self._held, None
+        if isinstance(event, RawData):
+            if self._is_head:
+                self._is_head, self._held = False, event.data
+                asyncio.get_running_loop().call_soon(self._release)
+                return
+            event = event if held is None else RawData(held + event.data)
+        elif held is not None:
+            await self._write(RawData(held))
+        await self._write(event)
+
+    def _release(self) -> None:
+        """Nothing has followed."""
+        if self._held is not None:
+            self.task_group.spawn(self._send_joined, RawData(b""))
 
     async def _maybe_recycle(self) -> None:
         # Without a length and chunks the end of the connection is the end of the body.
@@ -163,6 +188,13 @@ class Http1(H11Protocol):
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
+
+
+def _is_small(response: h11.Response) -> bool:
+    for name, value in response.headers:
+        if name == b"content-length":
+            return len(value) < 9 and int(value) <= SMALL
+    return False
 
 
 def is_preface(request: h11.Request) -> bool:

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -416,3 +417,63 @@ def test_a_client_that_does_not_answer_the_end_of_tls_is_no_fault(
     client = asyncio.run(main())
     client.close()
     assert not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("length", [b"5", b"70000", b""])
+def test_a_head_whose_body_is_late_does_not_wait_for_it(length: bytes, tmp_path: Path) -> None:
+    """Though the head of a small answer leaves together with its body where that is there."""
+    go_on = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", length)] if length else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["path"] == "/late":
+            await go_on.wait()
+        await send({"type": "http.response.body", "body": b"x" * int(length or 5)})
+
+    async def main() -> None:
+        async with served("ours", app, tmp_path) as place:
+            async with _asking(place.port, b"GET /late HTTP/1.1\r\nhost: x\r\n\r\n") as (reader, _):
+                async with asyncio.timeout(PATIENCE):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+                go_on.set()
+                async with asyncio.timeout(PATIENCE):
+                    assert await reader.readexactly(1)
+            for method in (b"GET", b"HEAD"):
+                both = method + b" / HTTP/1.1\r\nhost: x\r\n\r\n"
+                async with _asking(place.port, both + both) as (reader, _):
+                    async with asyncio.timeout(PATIENCE):
+                        for _ in range(2):
+                            await reader.readuntil(b"\r\n\r\n")
+                            if method == b"GET" and length:
+                                assert await reader.readexactly(int(length)) == b"x" * int(length)
+                            elif method == b"GET":
+                                assert (await reader.readuntil(b"\r\n0\r\n\r\n")).count(b"x") == 5
+
+    asyncio.run(main())
+
+
+def test_a_small_answer_is_sent_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    write = asyncio.StreamWriter.write
+
+    def watch(self: asyncio.StreamWriter, data: bytes) -> None:
+        sent.append(bytes(data))
+        write(self, data)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"5")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"small"})
+
+    async def main() -> None:
+        async with served("ours", app, tmp_path) as place:
+            async with _asking(place.port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n") as (reader, _):
+                monkeypatch.setattr(asyncio.StreamWriter, "write", watch)
+                async with asyncio.timeout(PATIENCE):
+                    await reader.readuntil(b"small")
+        assert [part for part in sent if part.endswith(b"small")] == sent[-1:]
+        assert sent[-1].startswith(b"HTTP/1.1 200")
+
+    asyncio.run(main())
