@@ -12,7 +12,8 @@ import contextlib
 import ctypes
 import gc
 import resource
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from hawker.apps.web.beside import beside
@@ -29,6 +30,11 @@ LOOK = 5.0
 # New objects after which Python looks for garbage among them. Not many more than its own 700: what
 # broken-off requests leave behind may hold mebibytes.
 COLLECT_AFTER = 2000
+# Looking through all objects stops everything for as long as that takes, a second where ten
+# thousand clients wait: beyond so many seconds, it is done in so small a share of the time only.
+LONG = 0.05
+SHARE = 0.005
+OFTEN, NEVER = 10, 1_000_000_000
 
 
 def keep_freed_memory() -> None:
@@ -96,4 +102,29 @@ def collect_less() -> None:
     gc.freeze()
     # Python puts off the search among old objects by how many it saw the last time: few, now.
     gc.collect()
-    gc.set_threshold(COLLECT_AFTER, 10, 10)
+    gc.set_threshold(COLLECT_AFTER, 10, OFTEN)
+    gc.callbacks.append(Seldom(gc.set_threshold, time.monotonic))
+
+
+class Seldom:
+    """Puts off the search among all objects where it takes long; one of `gc.callbacks`."""
+
+    def __init__(
+        self, set_threshold: Callable[[int, int, int], None], clock: Callable[[], float]
+    ) -> None:
+        self._set_threshold = set_threshold
+        self._clock = clock
+        self._began = 0.0
+        self._again = 0.0
+
+    def __call__(self, phase: str, info: Mapping[str, int]) -> None:
+        now = self._clock()
+        if info["generation"] < 2:
+            if self._again and now >= self._again:
+                self._again = 0.0
+                self._set_threshold(COLLECT_AFTER, 10, OFTEN)
+        elif phase == "start":
+            self._began = now
+        elif now - self._began > LONG:
+            self._again = now + (now - self._began) / SHARE
+            self._set_threshold(COLLECT_AFTER, 10, NEVER)

@@ -1,9 +1,12 @@
-"""Memory that many clients took goes back to the kernel when they have gone, each time."""
+"""Memory that many clients took goes back to the kernel when they have gone, each time; and the
+search for garbage that takes long is seldom."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+from hawker.apps.memory import COLLECT_AFTER, LONG, NEVER, OFTEN, SHARE, Seldom
 
 SCRIPT = """
 import asyncio
@@ -34,3 +37,26 @@ asyncio.run(main())
 
 def test_what_is_freed_is_given_back() -> None:
     subprocess.run([sys.executable, "-c", SCRIPT], check=True, timeout=60)
+
+
+def test_a_search_that_takes_long_is_put_off() -> None:
+    now = 100.0
+    thresholds: list[tuple[int, int, int]] = []
+
+    def search(generation: int, seconds: float) -> list[int]:
+        """The thresholds of full searches that were set by one search."""
+        nonlocal now
+        before = len(thresholds)
+        seldom("start", {"generation": generation})
+        now += seconds
+        seldom("stop", {"generation": generation})
+        return [full for _, _, full in thresholds[before:]]
+
+    seldom = Seldom(lambda *given: thresholds.append(given), lambda: now)
+    assert search(2, LONG / 2) == [] and search(1, LONG * 2) == []
+    assert search(2, 1.0) == [NEVER]
+    now += 1 / SHARE - 1
+    assert search(1, 0.1) == [] and search(0, 0.1) == []
+    now += 1
+    assert search(0, 0.1) == [OFTEN] and search(0, 0.1) == []
+    assert {(young, middle) for young, middle, _ in thresholds} == {(COLLECT_AFTER, 10)}
