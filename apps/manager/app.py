@@ -48,6 +48,19 @@ class ManagerRole(Role):
     def routes(self) -> Sequence[BaseRoute]:
         return [Route("/{path:path}", Endpoint(self._serve))]
 
+    def app(self) -> Any:
+        routed = super().app()
+
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            if self._service is not None and scope["type"] == "http":
+                response = await self._service.keepalives.answer(scope, receive)
+                if response is not None:
+                    await response(scope, receive, send)
+                    return
+            await routed(scope, receive, send)
+
+        return answer
+
     @property
     def ready(self) -> bool:
         """Whether it answers, be it after its database was opened."""
@@ -133,11 +146,12 @@ class ManagerRole(Role):
     async def _working(self) -> Service:
         """Raises Unavailable where the database cannot be used, or is not open in time."""
         assert self._opened is not None
-        try:
-            async with asyncio.timeout(OPENING_SECONDS):
-                await self._opened.wait()
-        except TimeoutError as exc:
-            raise Unavailable("the manager's database is not open yet", retry_after=1) from exc
+        if not self._opened.is_set():
+            try:
+                async with asyncio.timeout(OPENING_SECONDS):
+                    await self._opened.wait()
+            except TimeoutError as exc:
+                raise Unavailable("the manager's database is not open yet", retry_after=1) from exc
         if self._service is None:
             raise Unavailable(
                 f"the manager does not work: {self._failure}", retry_after=AGAIN_AFTER

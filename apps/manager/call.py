@@ -15,7 +15,7 @@ from tortoise.transactions import in_transaction
 
 from hawker.apps.manager import models
 from hawker.apps.manager.access import Grant, Permission, allowed, permission_text, reach
-from hawker.apps.manager.roster import Seat
+from hawker.apps.manager.standing import Seat
 from hawker.core.errors import (
     BadRequest,
     Changed,

@@ -6,16 +6,17 @@ import time
 from typing import ClassVar, Literal
 
 import msgspec
-from starlette.responses import Response
 from tortoise.queryset import QuerySet
 
 from hawker.apps.manager import changes, models, wire
 from hawker.apps.manager.authority import Request, shared
 from hawker.apps.manager.call import Call
 from hawker.apps.manager.collection import Collection
+from hawker.apps.manager.keepalives import PATH, check_own
 from hawker.apps.manager.operation import Operation
-from hawker.apps.manager.roster import EXPIRY, Roster, Seat
+from hawker.apps.manager.roster import EXPIRY, Roster
 from hawker.apps.manager.secret import Seal
+from hawker.apps.manager.standing import Seat
 from hawker.core.errors import BadRequest, Forbidden, NotFound, Unavailable
 from hawker.core.ids import HOST_ID
 from hawker.core.membership import Keepalive, Kept, Kind, Renewal, Renewed
@@ -42,13 +43,13 @@ class Members(Collection[models.Member]):
 
     def operations(self) -> list[Operation]:
         return [
-            *super().operations(),
             Operation(
-                "PUT", "/clusters/{cluster}/members/{host}",
+                "PUT", PATH,
                 "Keep a host alive, and hear what its cluster's hosts are told: now, or once that"
                 " is not what it knows, or after its wait",
                 ("members", "announce"), self.keep, body=Keepalive, answer=Kept, by_member=True,
             ),
+            *super().operations(),
             Operation(
                 "PUT", "/members/{id}/draining", "Have a member take no new work, or again",
                 ("members", "update"), self.drain, body=wire.Draining, answer=wire.Member,
@@ -79,11 +80,11 @@ class Members(Collection[models.Member]):
         return query.filter(kept_alive__gt=since, draining=state == "draining")
 
     async def list_(self, call: Call) -> None:
-        await self._roster.write()
+        await self._roster.heard.write()
         await super().list_(call)
 
     async def read(self, call: Call) -> None:
-        await self._roster.write()
+        await self._roster.heard.write()
         await super().read(call)
 
     # ------------------------------------------------------------------ alive
@@ -94,12 +95,9 @@ class Members(Collection[models.Member]):
         seat = call.seat
         if seat is None:
             seat = await self._announced(call, said)
-        elif (seat.cluster, seat.host) != (call.param("cluster"), call.param("host")):
-            raise Forbidden("a member keeps itself alive, and nobody else")
-        elif said.kind != seat.kind:
-            raise BadRequest(f"kind: this member is a {seat.kind}, not a {said.kind}")
-        body = await self._roster.keep(seat, said)
-        call.answer = Response(body, media_type="application/json")
+        else:
+            check_own(seat, call.param("cluster"), call.param("host"), said)
+        call.answer = await self._roster.keep(seat, said)
 
     async def _announced(self, call: Call, said: Keepalive) -> Seat:
         """The member that a user's token speaks for; made where there is none."""

@@ -97,7 +97,7 @@ class Layer:
         _no_nul("".join(request.path_params.values()))
         _parameters(operation, call)
         raw = await read_body(request, MAX_BODY)
-        call.body = _decode(raw, operation.body)
+        call.body = decode(raw, operation.body)
         if (key := request.headers.get("idempotency-key")) is not None:
             call.repeat = self._repeat(operation, call, key, raw)
             if (response := await _repeated(call)) is not None:
@@ -170,7 +170,7 @@ def _parameters(operation: Operation, call: Call) -> None:
         call.per_page = integer(query.get("per_page", str(PER_PAGE)), "per_page", 1, MAX_PER_PAGE)
 
 
-def _decode(raw: bytes, kind: Any) -> Any:
+def decode(raw: bytes, kind: Any) -> Any:
     """The body; raises BadRequest, which says where in it something is wrong."""
     if kind is None:
         if raw.strip():

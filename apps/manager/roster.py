@@ -15,20 +15,20 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-import msgspec
+from starlette.responses import Response
 from tortoise.expressions import Q
-from tortoise.transactions import in_transaction
 
-from hawker.apps.manager import changes, models, wire
+from hawker.apps.manager import changes, models
 from hawker.apps.manager.database import Database
+from hawker.apps.manager.heard import Heard, facts_of
 from hawker.apps.manager.secret import KeyedHash
-from hawker.apps.manager.told import Slots, Told
+from hawker.apps.manager.standing import GONE, MEMBER, Home, Seat, Standing
+from hawker.apps.manager.told import Slots, Told, end
 from hawker.core.contracts import ClusterView
 from hawker.core.errors import HawkerError, NotFound, Removed, Unauthenticated, Unavailable
-from hawker.core.membership import KEEPALIVE, Keepalive, Kind
+from hawker.core.membership import KEEPALIVE, Keepalive
 
 log = logging.getLogger(__name__)
 
@@ -37,56 +37,9 @@ LOOK = 0.5
 TELL = 0.25
 WRITE = 1.0
 JUDGE = 5.0
-REMOVED_SECONDS = 30 * 86400.0
-"""As long as the certificate lives that a removed host may still have."""
 PAGE = 500
 AT_ONCE = 100
 """Polls that are ended in one go; others are served between two."""
-
-Facts = tuple[str, tuple[str, ...], str, str, str, str]
-_FIELDS = ("url", "addresses", "hostname", "idc", "location", "version")
-
-
-@dataclass(slots=True, eq=False)
-class Seat:
-    """A member as a manager remembers it; `digest` is empty where it has no token of its own."""
-
-    id: str
-    cluster: str
-    host: str
-    kind: Kind
-    digest: str
-    draining: bool
-    silent: bool
-    facts: Facts
-    poll: asyncio.Future[None] | None = None
-
-    @property
-    def url(self) -> str:
-        return self.facts[0]
-
-
-@dataclass(slots=True, eq=False)
-class _Cluster:
-    id: str
-    name: str = ""
-    default: bool = False
-    scopes: wire.Scopes = field(default_factory=wire.Scopes)
-    configurations: dict[str, dict[str, Any]] = field(default_factory=dict)
-    schedulers: dict[str, Seat] = field(default_factory=dict)
-    hosts: dict[str, int] = field(default_factory=dict)
-    """How many members each host is here."""
-    removed: dict[str, float] = field(default_factory=dict)
-    """Hosts that were removed, and when."""
-    told: dict[tuple[str, bool], Told] = field(default_factory=dict)
-
-    def active(self) -> list[str]:
-        """URLs of the schedulers that are there and are not draining."""
-        return [
-            seat.url
-            for seat in self.schedulers.values()
-            if seat.url and not seat.silent and not seat.draining
-        ]
 
 
 class Roster:
@@ -95,17 +48,11 @@ class Roster:
     def __init__(self, database: Database, hashed: KeyedHash) -> None:
         self._database = database
         self._hashed = hashed
-        self._clusters: dict[str, _Cluster] = {}
-        self._seats: dict[str, Seat] = {}
-        self._tokens: dict[str, Seat] = {}
-        self._places: dict[tuple[str, str, str], Seat] = {}
-        self._gone: set[str] = set()
+        self._standing = Standing()
         self._seen = -1
         self._looking = asyncio.Lock()
         self._began = 0.0
-        self._kept: dict[str, float] = {}
-        self._said: dict[str, Facts] = {}
-        self._writing = asyncio.Lock()
+        self.heard = Heard(database)
         self._slots = Slots()
         self._touched: set[str] = set()
         self._outdated: list[Told] = []
@@ -123,74 +70,67 @@ class Roster:
             Unauthenticated: nobody's.
         """
         digest = self.digest(token)
-        if digest not in self._tokens and digest not in self._gone:
+        if digest not in self._standing.tokens and digest not in self._standing.gone:
             # Another manager may have made it a moment ago.
             await self.refresh()
-        seat = self._tokens.get(digest)
+        seat = self._standing.tokens.get(digest)
         if seat is None:
             raise self._unknown(digest)
         return seat
+
+    def known(self, token: str) -> Seat | None:
+        """The member whose token this is, as far as memory has it."""
+        return self._standing.tokens.get(self.digest(token))
 
     def digest(self, token: str) -> str:
         """What is kept of a member's token."""
         return self._hashed.digest("member", token)
 
     def find(self, cluster: str, host: str, kind: str) -> Seat | None:
-        return self._places.get((cluster, host, kind))
+        return self._standing.places.get((cluster, host, kind))
 
     def schedulers(self, cluster: str) -> list[str]:
         """URLs of the active ones that are not draining, sorted."""
-        known = self._clusters.get(cluster)
+        known = self._standing.clusters.get(cluster)
         return [] if known is None else sorted(set(known.active()))
 
     def views(self) -> dict[str, ClusterView]:
         """The clusters as a searcher sees them, by id."""
-        return {
-            known.id: ClusterView(
-                name=known.name,
-                default=known.default,
-                active=bool(known.active()),
-                idcs=known.scopes.idcs,
-                locations=known.scopes.locations,
-                cidrs=known.scopes.cidrs,
-                hostnames=known.scopes.hostnames,
-            )
-            for known in self._clusters.values()
-        }
+        return self._standing.views()
 
-    async def keep(self, seat: Seat, said: Keepalive) -> bytes:
-        """A member is alive; the `Kept` that it is told, once there is something that it does not
-        know, or after its wait.
+    async def keep(self, seat: Seat, said: Keepalive) -> Response:
+        """A member is alive; the answer with the `Kept` that it is told, once there is something
+        that it does not know, or after its wait.
 
         Raises:
             Removed, Unauthenticated: meanwhile.
+            Unavailable: what it says cannot be written down.
         """
-        self._kept[seat.id] = time.time()
-        facts = _facts(said)
+        self.heard.keep(seat.id)
+        facts = facts_of(said)
         if seat.silent or (seat.url != said.url and seat.kind == "scheduler"):
-            await self._write_down(seat, said)
+            async with self._active():
+                await self.heard.move(seat.id, facts, self.refresh)
         elif seat.facts != facts:
-            # Nobody is told: that has time.
-            seat.facts = self._said[seat.id] = facts
+            seat.facts = facts
+            self.heard.say(seat.id, facts)
         told = self._told(seat)
         if said.wait and said.known == told.revision and not self._closed:
             await self._wait(seat, told, said.wait)
-            if self._seats.get(seat.id) is not seat:
+            if self._standing.seats.get(seat.id) is not seat:
                 raise self._unknown(seat.digest)
             told = self._told(seat)
         return told.answer
 
     def _told(self, seat: Seat) -> Told:
-        cluster = self._clusters.get(seat.cluster)
+        cluster = self._standing.clusters.get(seat.cluster)
         if cluster is None:
             raise NotFound("there is no such thing among clusters")
         if seat.cluster in self._touched:
             self._renew(cluster)
         told = cluster.told.get((seat.kind, seat.draining))
         if told is None:
-            told = cluster.told[(seat.kind, seat.draining)] = _tell(
-                cluster, seat.kind, seat.draining
-            )
+            told = cluster.told[(seat.kind, seat.draining)] = cluster.tell(seat.kind, seat.draining)
         return told
 
     async def _wait(self, seat: Seat, told: Told, seconds: float) -> None:
@@ -198,11 +138,11 @@ class Roster:
         poll: asyncio.Future[None] = loop.create_future()
         if seat.poll is not None:
             # Its client has gone, for a host has one poll.
-            _end(seat.poll)
+            end(seat.poll)
         seat.poll = poll
         told.waiting.add(poll)
-        until, slot = self._slots.take(loop.time(), seconds, len(self._seats))
-        timer = loop.call_at(until, _end, poll)
+        until, slot = self._slots.take(loop.time(), seconds, len(self._standing.seats))
+        timer = loop.call_at(until, end, poll)
         try:
             await poll
         finally:
@@ -213,23 +153,12 @@ class Roster:
                 seat.poll = None
 
     def _unknown(self, digest: str) -> HawkerError:
-        if digest in self._gone:
+        if digest in self._standing.gone:
             return Removed(
                 "this host is a member of the cluster no more",
                 hint="join again with a new enrolment, if that was a mistake",
             )
         return Unauthenticated("the member's token is unknown", hint="join again")
-
-    async def _write_down(self, seat: Seat, said: Keepalive) -> None:
-        """A scheduler is elsewhere than before, or was silent: others are told."""
-        values: dict[str, Any] = {name: getattr(said, name) for name in _FIELDS}
-        async with in_transaction():
-            mine = models.Member.filter(id=seat.id)
-            if await mine.select_for_update().first() is None:
-                return
-            number = await changes.count()
-            await mine.update(**values, silent=False, kept_alive=time.time(), changed=number)
-        await self.refresh()
 
     # ------------------------------------------------------------------ following the database
 
@@ -257,85 +186,21 @@ class Roster:
         number = await changes.current()
         if number == self._seen:
             return
-        touched = await self._read_clusters()
-        async for members in _pages(models.Member, self._seen, _MEMBER):
-            touched.update(self._take(row) for row in members)
-        async for gone in _pages(models.Gone, self._seen, _GONE):
-            touched.update(self._drop(*row) for row in gone)
+        standing = self._standing
+        touched = standing.set_clusters(await models.Cluster.all())
+        async for members in _pages(models.Member, self._seen, MEMBER):
+            touched.update(standing.take(row) for row in members)
+        async for gone in _pages(models.Gone, self._seen, GONE):
+            touched.update(standing.drop(*row) for row in gone)
         self._seen = number
         self._touched |= touched
         self._news.set()
 
-    async def _read_clusters(self) -> set[str]:
-        """All of them, for they are few; returns those that are told something else."""
-        found, touched = set(), set()
-        for row in await models.Cluster.all():
-            found.add(row.id)
-            known = self._clusters.setdefault(row.id, _Cluster(row.id))
-            known.name, known.default = row.name, row.is_default
-            known.scopes = msgspec.convert(row.scopes, wire.Scopes)
-            told = {"scheduler": row.schedulers, "seed": row.seeds, "peer": row.peers}
-            if known.configurations != told:
-                known.configurations = told
-                touched.add(row.id)
-        for gone in self._clusters.keys() - found:
-            del self._clusters[gone]
-        return touched
-
-    def _take(self, row: Sequence[Any]) -> str:
-        """Remember a member as it is now; returns its cluster."""
-        id_: str = row[0]
-        cluster: str = row[1]
-        host, kind, draining, silent, digest, *facts = row[2:-1]
-        facts[1] = tuple(facts[1])
-        seat = self._seats.get(id_)
-        if seat is None:
-            seat = Seat(id_, cluster, host, cast(Kind, kind), "", False, False, cast(Facts, ()))
-            self._seats[id_] = self._places[cluster, host, kind] = seat
-            home = self._clusters.setdefault(cluster, _Cluster(cluster))
-            home.hosts[host] = home.hosts.get(host, 0) + 1
-            if kind == "scheduler":
-                home.schedulers[id_] = seat
-        if seat.digest != (digest or ""):
-            self._tokens.pop(seat.digest, None)
-            seat.digest = digest or ""
-            if seat.digest:
-                self._tokens[seat.digest] = seat
-        if seat.draining != draining and seat.poll is not None:
-            _end(seat.poll)
-        seat.draining, seat.silent, seat.facts = draining, silent, cast(Facts, tuple(facts))
-        return cluster
-
-    def _drop(self, id_: str, cluster: str, host: str, kind: str, why: str, *rest: Any) -> str:
-        """A member is none any more; returns its cluster."""
-        digest, at, _ = rest
-        if digest:
-            self._gone.add(digest)
-        home = self._clusters.get(cluster)
-        if home is not None and why == "removed" and at > time.time() - REMOVED_SECONDS:
-            home.removed[host] = at
-        seat = self._seats.pop(id_, None)
-        if seat is None:
-            return cluster
-        self._tokens.pop(seat.digest, None)
-        if self._places.get((cluster, host, kind)) is seat:
-            del self._places[cluster, host, kind]
-        if home is not None:
-            home.schedulers.pop(id_, None)
-            left = home.hosts.pop(host, 1) - 1
-            if left:
-                home.hosts[host] = left
-        if seat.poll is not None:
-            _end(seat.poll)
-        return cluster
-
-    def _renew(self, cluster: _Cluster) -> None:
+    def _renew(self, cluster: Home) -> None:
         """Make anew what a cluster's members are told."""
         self._touched.discard(cluster.id)
-        since = time.time() - REMOVED_SECONDS
-        cluster.removed = {h: at for h, at in cluster.removed.items() if at > since}
         for (kind, drain), told in list(cluster.told.items()):
-            new = _tell(cluster, kind, drain)
+            new = cluster.tell(kind, drain)
             if new.revision != told.revision:
                 cluster.told[kind, drain] = new
                 self._outdated.append(told)
@@ -346,7 +211,7 @@ class Roster:
         """Follow the database, write down who was heard of, judge who was not; until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tell_all())
-            group.create_task(self._every(WRITE, self.write))
+            group.create_task(self._every(WRITE, self.heard.write))
             group.create_task(self._every(JUDGE, self._judge))
             group.create_task(self._every(LOOK, self.refresh))
 
@@ -378,7 +243,7 @@ class Roster:
             await self._news.wait()
             self._news.clear()
             for id_ in list(self._touched):
-                if (cluster := self._clusters.get(id_)) is not None:
+                if (cluster := self._standing.clusters.get(id_)) is not None:
                     self._renew(cluster)
             self._touched.clear()
             outdated, self._outdated = self._outdated, []
@@ -386,77 +251,30 @@ class Roster:
                 while told.waiting:
                     for poll in list(itertools.islice(told.waiting, AT_ONCE)):
                         told.waiting.discard(poll)
-                        _end(poll)
+                        end(poll)
                     await asyncio.sleep(0)
             await asyncio.sleep(TELL)
-
-    async def write(self) -> None:
-        """When members were heard of last, in one statement, and what they say of themselves."""
-        async with self._writing:
-            kept, self._kept = self._kept, {}
-            said, self._said = self._said, {}
-            try:
-                if said:
-                    await self._database.describe(_FIELDS, said)
-                if kept:
-                    await self._database.keep_alive(list(kept), time.time())
-            except BaseException:
-                self._kept, self._said = {**kept, **self._kept}, {**said, **self._said}
-                raise
 
     async def flush(self) -> None:
         """Write what is still in memory; at the end."""
         async with self._active():
-            await self.write()
+            await self.heard.write()
 
     async def _judge(self) -> None:
         """Find schedulers silent; not soon after a start, or a fault of the database's: their
         keepalives may have had nobody to go to."""
         if time.monotonic() < self._judging_from:
             return
-        since = time.time() - EXPIRY
-        silent = Q(kind="scheduler", silent=False, kept_alive__lte=since)
-        if not await models.Member.filter(silent).exclude(id__in=list(self._kept)).exists():
-            return
-        async with in_transaction():
-            found = models.Member.filter(silent).exclude(id__in=list(self._kept))
-            rows = await found.order_by("id").select_for_update()
-            if rows:
-                number = await changes.count()
-                ids = [row.id for row in rows]
-                await models.Member.filter(id__in=ids).update(silent=True, changed=number)
-        await self.refresh()
+        if await self.heard.silence(time.time() - EXPIRY):
+            await self.refresh()
 
     def close(self) -> None:
         """Answer whoever waits, and let nobody wait any more."""
         self._closed = True
-        for cluster in self._clusters.values():
+        for cluster in self._standing.clusters.values():
             for told in cluster.told.values():
                 for poll in told.waiting:
-                    _end(poll)
-
-
-def _tell(cluster: _Cluster, kind: str, drain: bool) -> Told:
-    removed = set(cluster.removed) - set(cluster.hosts) if kind == "scheduler" else ()
-    return Told(drain, cluster.active(), cluster.configurations.get(kind, {}), removed)
-
-
-def _facts(said: Keepalive) -> Facts:
-    return (
-        said.url, tuple(said.addresses), said.hostname, said.idc, said.location, said.version
-    )  # fmt: skip
-
-
-def _end(poll: asyncio.Future[None]) -> None:
-    if not poll.done():
-        poll.set_result(None)
-
-
-_MEMBER = (
-    "id", "cluster_id", "host", "kind", "draining", "silent", "credential__digest", *_FIELDS,
-    "changed",
-)  # fmt: skip
-_GONE = ("id", "cluster", "host", "kind", "why", "digest", "at", "changed")
+                    end(poll)
 
 
 async def _pages(

@@ -14,13 +14,14 @@ import time
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from hawker.apps.manager import changes, models
 from hawker.apps.manager.clusters import Applications, Clusters, Tenants
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.enrolments import Enrolments
 from hawker.apps.manager.identity import Identity
+from hawker.apps.manager.keepalives import Keepalives
 from hawker.apps.manager.members import Members
 from hawker.apps.manager.openapi import document
 from hawker.apps.manager.operation import PREFIX, Layer, Operation
@@ -29,7 +30,6 @@ from hawker.apps.manager.people import Bindings, Roles, Users
 from hawker.apps.manager.roster import Roster
 from hawker.apps.manager.search import Search
 from hawker.apps.manager.secret import KeyedHash, Passwords
-from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
 from hawker.core.contracts import Plugins, Searcher
 from hawker.core.errors import ConfigError, Unavailable
@@ -70,8 +70,9 @@ class Service:
         self._document = document(self.operations)
         layer = Layer(database, identity, roster)
         routes = [layer.route(operation) for operation in self.operations]
-        self.app = Application(routes=[Route(f"{PREFIX}/openapi.json", self._describe), *routes])
-        self.app.router.redirect_slashes = False
+        routes.append(Route(f"{PREFIX}/openapi.json", self._describe))
+        self.app = Router(routes, redirect_slashes=False)
+        self.keepalives = Keepalives(roster)
 
     @classmethod
     async def start(cls, settings: Settings, plugins: Plugins) -> Service:

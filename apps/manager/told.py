@@ -1,4 +1,4 @@
-"""What members of a cluster are told, and the ends of their waits. Pure."""
+"""What members of a cluster are told, and the ends of their waits; without I/O or clock."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+from starlette.responses import Response
 
 from hawker.core.membership import KEEPALIVE, Configuration, Kept
 from hawker.core.messages import encode
@@ -35,8 +36,18 @@ class Told:
             removed=sorted(removed),
         )
         self.revision = hashlib.sha256(encode(kept)).hexdigest()[:32]
-        self.answer = encode(msgspec.structs.replace(kept, revision=self.revision))
+        self.answer = Response(
+            encode(msgspec.structs.replace(kept, revision=self.revision)),
+            headers={"cache-control": "no-store"},
+            media_type="application/json",
+        )
         self.waiting: set[asyncio.Future[None]] = set()
+
+
+def end(poll: asyncio.Future[None]) -> None:
+    """Have a poll answered."""
+    if not poll.done():
+        poll.set_result(None)
 
 
 class Slots:

@@ -33,13 +33,20 @@ class Role:
         self._changing: asyncio.Lock | None = None
         self._runner: asyncio.Task[None] | None = None
         self._stop: asyncio.Event | None = None
-        self._app: Application | None = None
+        self._app: Any = None
         self._edge = Edge(self.name)
         self.draining = False
 
     def routes(self) -> Sequence[BaseRoute]:
         """The role's routes, below wherever it is mounted."""
         raise NotImplementedError(f"{type(self).__name__} has no routes")
+
+    def app(self) -> Any:
+        """The ASGI app that answers the role's requests."""
+        app = Application(routes=list(self.routes()))
+        # What has a slash too many is another path; nobody is sent to where Host says.
+        app.router.redirect_slashes = False
+        return app
 
     def resources(self) -> AbstractAsyncContextManager[None]:
         """What the role holds while it is started."""
@@ -121,9 +128,7 @@ class Role:
             await self._refuse(scope, receive, send)
             return
         if self._app is None:
-            self._app = Application(routes=list(self.routes()))
-            # What has a slash too many is another path; nobody is sent to where Host says.
-            self._app.router.redirect_slashes = False
+            self._app = self.app()
         await self._edge(self._app, scope, receive, send)
 
     async def _refuse(self, scope: Any, receive: Any, send: Any) -> None:

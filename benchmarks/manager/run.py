@@ -63,7 +63,8 @@ async def told(made: Sequence[Client]) -> dict[str, Any]:
         name: [one for answer in answers for one in answer[name]] for name in answers[0]
     }
     if failures:
-        raise SystemExit(f"members were refused or cut off: {failures}")
+        count, one = sum(failures.values()), next(iter(failures))
+        raise SystemExit(f"{count} members were refused or cut off: {one}")
     return merged
 
 
