@@ -14,7 +14,7 @@ import time
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 
 from hawker.apps.manager import changes, models
 from hawker.apps.manager.clusters import Applications, Clusters, Tenants
@@ -30,6 +30,7 @@ from hawker.apps.manager.people import Bindings, Roles, Users
 from hawker.apps.manager.roster import Roster
 from hawker.apps.manager.search import Search
 from hawker.apps.manager.secret import KeyedHash, Passwords
+from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
 from hawker.core.contracts import Plugins, Searcher
 from hawker.core.errors import ConfigError, Unavailable
@@ -70,8 +71,8 @@ class Service:
         self._document = document(self.operations)
         layer = Layer(database, identity, roster)
         routes = [layer.route(operation) for operation in self.operations]
-        routes.append(Route(f"{PREFIX}/openapi.json", self._describe))
-        self.app = Router(routes, redirect_slashes=False)
+        self.app = Application(routes=[Route(f"{PREFIX}/openapi.json", self._describe), *routes])
+        self.app.router.redirect_slashes = False
         self.keepalives = Keepalives(roster)
 
     @classmethod

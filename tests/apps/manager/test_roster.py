@@ -39,7 +39,7 @@ async def _rosters(
     directory: Path, count: int, ago: float = 0.0
 ) -> AsyncIterator[tuple[Database, str, list[Roster]]]:
     """So many managers' rosters at work, and a cluster with a scheduler that was heard of then."""
-    database = Database(new_database(), directory)
+    database = Database(await asyncio.to_thread(new_database), directory)
     await database.open()
     try:
         with database.active():
