@@ -174,7 +174,12 @@ class Members(Collection[models.Member]):
         return row
 
     async def remove(self, call: Call, row: models.Member) -> None:
-        await changes.part([row], "removed" if call.seat is None else "left")
+        if call.seat is not None:
+            await changes.part([row], "left")
+            return
+        # Else it would come back with what it joined with.
+        await models.Enrolment.filter(host=row.host).delete()
+        await changes.part([row], "removed")
 
     async def done(self) -> None:
         await self._roster.follow()

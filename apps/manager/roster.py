@@ -227,7 +227,7 @@ class Roster:
                 self._judging_from = time.monotonic() + EXPIRY
                 if str(exc) != failed:
                     failed = str(exc)
-                    log.error("members are answered from memory: %s", exc)
+                    log.warning("members are answered from memory: %s", exc)
             await asyncio.sleep(seconds)
 
     @contextlib.asynccontextmanager

@@ -427,6 +427,17 @@ def test_who_is_removed_hears_so_at_once_and_schedulers_do(
     assert scheduler.keep()["removed"] == []
 
 
+def test_who_is_removed_does_not_come_back_with_the_token_it_joined_with(
+    manager: Manager, root: httpx.Client, cluster: str
+) -> None:
+    token = enrol(root, "peer", cluster, minutes=600)["token"]
+    with Host(manager, "peer") as host:
+        host.join(token)
+        created(host.enrol(token))
+        assert root.delete(f"/members/{host.member['id']}").status_code == 204
+        problem(host.enrol(token), 401)
+
+
 def test_a_member_leaves(make: Callable[..., Host], root: httpx.Client) -> None:
     peer, scheduler = make("peer"), make("scheduler")
     peer.keep()
