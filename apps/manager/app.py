@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 
 from hawker.apps.web.endpoints import Endpoint
-from hawker.apps.web.metrics import Metric, counters
+from hawker.apps.web.metrics import Metric, counters, gauge, gauges
 from hawker.apps.web.role import Role
 from hawker.core.contracts import RoleContext
 from hawker.core.errors import HawkerError, Unavailable
@@ -71,6 +71,11 @@ class ManagerRole(Role):
         ended = {} if self._service is None else self._service.own.checked
         text = "Passwords that were shown, by how that ended."
         yield counters("hawker_manager_passwords", text, "outcome", ended)
+        members, waiting = ({}, 0) if self._service is None else self._service.roster.figures()
+        text = "Members of all clusters, by kind, the silent ones among them."
+        yield gauges("hawker_manager_members", text, "kind", members)
+        text = "Members whose keepalive waits for news here."
+        yield gauge("hawker_manager_waiting", text, waiting)
 
     @contextlib.asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:

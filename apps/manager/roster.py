@@ -14,7 +14,8 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -97,6 +98,11 @@ class Roster:
     def views(self) -> dict[str, ClusterView]:
         """The clusters as a searcher sees them, by id."""
         return self._standing.views()
+
+    def figures(self) -> tuple[Mapping[str, int], int]:
+        """How many members there are by kind, and how many of them wait here."""
+        seats = self._standing.seats.values()
+        return Counter(seat.kind for seat in seats), sum(seat.poll is not None for seat in seats)
 
     async def keep(self, seat: Seat, said: Keepalive) -> Response:
         """A member is alive; the answer with the `Kept` that it is told, once there is something

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tortoise.migrations.executor import MigrationTarget
 
 from hawker.apps.manager import models
 from hawker.apps.manager.database import APP, MIGRATIONS, Database
+from hawker.apps.manager.roster import Roster
+from hawker.apps.manager.secret import KeyedHash
 from hawker.core.errors import ConfigError, StorageFailed, Unavailable
 from tests.apps.manager.running import SERVER, Manager, created, new_database
 
@@ -81,6 +84,42 @@ def test_models_and_migrations_agree(tmp_path: Path, monkeypatch: pytest.MonkeyP
     # It would notice.
     monkeypatch.setattr(models.Tenant._meta.fields_map["name"], "max_length", 7)
     assert asyncio.run(missing())
+
+
+def test_members_of_before_hosts_joined_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(new_database(), tmp_path)
+
+    async def first_only(self: Database, connection: Any) -> None:
+        await self._executor(connection).migrate([MigrationTarget(APP, "0001_initial")])
+
+    async def check() -> None:
+        with monkeypatch.context() as before:
+            before.setattr(Database, "_migrate", first_only)
+            await database.open()
+        insert = (
+            "INSERT INTO cluster (id, name, description, scopes, schedulers, seeds, peers, "
+            "is_default, created, revision) VALUES ('c', 'c', '', '{}', '{}', '{}', '{}', "
+            "false, 0, 1);"
+            "INSERT INTO member (id, cluster_id, host, kind, url, addresses, hostname, idc, "
+            "location, version, draining, created, kept_alive) VALUES ('m', 'c', 'h', "
+            "'scheduler', 'http://h:1', '[]', '', '', '', '', false, 0, 0);"
+        )
+        with database.active():
+            await database._current.connections.get(database.dialect).execute_script(insert)
+        await database.close()
+        await database.open()
+
+        async def follow() -> list[str]:
+            roster = Roster(database, KeyedHash(b"k" * 32))
+            await roster.load()
+            return roster.schedulers("c")
+
+        assert await _with(database, follow) == ["http://h:1"]
+        await database.close()
+
+    asyncio.run(check())
 
 
 def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -370,6 +371,31 @@ def test_schedulers_are_told_once_they_say_where_they_are(
     poll = Waiting(peer)
     assert root.delete(f"/members/{second.member['id']}").status_code == 204
     assert poll.end().json()["schedulers"] == [] and poll.seconds < SOON
+
+
+def test_schedulers_that_start_at_once_are_told_together(
+    manager: Manager, make: Callable[..., Host]
+) -> None:
+    peer = make("peer")
+    peer.keep()
+    schedulers = [make("scheduler") for _ in range(20)]
+    poll = Waiting(peer)
+    urls = [f"http://127.0.0.1:{5000 + n}" for n in range(len(schedulers))]
+    at_once([partial(s.keep, url=url) for s, url in zip(schedulers, urls, strict=True)])
+    answers = 1
+    peer.told = poll.end().json()
+    while peer.told["schedulers"] != urls:
+        peer.keep(10.0)
+        answers += 1
+    assert answers < 10
+    assert all(
+        s.keep(url=url)["schedulers"] == urls for s, url in zip(schedulers, urls, strict=True)
+    )
+    # What is there is counted.
+    with httpx.Client(trust_env=False) as client:
+        told = client.get(manager.url + "/metrics").text
+    [members] = re.findall(r'hawker_manager_members{kind="scheduler"} (\S+)', told)
+    assert float(members) >= 20 and "hawker_manager_waiting 0.0" in told
 
 
 def test_a_member_is_drained_and_taken_back(make: Callable[..., Host], root: httpx.Client) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hawker.apps.manager import models, roster
+from hawker.apps.manager import changes, models, roster
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.roster import Roster
 from hawker.apps.manager.secret import KeyedHash
@@ -139,6 +139,29 @@ def test_while_the_database_is_away_members_are_answered_and_then_written(
             await asyncio.sleep(1)
             row = await models.Member.get(id="s")
             assert row.kept_alive > before + 3
+
+    asyncio.run(check())
+
+
+def test_who_announced_itself_is_forgotten_and_who_joined_is_not(
+    tmp_path: Path, quick: None
+) -> None:
+    """Whoever joined may be switched off over a holiday."""
+
+    async def check() -> None:
+        async with _rosters(tmp_path, 1, ago=3600) as (_, cluster, (one,)):
+            await models.Member.create(
+                id="j", cluster_id=cluster, host="1" * 32, kind="peer", url=URL, kept_alive=0
+            )
+            await models.Credential.create(member_id="j", digest="d", expires=0)
+            await changes.forget(time.time() - 1800)
+            assert [row.id for row in await models.Member.all()] == ["j"]
+            gone = await models.Gone.get()
+            assert (gone.id, gone.why) == ("s", "forgotten")
+            await _until(lambda: one.find(cluster, "0" * 32, "scheduler") is None)
+            # Nobody has to refuse it.
+            await changes.forget(time.time() - 1800)
+            assert await models.Gone.all().count() == 1
 
     asyncio.run(check())
 
