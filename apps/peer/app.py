@@ -47,6 +47,7 @@ class PeerRole(Role):
         self.codecs = _codecs(context)
         self.settings = context.settings
         self.links: list[SchedulerLink] = []
+        self._made: list[SchedulerLink] = []
         self._relieved = False
         self._context = context
         self._conductor: Conductor | None = None
@@ -79,10 +80,13 @@ class PeerRole(Role):
         self._relieved = directions.draining
         if self._conductor is None:
             return
-        known = {link.base_url: link for link in self.links}
-        made = self._make_links(self._conductor, self._conductor.ground)
-        self.links = [known.get(link.base_url, link) for link in made]
-        self._conductor.follow(self.links)
+        conductor = self._conductor
+        # One that it was about to leave goes on as it is.
+        running = {link.base_url: link for link in self._made if link in conductor.linked}
+        made = self._make_links(conductor, conductor.ground)
+        self.links = [running.get(link.base_url, link) for link in made]
+        self._made = [*{*running.values(), *self.links}]
+        conductor.follow(self.links)
         for link in self.links:
             link.altered()
 
@@ -122,7 +126,7 @@ class PeerRole(Role):
                 roots=settings.sources.file.roots,
             )
             conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)
-            self.links = self._make_links(conductor, ground)
+            self.links = self._made = self._make_links(conductor, ground)
             await stack.enter_async_context(conductor.running(self.links))
             self._conductor = conductor
             try:

@@ -8,6 +8,7 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from math import inf
 
 import msgspec
 from starlette.requests import Request
@@ -47,6 +48,7 @@ from hawker.core.messages import (
     report_decoder,
 )
 from hawker.core.scheduling import (
+    GRACE,
     MAX_RECORDS,
     TICK,
     LeaseRecord,
@@ -98,6 +100,8 @@ class SchedulerRole(Role):
         self._mailboxes: dict[str, Mailbox] = {}
         self._sequences: dict[str, _Sequence] = {}
         self._relieved = False
+        # It has no part in the cluster: it drains, or was told nothing yet.
+        self._aside = context.member and not settings.peer.schedulers
         self._removed: frozenset[str] = frozenset()
         self._decode_report = report_decoder()
 
@@ -110,6 +114,8 @@ class SchedulerRole(Role):
             self._saved_hosts = await asyncio.to_thread(ledger.hosts)
             others = bool(self._settings.scheduler.others)
             self.core.expect(self._saved_hosts, self._now(), others=others)
+            if self._aside:
+                self.core.regroup(self._now(), seconds=inf)
             async with asyncio.TaskGroup() as group:
                 ticking = group.create_task(self._tick_for_ever())
                 following = group.create_task(self._exchange.run())
@@ -131,10 +137,16 @@ class SchedulerRole(Role):
 
     async def follow(self, directions: Directions) -> None:
         scheduler = directions.settings.scheduler
-        if self._exchange.follow(scheduler.others):
-            self.core.regroup(self._now())
+        before = self._aside
         # Without another one hosts would read origins without any.
-        self._relieved = directions.draining and bool(scheduler.others)
+        self._relieved = self._aside = directions.draining and bool(scheduler.others)
+        changed = self._exchange.follow(scheduler.others)
+        if self._aside:
+            # Hosts may hear before this scheduler does that it is back.
+            self.core.regroup(self._now(), seconds=inf)
+        elif before or changed:
+            seconds = GRACE if scheduler.others else 0.0
+            self.core.regroup(self._now(), seconds=seconds)
         self._removed = directions.removed
         limits = OriginLimits.of(scheduler)
         await self._act(lambda now: self.core.limit(limits, now))

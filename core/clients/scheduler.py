@@ -63,7 +63,7 @@ class SchedulerLink:
         host: str,
         key: ClusterKey,
         announcement: Callable[[str], Awaitable[HostAnnouncement]],
-        on_decision: Callable[[AnyDecision], None],
+        on_decision: Callable[[SchedulerLink, AnyDecision], None],
         on_epoch: Callable[[SchedulerLink], None],
         on_who_has: Callable[[SchedulerLink, str], None],
         *,
@@ -269,7 +269,7 @@ class SchedulerLink:
         elif isinstance(decision, Goaway):
             log.info("scheduler %s is stopping", self._base)
         elif decision is not None:
-            self._on_decision(decision)
+            self._on_decision(self, decision)
 
     async def _leave(self, client: httpx.AsyncClient) -> None:
         if not self._announced.is_set():

@@ -12,5 +12,6 @@ from hawker.core.scheduling.entities import LeaseRecord, Outgoing
 from hawker.core.scheduling.leasebook import OriginLimits
 from hawker.core.scheduling.machine import TICK, Scheduler
 from hawker.core.scheduling.origin import MAX_RECORDS
+from hawker.core.scheduling.recall import GRACE
 
-__all__ = ["MAX_RECORDS", "TICK", "LeaseRecord", "OriginLimits", "Outgoing", "Scheduler"]
+__all__ = ["GRACE", "MAX_RECORDS", "TICK", "LeaseRecord", "OriginLimits", "Outgoing", "Scheduler"]

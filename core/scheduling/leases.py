@@ -446,6 +446,7 @@ class Leases:
         """The peer takes no part any more."""
         for lease in [lease for lease in task.leases.values() if lease.host == peer.host]:
             self.book.end(task, lease, now, "lost", failed=True)
+            self._recall.left(task.id, now)
         self._board.graph.leave(task, peer, now)
         del task.peers[peer.host]
         self._board.forget(task, peer)

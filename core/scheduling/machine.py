@@ -33,7 +33,7 @@ from hawker.core.scheduling.figures import Figures, Standing
 from hawker.core.scheduling.generations import Generations
 from hawker.core.scheduling.leasebook import OriginLimits
 from hawker.core.scheduling.leases import Leases
-from hawker.core.scheduling.recall import Recall
+from hawker.core.scheduling.recall import GRACE, Recall
 from hawker.core.scheduling.registrations import Registrations
 from hawker.core.scheduling.views import describe_task, summarize_host, summarize_task
 
@@ -358,10 +358,10 @@ class Scheduler:
         """
         self._recall.expect(hosts, now, others=others)
 
-    def regroup(self, now: float) -> None:
-        """Hosts have other schedulers to choose from now than before: for a moment the origin is
-        read only for what none of them has."""
-        self._recall.regroup(now, new=not self._board.hosts)
+    def regroup(self, now: float, *, seconds: float = GRACE) -> None:
+        """Hosts have other schedulers to choose from now than before: for so long the origin is
+        read only once those who may know a task were asked, or have had `GRACE` seconds to come."""
+        self._recall.regroup(now + seconds, new=not self._board.hosts)
 
     def expecting(self, now: float) -> bool:
         """Hosts of an earlier life may still come back."""

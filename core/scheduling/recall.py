@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 # Hosts try again every 2 s at the latest, and a busy machine takes its time.
 GRACE = 5.0
+# Hosts that leave one scheduler for another do not do so in the same moment.
+PARTING = 2.0
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Recall:
         self._absent: set[str] = set()
         self._moving = False
         self._until = 0.0
+        self._regrouped_until = 0.0
         self._questions: dict[str, _Question] = {}
 
     def expect(self, hosts: Iterable[str], now: float, *, others: bool) -> None:
@@ -35,11 +38,11 @@ class Recall:
         if self._absent or others:
             self._until = now + GRACE
 
-    def regroup(self, now: float, *, new: bool) -> None:
-        """There are other schedulers now than before, whose tasks may fall to this one; where it is
-        `new` itself, the hosts that know them have yet to come."""
+    def regroup(self, until: float, *, new: bool) -> None:
+        """Until then tasks may fall to this one that others had; where it is `new` itself, the
+        hosts that know them have yet to come."""
         self._moving = new
-        self._until = max(self._until, now + GRACE)
+        self._until = self._regrouped_until = until
 
     def doubtful(self, now: float) -> bool:
         """What is unknown now may yet be in the cluster."""
@@ -48,6 +51,13 @@ class Recall:
     def ask(self, task: str, hosts: Iterable[str], now: float) -> None:
         """These hosts are being asked for the task."""
         self._questions[task] = _Question(set(hosts), now + GRACE)
+
+    def left(self, task: str, now: float) -> None:
+        """A reader of the task has left this scheduler; where hosts leave it for another one, those
+        who still want the task here are about to."""
+        if now < self._regrouped_until:
+            # Nobody is asked: who is here still would answer, and go all the same.
+            self._questions[task] = _Question({""}, now + PARTING)
 
     def open_questions(self) -> list[str]:
         """Tasks that a host which comes now must be asked for, too."""

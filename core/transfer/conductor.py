@@ -31,6 +31,8 @@ UNSCHEDULED_DELAY = 30.0
 FAILOVER_SECONDS = 3.0
 GUARD_EVERY = 1.0
 STEWARD_EVERY = 0.5
+# Schedulers hear that they come and go when hosts do: who acted at once would be ahead of them.
+SETTLE = 1.0
 # Content larger than the store is for one user at a time. Who comes next waits so long for what is
 # left to end; and a moment for one who is still there, whose connection may be broken already.
 END_WAIT = 10.0
@@ -62,6 +64,7 @@ class Conductor:
         self._group: asyncio.TaskGroup | None = None
         self._links: dict[Link, asyncio.Task[None]] = {}
         self._stewards: list[asyncio.Task[None]] = []
+        self._settled_at = 0.0
         self._guards: set[asyncio.Task[None]] = set()
         self._offered: dict[str, Link] = {}
         self._bygone = Bygone()
@@ -81,23 +84,22 @@ class Conductor:
                 self._fail(list(self.runs.values()))
 
     def follow(self, links: Sequence[Link]) -> None:
-        """These are the schedulers from now on; what others decided they decide now."""
+        """These are the schedulers from now on; what others decide they decide soon."""
         if self._group is None:
             return
+        if self._links and {*links} != {*self.links}:
+            self._settled_at = self.ground.clock() + SETTLE
         self.links = list(links)
-        gone = [link for link in self._links if link not in self.links]
-        for link in gone:
-            self._links.pop(link).cancel()
         for link in self.links:
             if link not in self._links:
                 self._links[link] = self._group.create_task(link.run())
-        if len(self.links) > 1 and not self._stewards:
+        if (len(self.links) > 1 or len(self._links) > 1) and not self._stewards:
             self._stewards.append(self._group.create_task(self._steward()))
-        if gone:
-            self._move()
-            for task in [task for task, link in self._offered.items() if link in gone]:
-                del self._offered[task]
-            self._group.create_task(self._offer_stored())
+
+    @property
+    def linked(self) -> list[Link]:
+        """The schedulers there are, and those that this host is about to leave."""
+        return list(self._links)
 
     def drain(self) -> None:
         """Leave the schedulers, end what is at work, begin nothing more; what is stored is still
@@ -158,11 +160,13 @@ class Conductor:
 
     # ------------------------------------------------------------------ decisions
 
-    def decide(self, decision: AnyDecision) -> None:
+    def decide(self, link: Link, decision: AnyDecision) -> None:
         """Hand a scheduler's decision to its task; a lease for an unknown task starts one."""
         run = self.runs.get(decision.task)
         if run is not None and run.own:
             log.warning("a scheduler decides on task %s, which is this host's own", run.task[:12])
+        elif run is not None and not self._heeds(run, link):
+            log.debug("%s decides on task %s no more", link.base_url, run.task[:12])
         elif run is None and isinstance(decision, Read) and self._group is not None:
             if decision.ranges == []:
                 # A lease that is over, of a reading that is over, too.
@@ -175,10 +179,21 @@ class Conductor:
                 log.info("nobody asks for task %s here any more", decision.task[:12])
                 return
             run = self._start(decision.spec, None, None, decision)
+            run.registration.port = link
+            self._watch(run)
         elif run is not None:
             run.apply(decision)
         elif isinstance(decision, Withdrawn) and self._group is not None:
             self._group.create_task(self._withdraw(decision))
+
+    def _heeds(self, run: TaskRun, link: Link) -> bool:
+        """Whether the task is this scheduler's to decide on. Two count their decisions each for
+        itself: what one says after another one would be taken for older."""
+        if self._elsewhere(run, link):
+            if self._link_for(run.task) is not link:
+                return False
+            self._hand_over(run, link)
+        return True
 
     def _decide_own(self, decision: AnyDecision) -> None:
         """Hand a decision of this host's own to its task."""
@@ -197,7 +212,7 @@ class Conductor:
         """Tell a scheduler that does not know them of all tasks this host has."""
         self._bygone.clear()
         for task, run in self.runs.items():
-            if not run.own and self._link_for(task) is link:
+            if not run.own and self._link_for(task) is link and not self._stays(run, link):
                 self._assign(run, link)
         for task in [task for task, to in self._offered.items() if to is link]:
             del self._offered[task]
@@ -208,6 +223,7 @@ class Conductor:
         """A scheduler asks what this host stores of a task."""
         run = self._asking(task)
         here = run is not None and not run.own and run.registration.port is not self._solo
+        here = here and run is not None and not self._stays(run, link)
         if run is not None and here and self._link_for(task) is link:
             self._assign(run, link)
         elif self._group is not None:
@@ -230,6 +246,10 @@ class Conductor:
             link = self._link_for(entry.task)
             former = self._offered.get(entry.task)
             if self._asking(entry.task) or link is None or link is former:
+                continue
+            run = self.runs.get(entry.task)
+            if run is not None and self._elsewhere(run, link):
+                # It is read here for who decides on it still: that one must not hear of an end.
                 continue
             if former is not None:
                 former.report(Left(task=entry.task), urgent=True)
@@ -266,8 +286,28 @@ class Conductor:
         """Move tasks to the scheduler that decides for them, as schedulers go and come."""
         while True:
             await asyncio.sleep(STEWARD_EVERY)
+            if self.ground.clock() < self._settled_at:
+                continue
             self._move()
+            self._part()
             await self._offer_stored()
+
+    def _stays(self, run: TaskRun, link: Link) -> bool:
+        """The task is another scheduler's still, for there are others only since a moment ago."""
+        return self._elsewhere(run, link) and self.ground.clock() < self._settled_at
+
+    def _elsewhere(self, run: TaskRun, link: Link) -> bool:
+        """It is another scheduler that decides on the task now."""
+        port = run.registration.port
+        return port is not link and any(port is known for known in self._links)
+
+    def _part(self) -> None:
+        """Leave the schedulers that are none any more."""
+        gone = [link for link in self._links if link not in self.links]
+        for link in gone:
+            self._links.pop(link).cancel()
+        for task in [task for task, link in self._offered.items() if link in gone]:
+            del self._offered[task]
 
     def _move(self) -> None:
         """Give each task to the scheduler that decides for it now."""
@@ -275,10 +315,13 @@ class Conductor:
             link = self._link_for(task)
             if link is None or run.own or run.registration.port in (None, link, self._solo):
                 continue
-            run.registration.report(Left(task=task), urgent=True)
-            # Others take part in it who have not told this one yet.
-            run.registration.failover = True
-            run.use_port(link)
+            self._hand_over(run, link)
+
+    def _hand_over(self, run: TaskRun, link: Link) -> None:
+        run.registration.report(Left(task=run.task), urgent=True)
+        # Others take part in it who have not told this one yet.
+        run.registration.failover = True
+        run.use_port(link)
 
     def _assign(self, run: TaskRun, link: Link) -> None:
         run.registration.failover = link is not _best(self.links, run.task)
@@ -343,11 +386,14 @@ class Conductor:
         if link is None or run.own:
             return self._solo
         run.registration.failover = link is not _best(self.links, run.task)
+        self._watch(run)
+        return link
+
+    def _watch(self, run: TaskRun) -> None:
         if self._group is not None:
             guard = self._group.create_task(self._guard(run))
             self._guards.add(guard)
             guard.add_done_callback(self._guards.discard)
-        return link
 
     async def _guard(self, run: TaskRun) -> None:
         """Let a task be read without a scheduler when none is there for long and nothing moves."""

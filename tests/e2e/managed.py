@@ -47,8 +47,12 @@ class Managed:
 
     def start(self) -> Daemon:
         """The manager's process, anew with its database where there is one."""
+        config = self._daemons.root / "manager.toml"
+        # The port after its own may be another's.
+        config.write_text("[proxy]\nport = 0\n")
         with logging_to(self.log):
-            self.daemon = self._daemons.start("manager", "up", "--port", self._port)
+            command = ("up", "--port", self._port, "--config", str(config))
+            self.daemon = self._daemons.start("manager", *command)
         return self.daemon
 
     def _set_up(self) -> tuple[str, str]:

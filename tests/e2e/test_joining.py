@@ -217,6 +217,28 @@ def test_a_scheduler_that_drains_leaves_its_hosts_to_the_other(
     assert [task["url"] for task in second.sees("tasks")] == [url]
     assert (origin.requests, origin.sent_bytes) == (1, len(data))
 
+    # The other way round, in the middle of a download.
+    managed.drain(first, False)
+    for host in hosts:
+        shows(host, schedulers, 2, "it is told both")
+        host.daemon.wait_ready()
+    origin.delay = 0.008
+    url, data = url_of(origin, "large", 24 * MIB)
+    got: list[bytes] = []
+    getting = threading.Thread(target=lambda: got.append(hosts[1].get(url)))
+    read = "hawker_peer_origin_bytes_total"
+    getting.start()
+    try:
+        wait_for(lambda: hosts[0].daemon.metric(read) > 5 * MIB, "it is being read")
+        managed.drain(second)
+        wait_for(lambda: not second.sees("hosts"), "nobody is there any more")
+        assert hosts[0].daemon.metric(read) < len(data), "it is still in the middle"
+    finally:
+        getting.join()
+    assert got == [data] and "unscheduled" not in hosts[1].log.read_text()
+    # Where a reading is cut and another goes on, what was on its way is lost.
+    assert origin.sent_bytes - 3 * MIB <= len(data) + MIB
+
 
 def test_the_figures_of_a_member_are_documented(managed: Managed) -> None:
     peer = managed.host("peer", "peer")

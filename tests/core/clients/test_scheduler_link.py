@@ -77,7 +77,7 @@ class Host:
             self.key.host,
             ClusterKey(cluster, own=self.key),
             announce,
-            self.decisions.append,
+            lambda link, decision: self.decisions.append(decision),
             self._epoch,
             lambda link, task: None,
         )

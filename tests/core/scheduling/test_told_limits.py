@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hawker.core.errors import NotFound
-from hawker.core.messages import Failed, HostAnnouncement, Parents, Read, WhoHas
+from hawker.core.messages import Failed, HostAnnouncement, Left, Parents, Read, WhoHas
 from hawker.core.scheduling import OriginLimits, Outgoing
 from hawker.core.scheduling.graph import NEIGHBOURS_PICKED
 from hawker.core.settings import SchedulerSettings
@@ -160,3 +160,16 @@ def test_a_scheduler_at_work_asks_its_hosts_before_it_has_read_what_another_deci
     out = world.ask("one", spec("a"))
     asked = {host for host, decision in out if isinstance(decision, WhoHas)}
     assert asked == {world.host("seed"), world.host("two")} and not reads(out)
+
+
+def test_a_reader_that_goes_to_another_scheduler_is_not_replaced_at_once() -> None:
+    """Those who want the same here are about to go, too."""
+    world = make()
+    world.join("spare", seed=True)
+    [(reader, read)] = reads(world.ask("one", spec("a")))
+    name = next(name for name in ("seed", "spare") if world.host(name) == reader)
+    world.progress(name, read, size=1)
+    world.scheduler.regroup(world.now)
+    assert not reads(world.report(name, Left(task=read.task)))
+    assert not reads(world.tick(1.0))
+    assert reads(world.tick(1.5)), "somebody stays"

@@ -89,7 +89,7 @@ def _with_stored(
 def test_the_end_of_a_lease_begins_nothing(tmp_path: Path) -> None:
     async def check(conductor: Conductor, link: Link, spec: TaskSpec) -> None:
         # A scheduler that was started anew does not know a lease whose end it is told.
-        conductor.decide(Read(task=spec.task_id, lease="0" * 16, spec=spec, ranges=[]))
+        conductor.decide(link, Read(task=spec.task_id, lease="0" * 16, spec=spec, ranges=[]))
         assert conductor.runs == {}
         conductor.introduce(link)
         assert (await link.told_of(spec.task_id)).want == []
@@ -102,7 +102,7 @@ def test_a_task_that_nobody_here_wants_is_offered_though_it_is_at_work(tmp_path:
 
         async def check(conductor: Conductor, link: Link, spec: TaskSpec) -> None:
             # Its reader waits for an origin that does not answer.
-            conductor.decide(Read(task=spec.task_id, lease="0" * 16, spec=spec))
+            conductor.decide(link, Read(task=spec.task_id, lease="0" * 16, spec=spec))
             assert spec.task_id in conductor.runs
             conductor.introduce(link)
             await link.told_of(spec.task_id)
@@ -138,12 +138,12 @@ def test_an_extension_that_crosses_the_end_of_its_lease_begins_nothing(tmp_path:
         async def check(conductor: Conductor, link: Link, _: TaskSpec) -> None:
             for number, lease in enumerate(("a" * 16, "b" * 16), 1):
                 read = Read(task=spec.task_id, lease=lease, spec=spec, revision=2 * number)
-                conductor.decide(read)
+                conductor.decide(link, read)
                 await link.told_end_of(lease)
                 # Still at work, and a moment later.
-                conductor.decide(msgspec.structs.replace(read, revision=2 * number + 1))
+                conductor.decide(link, msgspec.structs.replace(read, revision=2 * number + 1))
                 await asyncio.sleep(0.2)
-                conductor.decide(msgspec.structs.replace(read, revision=2 * number + 2))
+                conductor.decide(link, msgspec.structs.replace(read, revision=2 * number + 2))
                 await asyncio.sleep(0.2)
                 assert conductor.runs == {}
                 assert Origin.asked == number

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from hawker.core.digests import HostKey
+from hawker.core.errors import NotFound
 from hawker.core.ids import TaskSpec
-from hawker.core.messages import AnyReport, Left, Register
+from hawker.core.messages import AnyReport, Left, Read, Register, Stop
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
 from hawker.core.storage import Store
@@ -133,5 +136,72 @@ def test_who_waits_for_a_scheduler_gets_the_first_that_is_told(tmp_path: Path) -
                 await until(told.registered)
                 assert not run.reading
             assert nobody.ended
+
+    _conduct(tmp_path, check)
+
+
+def test_what_another_scheduler_says_of_a_task_is_not_taken_for_its_own_ones(
+    tmp_path: Path,
+) -> None:
+    """Each counts its decisions for itself."""
+
+    async def check(conductor: Conductor) -> None:
+        old, new = Link("http://old"), Link("http://new")
+        async with conductor.running([old]):
+            async with conductor.join(SPEC, User(ranges=None)) as run:
+                await until(old.registered)
+                conductor.follow([new])
+                await until(new.registered)
+                end = NotFound("there is no such thing").problem()
+                conductor.decide(old, Stop(task=SPEC.task_id, revision=9, problem=end))
+                assert run.failure is None
+                conductor.decide(new, Stop(task=SPEC.task_id, revision=1, problem=end))
+                assert run.failure is not None
+
+    _conduct(tmp_path, check)
+
+
+def test_who_reads_is_not_said_to_have_left_while_its_scheduler_is_another_ones(
+    tmp_path: Path,
+) -> None:
+    """The lease would be over, and another read the same again."""
+
+    async def check(conductor: Conductor) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            spec = TaskSpec(f"http://127.0.0.1:{silent.getsockname()[1]}/x")
+            importing = await Import.begin(conductor.ground, spec, 1000)
+            await importing.write(os.urandom(1000))
+            await importing.finish()
+            both = [Link("http://a"), Link("http://b")]
+            stays, comes = sorted(both, key=lambda link: _weight(link, spec.task_id))
+            async with conductor.running([stays]):
+                conductor.introduce(stays)
+                await until(stays.registered)
+                conductor.decide(stays, Read(task=spec.task_id, lease="1" * 16, spec=spec))
+                conductor.follow([stays, comes])
+                conductor.introduce(comes)
+                await asyncio.sleep(0.3)
+                assert Left(task=spec.task_id) not in stays.reports
+                await until(lambda: Left(task=spec.task_id) in stays.reports)
+
+    _conduct(tmp_path, check)
+
+
+def _weight(link: Link, task: str) -> bytes:
+    return hashlib.sha256(f"{link.base_url} {task}".encode()).digest()
+
+
+def test_a_scheduler_that_is_back_before_it_was_left_goes_on_as_it_was(tmp_path: Path) -> None:
+    async def check(conductor: Conductor) -> None:
+        old, new = Link("http://old"), Link("http://new")
+        async with conductor.running([old]):
+            async with conductor.join(SPEC, User(ranges=None)):
+                await until(old.registered)
+                conductor.follow([new])
+                await until(lambda: new.running)
+                assert old in conductor.linked
+                conductor.follow([old, new])
+                await asyncio.sleep(2.0)
+                assert not old.ended and conductor.linked == [old, new]
 
     _conduct(tmp_path, check)
