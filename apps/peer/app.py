@@ -82,7 +82,9 @@ class PeerRole(Role):
             return
         conductor = self._conductor
         # One that it was about to leave goes on as it is.
-        running = {link.base_url: link for link in self._made if link in conductor.linked}
+        running = {
+            link.base_url: link for link in self._made if link in conductor.schedulers.linked
+        }
         made = self._make_links(conductor, conductor.ground)
         self.links = [running.get(link.base_url, link) for link in made]
         self._made = [*{*running.values(), *self.links}]

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from hawker.core.egress import is_loopback
 from hawker.core.errors import StorageFailed
 from hawker.core.membership import Kept, Kind
 from hawker.core.settings import Loaded
@@ -201,6 +202,11 @@ def underlay(loaded: Loaded) -> Loaded:
     for name in ("idc", "location"):
         if getattr(membership, name):
             values[f"peer.{name}"] = getattr(membership, name)
+    beyond = [address for address in membership.addresses if not is_loopback(address)]
+    if beyond:
+        # Others are to reach it there; then it cannot be open.
+        values["listen.host"] = beyond[0]
+        values["auth.mode"] = "required"
     own = {"tls.certificate", "tls.key", "tls.ca"} & loaded.origins.keys()
     if not membership.plain and not own:
         values["tls.certificate"] = str(folder / HOST)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
 
 from hawker.core.contracts import SourceRequest
 from hawker.core.errors import HawkerError, Unavailable
@@ -19,6 +17,7 @@ from hawker.core.telemetry import TASK
 from hawker.core.transfer.bygone import Bygone
 from hawker.core.transfer.ground import Ground, SchedulerPort
 from hawker.core.transfer.registration import with_stored
+from hawker.core.transfer.schedulers import Link, Schedulers
 from hawker.core.transfer.solo import Solo
 from hawker.core.transfer.task import TaskRun
 from hawker.core.transfer.users import User
@@ -27,12 +26,8 @@ log = logging.getLogger(__name__)
 
 # Hosts that lost their scheduler do not all turn to the origin at the same moment.
 UNSCHEDULED_DELAY = 30.0
-# A scheduler that is away for longer leaves its tasks to the others.
-FAILOVER_SECONDS = 3.0
 GUARD_EVERY = 1.0
 STEWARD_EVERY = 0.5
-# Schedulers hear that they come and go when hosts do: who acted at once would be ahead of them.
-SETTLE = 1.0
 # Content larger than the store is for one user at a time. Who comes next waits so long for what is
 # left to end; and a moment for one who is still there, whose connection may be broken already.
 END_WAIT = 10.0
@@ -41,30 +36,17 @@ OFFERS_AT_ONCE = 256
 OFFER_PAUSE = 0.1
 
 
-class Link(SchedulerPort, Protocol):
-    """A scheduler this host is connected to."""
-
-    base_url: str
-
-    @property
-    def away_seconds(self) -> float: ...
-
-    async def run(self) -> None: ...
-
-
 class Conductor:
     """Runs tasks until cancelled; without links every decision is this host's own (`Solo`)."""
 
     def __init__(self, ground: Ground, *, scheduler_wait: float = 10.0) -> None:
         self.ground = ground
-        self.links: list[Link] = []
+        self.schedulers = Schedulers(ground.clock)
         self.runs: dict[str, TaskRun] = {}
         self.appeared = Signal()
         self._scheduler_wait = scheduler_wait
         self._group: asyncio.TaskGroup | None = None
-        self._links: dict[Link, asyncio.Task[None]] = {}
         self._stewards: list[asyncio.Task[None]] = []
-        self._settled_at = 0.0
         self._guards: set[asyncio.Task[None]] = set()
         self._offered: dict[str, Link] = {}
         self._bygone = Bygone()
@@ -87,26 +69,17 @@ class Conductor:
         """These are the schedulers from now on; what others decide they decide soon."""
         if self._group is None:
             return
-        if self._links and {*links} != {*self.links}:
-            self._settled_at = self.ground.clock() + SETTLE
-        self.links = list(links)
-        for link in self.links:
-            if link not in self._links:
-                self._links[link] = self._group.create_task(link.run())
-        if (len(self.links) > 1 or len(self._links) > 1) and not self._stewards:
+        self.schedulers.follow(links, self._group)
+        if len(self.schedulers.linked) > 1 and not self._stewards:
             self._stewards.append(self._group.create_task(self._steward()))
-
-    @property
-    def linked(self) -> list[Link]:
-        """The schedulers there are, and those that this host is about to leave."""
-        return list(self._links)
 
     def drain(self) -> None:
         """Leave the schedulers, end what is at work, begin nothing more; what is stored is still
         given."""
         self._group = None
         self._fail([run for run in self.runs.values() if not run.entry or not run.entry.complete])
-        for task in (*self._links.values(), *self._stewards, *self._guards):
+        self.schedulers.cancel()
+        for task in (*self._stewards, *self._guards):
             task.cancel()
 
     @staticmethod
@@ -190,7 +163,7 @@ class Conductor:
         """Whether the task is this scheduler's to decide on. Two count their decisions each for
         itself: what one says after another one would be taken for older."""
         if self._elsewhere(run, link):
-            if self._link_for(run.task) is not link:
+            if self.schedulers.of(run.task) is not link:
                 return False
             self._hand_over(run, link)
         return True
@@ -212,7 +185,7 @@ class Conductor:
         """Tell a scheduler that does not know them of all tasks this host has."""
         self._bygone.clear()
         for task, run in self.runs.items():
-            if not run.own and self._link_for(task) is link and not self._stays(run, link):
+            if not run.own and self.schedulers.of(task) is link and not self._stays(run, link):
                 self._assign(run, link)
         for task in [task for task, to in self._offered.items() if to is link]:
             del self._offered[task]
@@ -224,7 +197,7 @@ class Conductor:
         run = self._asking(task)
         here = run is not None and not run.own and run.registration.port is not self._solo
         here = here and run is not None and not self._stays(run, link)
-        if run is not None and here and self._link_for(task) is link:
+        if run is not None and here and self.schedulers.of(task) is link:
             self._assign(run, link)
         elif self._group is not None:
             self._group.create_task(self._answer(link, task))
@@ -243,7 +216,7 @@ class Conductor:
         """Offer what is stored to the schedulers that decide for it."""
         count = 0
         for entry in self.ground.store.entries():
-            link = self._link_for(entry.task)
+            link = self.schedulers.of(entry.task)
             former = self._offered.get(entry.task)
             if self._asking(entry.task) or link is None or link is former:
                 continue
@@ -278,7 +251,7 @@ class Conductor:
 
     def offer(self, entry: Entry) -> None:
         """Tell the scheduler what is stored of a task that nobody here is using."""
-        link = self._link_for(entry.task)
+        link = self.schedulers.of(entry.task)
         if link is not None and self._group is not None:
             self._group.create_task(self._tell(link, entry))
 
@@ -286,7 +259,7 @@ class Conductor:
         """Move tasks to the scheduler that decides for them, as schedulers go and come."""
         while True:
             await asyncio.sleep(STEWARD_EVERY)
-            if self.ground.clock() < self._settled_at:
+            if not self.schedulers.settled:
                 continue
             self._move()
             self._part()
@@ -294,25 +267,22 @@ class Conductor:
 
     def _stays(self, run: TaskRun, link: Link) -> bool:
         """The task is another scheduler's still, for there are others only since a moment ago."""
-        return self._elsewhere(run, link) and self.ground.clock() < self._settled_at
+        return self._elsewhere(run, link) and not self.schedulers.settled
 
     def _elsewhere(self, run: TaskRun, link: Link) -> bool:
         """It is another scheduler that decides on the task now."""
-        port = run.registration.port
-        return port is not link and any(port is known for known in self._links)
+        return self.schedulers.other(run.registration.port, link)
 
     def _part(self) -> None:
         """Leave the schedulers that are none any more."""
-        gone = [link for link in self._links if link not in self.links]
-        for link in gone:
-            self._links.pop(link).cancel()
+        gone = self.schedulers.part()
         for task in [task for task, link in self._offered.items() if link in gone]:
             del self._offered[task]
 
     def _move(self) -> None:
         """Give each task to the scheduler that decides for it now."""
         for task, run in list(self.runs.items()):
-            link = self._link_for(task)
+            link = self.schedulers.of(task)
             if link is None or run.own or run.registration.port in (None, link, self._solo):
                 continue
             self._hand_over(run, link)
@@ -324,13 +294,8 @@ class Conductor:
         run.use_port(link)
 
     def _assign(self, run: TaskRun, link: Link) -> None:
-        run.registration.failover = link is not _best(self.links, run.task)
+        run.registration.failover = self.schedulers.stands_in(link, run.task)
         run.use_port(link)
-
-    def _link_for(self, task: str) -> Link | None:
-        """The scheduler of a task, by rendezvous hashing over those that are there."""
-        there = [link for link in self.links if link.away_seconds < FAILOVER_SECONDS]
-        return _best(there or self.links, task)
 
     # ------------------------------------------------------------------ own
 
@@ -377,15 +342,15 @@ class Conductor:
     def _removed(self, entry: Entry) -> None:
         task = entry.task
         self._offered.pop(task, None)
-        link = self._link_for(task)
+        link = self.schedulers.of(task)
         if link is not None and task not in self.runs and not self.ground.own(entry.spec):
             link.report(Left(task=task), urgent=True)
 
     def _find_port(self, run: TaskRun) -> SchedulerPort:
-        link = self._link_for(run.task)
+        link = self.schedulers.of(run.task)
         if link is None or run.own:
             return self._solo
-        run.registration.failover = link is not _best(self.links, run.task)
+        run.registration.failover = self.schedulers.stands_in(link, run.task)
         self._watch(run)
         return link
 
@@ -399,12 +364,12 @@ class Conductor:
         """Let a task be read without a scheduler when none is there for long and nothing moves."""
         while self.runs.get(run.task) is run and run.registration.port is not self._solo:
             moved = run.tally.total
-            if await self._any_connected(self._scheduler_wait):
+            if await self.schedulers.any_connected(self._scheduler_wait):
                 await asyncio.sleep(GUARD_EVERY)
                 continue
             # Known parents may be enough; and many hosts do not begin at the same moment.
             delay = self.ground.rng.uniform(0, min(UNSCHEDULED_DELAY, 3 * self._scheduler_wait))
-            if run.tally.total != moved or await self._any_connected(delay):
+            if run.tally.total != moved or await self.schedulers.any_connected(delay):
                 continue
             if self.runs.get(run.task) is run:
                 if any(user.readable for user in run.users):
@@ -413,23 +378,3 @@ class Conductor:
                 else:
                     log.warning("no scheduler is there, and %s may not be read", run.spec.url)
                 run.use_port(self._solo)
-
-    async def _any_connected(self, timeout: float) -> bool:
-        """Whether a scheduler is there, waiting at most `timeout` seconds for the first."""
-        waits = [asyncio.ensure_future(link.wait_connected(timeout)) for link in self.links]
-        try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return any(wait.result() for wait in done)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-
-
-def _best(links: Sequence[Link], task: str) -> Link | None:
-    """Rendezvous hashing (Thaler & Ravishankar 1998): few tasks move when a scheduler does."""
-    return max(
-        links,
-        key=lambda link: hashlib.sha256(f"{link.base_url} {task}".encode()).digest(),
-        default=None,
-    )

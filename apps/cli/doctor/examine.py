@@ -9,6 +9,7 @@ from hawker.apps.cli.doctor import machine, network, trust
 from hawker.apps.cli.doctor.finding import FAILED, Finding
 from hawker.core.errors import HawkerError
 from hawker.core.settings import Settings
+from hawker.core.storage.membership import load_membership
 
 LONGEST = 15.0
 
@@ -19,6 +20,7 @@ LOCAL: Sequence[tuple[str, Callable[[Settings], Finding]]] = (
     ("quota", machine.quota),
     ("reflink", machine.reflink),
     ("open files", machine.open_files),
+    ("membership", trust.membership),
     ("TLS", trust.tls),
     ("cluster key", trust.cluster_key),
     ("plugins", trust.plugins),
@@ -33,11 +35,20 @@ async def examine(settings: Settings, origin: str = "") -> list[Finding]:
     checks.append(_made("port", _one(network.port(settings))))
     if settings.peer.advertise:
         checks.append(_made("advertised URL", _one(network.advertised(settings))))
-    for url in settings.peer.schedulers:
+    for url in [*settings.peer.schedulers, *await asyncio.to_thread(_told, settings)]:
         checks.append(_made(f"scheduler {url}", network.scheduler(settings, url)))
     if origin:
         checks.append(_made("origin", _one(network.origin(settings, origin))))
     return [finding for found in await asyncio.gather(*checks) for finding in found]
+
+
+def _told(settings: Settings) -> Sequence[str]:
+    """The schedulers that a manager told this host."""
+    try:
+        known = load_membership(settings.membership_folder)
+    except HawkerError:
+        return ()
+    return () if known is None or known.told is None else known.told.schedulers
 
 
 async def _in_thread(check: Callable[[Settings], Finding], settings: Settings) -> list[Finding]:

@@ -12,10 +12,28 @@ from hawker.apps.cli.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from hawker.core.errors import HawkerError
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
+from hawker.core.storage.membership import load_membership
 from hawker.core.tls import client_context, server_context
 from hawker.core.tokens import read_key_file
 
 SOON = datetime.timedelta(days=14)
+
+
+def membership(settings: Settings) -> Finding:
+    """The cluster of a manager that this host joined."""
+    name = "membership"
+    try:
+        known = load_membership(settings.membership_folder)
+    except HawkerError as exc:
+        return failure(name, exc)
+    if known is None:
+        return Finding(name, SKIPPED, "it joined no manager's cluster")
+    told = f"a {known.kind} of the cluster {known.cluster_name} of {known.manager}"
+    if known.removed:
+        return Finding(name, FAILED, f"{told}, which removed it", "`hawker leave`, then join again")
+    if known.told is None:
+        return Finding(name, WARNING, f"{told}, told nothing yet", "has it been started since?")
+    return Finding(name, OK, told + (", draining" if known.told.drain else ""))
 
 
 def tls(settings: Settings) -> Finding:
@@ -34,9 +52,13 @@ def tls(settings: Settings) -> Finding:
     names = _names(certificate)
     until = certificate.not_valid_after_utc
     left = until - datetime.datetime.now(datetime.UTC)
+    joined = Path(given.certificate).parent == settings.membership_folder
+    # A member's is renewed when a third of its life is left.
+    soon = SOON / 2 if joined else SOON
+    renew = "is its manager reached?" if joined else "make a new one with `hawker ca issue`"
     if left < datetime.timedelta():
         told = f"{given.certificate} expired on {until:%Y-%m-%d}"
-        return Finding(name, FAILED, told, "make a new one with `hawker ca issue`")
+        return Finding(name, FAILED, told, renew)
     if not names:
         told = f"{given.certificate} is for no name"
         return Finding(name, FAILED, told, "make one with `hawker ca issue NAME`")
@@ -45,8 +67,8 @@ def tls(settings: Settings) -> Finding:
         told = f"{given.certificate} is not believed by those who trust {given.ca or 'the system'}"
         return Finding(name, FAILED, f"{told}: {reason}", "issue it by that authority")
     told = f"{given.certificate} for {', '.join(names)} until {until:%Y-%m-%d}"
-    if left < SOON:
-        return Finding(name, WARNING, told, "make a new one with `hawker ca issue` in time")
+    if left < soon:
+        return Finding(name, WARNING, told, renew + ("" if joined else " in time"))
     return Finding(name, OK, told + (", mutual" if given.mutual else ""))
 
 

@@ -106,6 +106,7 @@ def test_a_sound_machine_has_nothing_that_failed(data: Path) -> None:
         "quota",
         "reflink",
         "open files",
+        "membership",
         "TLS",
         "cluster key",
         "plugins",

@@ -11,7 +11,7 @@ from hawker.apps.membership.effective import check, effective, merged
 from hawker.core.errors import ConfigError
 from hawker.core.membership import Configuration, Kept
 from hawker.core.settings import Settings, load
-from hawker.core.storage.membership import Membership
+from hawker.core.storage.membership import Membership, save_membership, underlay
 
 
 def own(data: Path, **flags: Any) -> Settings:
@@ -102,3 +102,19 @@ def test_who_was_removed_is_told_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="removed from the cluster eu") as caught:
         check(own(tmp_path), member(removed=True), ["peer"])
     assert caught.value.hint and "hawker leave" in caught.value.hint
+
+
+def test_who_joined_from_the_network_listens_there_and_is_not_open(tmp_path: Path) -> None:
+    def settled(*addresses: str, **flags: Any) -> Settings:
+        folder = tmp_path / "membership"
+        folder.mkdir(exist_ok=True)
+        save_membership(folder, member(addresses=list(addresses)))
+        named = {key.replace("__", "."): value for key, value in flags.items()}
+        return underlay(load({"storage.data": str(tmp_path), **named}, environ={})).settings
+
+    found = settled("10.0.0.5", "fd00::5")
+    assert (found.listen.host, found.auth.mode) == ("10.0.0.5", "required")
+    found = settled("10.0.0.5", listen__host="0.0.0.0", peer__advertise="https://h1:4000")
+    assert (found.listen.host, found.auth.mode) == ("0.0.0.0", "required")
+    found = settled("127.0.0.1")
+    assert (found.listen.host, found.auth.mode) == ("127.0.0.1", "")

@@ -199,9 +199,9 @@ def test_a_scheduler_that_is_back_before_it_was_left_goes_on_as_it_was(tmp_path:
                 await until(old.registered)
                 conductor.follow([new])
                 await until(lambda: new.running)
-                assert old in conductor.linked
+                assert old in conductor.schedulers.linked
                 conductor.follow([old, new])
                 await asyncio.sleep(2.0)
-                assert not old.ended and conductor.linked == [old, new]
+                assert not old.ended and conductor.schedulers.linked == [old, new]
 
     _conduct(tmp_path, check)
