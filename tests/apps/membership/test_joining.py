@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hawker.core.errors import Unauthenticated
+from hawker.apps.membership.joining import Wish
+from hawker.apps.membership.joining import join as join_cluster
+from hawker.core.errors import QuotaExceeded, Unauthenticated
 from hawker.core.settings import load
 from hawker.core.storage.directory import DirectoryLock
 from hawker.core.storage.identity import load_host_key
@@ -196,3 +199,28 @@ def test_mistakes_are_told(tmp_path: Path, arguments: list[str], words: str) -> 
     done = hawker("join", *arguments, "--data", str(tmp_path / "d"))
     assert done.returncode != 0 and words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and left_over(tmp_path / "d") == set()
+
+
+def test_what_a_killed_attempt_left_is_removed(manager: StandIn, tmp_path: Path) -> None:
+    left = tmp_path / "d" / ".membership.0123"
+    left.mkdir(parents=True)
+    (tmp_path / "d").chmod(0o700)
+    (left / "membership.json").write_text("{}")
+    assert join(manager, tmp_path / "d").returncode == 0
+    assert left_over(tmp_path / "d") == {"membership"}
+
+
+def test_what_cannot_be_written_after_all_is_no_member(
+    manager: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_host_key(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("os.fsync", full)
+    wish = Wish(manager.url, "hwe_good", "h1", [], plain=True)
+    with pytest.raises(QuotaExceeded, match="No space left"):
+        asyncio.run(join_cluster(tmp_path, wish))
+    assert len(manager.enrolled) == 1 and not manager.members, "the manager was told"
+    assert left_over(tmp_path) == set()
