@@ -205,7 +205,7 @@ class Member:
             kind=me.kind,
             url=me.url,
             addresses=me.addresses,
-            hostname=me.hostname,
+            hostname=self._own.peer.hostname or me.hostname,
             idc=self._own.peer.idc,
             location=self._own.peer.location,
             version=version(),

@@ -77,6 +77,7 @@ class PeerRole(Role):
     async def follow(self, directions: Directions) -> None:
         self.settings = directions.settings
         self.slots.limit = self.settings.peer.upload_slots
+        altered = self._relieved != directions.draining
         self._relieved = directions.draining
         if self._conductor is None:
             return
@@ -89,7 +90,8 @@ class PeerRole(Role):
         self.links = [running.get(link.base_url, link) for link in made]
         self._made = [*{*running.values(), *self.links}]
         conductor.follow(self.links)
-        for link in self.links:
+        # Anything else may wait for the next announcement: all hosts would make one now.
+        for link in self.links if altered else ():
             link.altered()
 
     async def url(self) -> str:

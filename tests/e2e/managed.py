@@ -32,7 +32,7 @@ class Managed:
     """
 
     def __init__(self, daemons: Cluster) -> None:
-        self._daemons = daemons
+        self.daemons = daemons
         self._port = str(free_port())
         self.url = f"http://127.0.0.1:{self._port}"
         self.log = daemons.root / "manager.err"
@@ -47,12 +47,12 @@ class Managed:
 
     def start(self) -> Daemon:
         """The manager's process, anew with its database where there is one."""
-        config = self._daemons.root / "manager.toml"
+        config = self.daemons.root / "manager.toml"
         # The port after its own may be another's.
         config.write_text("[proxy]\nport = 0\n")
         with logging_to(self.log):
             command = ("up", "--port", self._port, "--config", str(config))
-            self.daemon = self._daemons.start("manager", *command)
+            self.daemon = self.daemons.start("manager", *command)
         return self.daemon
 
     def _set_up(self) -> tuple[str, str]:
@@ -90,7 +90,7 @@ class Managed:
     def join(
         self, kind: str, name: str, *flags: str, token: str = ""
     ) -> subprocess.CompletedProcess[bytes]:
-        data = str(self._daemons.root / name)
+        data = str(self.daemons.root / name)
         shown = token or self.enrol(kind)
         return hawker("join", self.url, "--token", shown, "--data", data, *flags)
 
@@ -98,7 +98,7 @@ class Managed:
         """One that joined, and serves."""
         done = self.join(kind, name, *flags)
         assert done.returncode == 0, done.stderr
-        return Host(self._daemons, name, "scheduler" if kind == "scheduler" else "peer")
+        return Host(self.daemons, name, "scheduler" if kind == "scheduler" else "peer")
 
     def swarm(self, peers: int) -> tuple[Host, Host, list[Host]]:
         """A scheduler, a seed and peers that know each other."""
@@ -132,8 +132,8 @@ class Managed:
 class Host:
     """A member's process."""
 
-    def __init__(self, daemons: Cluster, name: str, role: str) -> None:
-        self._daemons, self._name, self._role = daemons, name, role
+    def __init__(self, daemons: Cluster, name: str, *roles: str) -> None:
+        self._daemons, self._name, self._roles = daemons, name, roles
         self._port = str(free_port())
         self.log = daemons.root / f"{name}.err"
         self.folder = daemons.root / name / "membership"
@@ -142,7 +142,7 @@ class Host:
     def start(self) -> Daemon:
         """Its process, again where it was stopped or killed."""
         with logging_to(self.log):
-            command = ("serve", self._role, "--port", self._port)
+            command = ("serve", *self._roles, "--port", self._port)
             self.daemon = self._daemons.start(self._name, *command)
         return self.daemon
 

@@ -4,10 +4,12 @@ work without its manager."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -238,6 +240,28 @@ def test_a_scheduler_that_drains_leaves_its_hosts_to_the_other(
     assert got == [data] and "unscheduled" not in hosts[1].log.read_text()
     # Where a reading is cut and another goes on, what was on its way is lost.
     assert origin.sent_bytes - 3 * MIB <= len(data) + MIB
+
+
+def test_a_token_is_good_for_one_host(managed: Managed, tmp_path: Path) -> None:
+    token = managed.enrol("peer")
+    assert managed.join("peer", "one", token=token).returncode == 0
+    other = managed.join("peer", "other", token=token)
+    assert other.returncode == 4 and b"another host has joined" in other.stderr
+    assert not (tmp_path / "other" / "membership").exists()
+    # As where the answer was lost.
+    shutil.rmtree(tmp_path / "one" / "membership")
+    assert managed.join("peer", "one", token=token).returncode == 0
+
+
+def test_a_scheduler_and_a_peer_may_be_one_process(managed: Managed, origin: Origin) -> None:
+    assert managed.join("scheduler", "both").returncode == 0
+    both = Host(managed.daemons, "both", "scheduler", "peer")
+    both.daemon.wait_ready()
+    peer = managed.host("peer", "peer")
+    peer.daemon.wait_ready()
+    url, data = url_of(origin, "content", 3 * MIB)
+    assert peer.get(url) == data and both.get(url) == data
+    assert (origin.requests, origin.sent_bytes) == (1, len(data))
 
 
 def test_the_figures_of_a_member_are_documented(managed: Managed) -> None:

@@ -13,20 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aioquic.asyncio.client import connect
+from aioquic.h3.connection import H3_ALPN
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from hawker.apps.membership import certificate
+from hawker.apps.membership.certificate import host_pem
 from hawker.apps.membership.joining import Wish, join
 from hawker.apps.membership.member import Member
-from hawker.apps.serve import Listen, serving
+from hawker.apps.serve import Files, Listen, serving
+from hawker.core import tls
+from hawker.core.certificates import request_pem
 from hawker.core.contracts import Directions
 from hawker.core.errors import ConfigError, Removed, StorageFailed, Unauthenticated
 from hawker.core.membership import Configuration
-from hawker.core.settings import Settings, load
+from hawker.core.settings import Settings, TlsSettings, load
 from hawker.core.storage.identity import KEY_FILE
 from hawker.core.storage.membership import load_membership, underlay
 from hawker.core.tls import ClientTls, client_context, server_context
-from tests.apps.membership.standin import StandIn
+from tests.apps.membership.standin import Authority, StandIn
+from tests.apps.serve.h3client import H3Client
 
 URL = "https://127.0.0.1:7"
 
@@ -327,6 +336,45 @@ def test_a_certificate_is_renewed_in_time_and_shown_by_what_listens_already(
                 assert clients.context() is not in_threads, "threads take a new context"
                 await asyncio.sleep(0.5)
                 assert manager.renewals == 1, "once is enough"
+
+    asyncio.run(main())
+
+
+def test_a_renewed_certificate_is_shown_over_http3_too(tmp_path: Path) -> None:
+    authority = Authority()
+    pem = tmp_path / "host.pem"
+
+    def issue(seconds: float) -> float:
+        key = ec.generate_private_key(ec.SECP256R1())
+        chain = authority.sign(request_pem(key, ["127.0.0.1"]), seconds)
+        pem.write_bytes(host_pem(chain, key))
+        pem.chmod(0o600)
+        end = x509.load_pem_x509_certificate(chain.encode()).not_valid_after_utc
+        return end.timestamp()
+
+    async def shown(port: int) -> float:
+        configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN)
+        configuration.load_verify_locations(cadata=authority.pem.encode())
+
+        def client_of(quic: QuicConnection, stream_handler: Any = None) -> H3Client:
+            return H3Client(quic)
+
+        async with connect(
+            "127.0.0.1", port, configuration=configuration, create_protocol=client_of
+        ) as client:
+            found = client._quic.tls._peer_certificate
+            assert found is not None
+            return found.not_valid_after_utc.timestamp()
+
+    async def main() -> None:
+        first = issue(600)
+        context = server_context(TlsSettings(certificate=str(pem)))
+        listen = Listen("127.0.0.1", 0, tmp_path / "s.sock", context, Files(pem, pem))
+        async with serving(_nothing, listen) as where:
+            assert await shown(where.port) == first
+            second = issue(3600)
+            tls.renew()
+            assert await shown(where.port) == second
 
     asyncio.run(main())
 
