@@ -263,17 +263,20 @@ class Graph:
 
         A root that holds a part is a path to that part only.
         """
-        for last in (False, True):
-            for host in generation.roots if missed else ():
-                root = task.peers[host]
-                gain = self._will_have(task, root, generation.layout) & missed
-                fits = gain and self._usable(task, peer, host, now, drained=last)
-                if fits and host not in peer.parents:
-                    self._link(task, root, peer)
-                    missed -= gain
-                    if not missed:
-                        break
+        # Those that drain come last.
+        for host in sorted(generation.roots, key=self._drains):
+            root = task.peers[host]
+            gain = self._will_have(task, root, generation.layout) & missed
+            usable = gain and self._usable(task, peer, host, now, drained=True)
+            if usable and host not in peer.parents:
+                self._link(task, root, peer)
+                missed -= gain
+                if not missed:
+                    break
         return missed
+
+    def _drains(self, host: str) -> bool:
+        return self._hosts[host].announcement.draining
 
     def _find_parents(
         self,
@@ -314,7 +317,7 @@ class Graph:
         return zone.heads, zone.members
 
     def _find_neighbours(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
-        if self._hosts[peer.host].announcement.draining:
+        if self._drains(peer.host):
             # Neighbours give to each other.
             return
         if generation.zones.hungry and self._has_its_own(peer):
