@@ -127,7 +127,8 @@ class Collection(Generic[M]):
         """The row that the path names, if the caller may do this with it; raises NotFound,
         Forbidden."""
         query = self.model.filter(pk=call.param("id"))
-        row = await (query.select_for_update() if lock else query).first()
+        # What refers to it may come and go meanwhile, but where it is deleted itself.
+        row = await (query.select_for_update(no_key=True) if lock else query).first()
         if row is None:
             # Whoever is bound to a tenant or cluster learns as much of what is not theirs.
             raise self.missing()

@@ -111,7 +111,7 @@ class Enrolments(Collection[models.Enrolment]):
     async def _good(self, call: Call, *, lock: bool = False) -> models.Enrolment:
         """The enrolment that a host shows; raises Unauthenticated."""
         mine = models.Enrolment.filter(digest=self._digest(call.token), expires__gt=time.time())
-        row = await (mine.select_for_update() if lock else mine).first()
+        row = await (mine.select_for_update(no_key=True) if lock else mine).first()
         if row is None:
             raise Unauthenticated(
                 "the enrolment's token is unknown or has expired", hint="make a new enrolment"
@@ -135,7 +135,7 @@ class Enrolments(Collection[models.Enrolment]):
     ) -> Enrolled:
         """Make the host a member, or give the one that it is a new token, in a transaction."""
         body: Enrol = call.body
-        cluster = await models.Cluster.filter(id=cluster_id).select_for_update().first()
+        cluster = await models.Cluster.filter(id=cluster_id).select_for_update(no_key=True).first()
         if cluster is None:
             raise NotFound("the cluster was deleted just now", hint="join again")
         via = {"actor": f"host:{body.host}", "via": f"enrolment:{enrolment.id}"}
@@ -171,7 +171,7 @@ class Enrolments(Collection[models.Enrolment]):
         if rows := await elsewhere.order_by("id").select_for_update():
             await changes.part(rows, "left")
         mine = models.Member.filter(cluster_id=cluster, host=body.host, kind=kind)
-        row = await mine.select_for_update().first()
+        row = await mine.select_for_update(no_key=True).first()
         said: dict[str, Any] = {
             "hostname": body.hostname, "addresses": body.addresses, "idc": body.idc,
             "location": body.location, "version": body.version, "kept_alive": time.time(),

@@ -83,7 +83,7 @@ class Heard:
     async def _write_moved(self, moved: dict[str, Facts]) -> None:
         async with in_transaction():
             found = models.Member.filter(id__in=list(moved)).order_by("id")
-            ids = [row.id for row in await found.select_for_update()]
+            ids = [row.id for row in await found.select_for_update(no_key=True)]
             await self._database.describe(FIELDS, {id_: moved[id_] for id_ in ids})
             heard = {"silent": False, "kept_alive": time.time()}
             number = await changes.count()
@@ -97,7 +97,7 @@ class Heard:
         if not await late.exists():
             return False
         async with in_transaction():
-            ids = [row.id for row in await late.order_by("id").select_for_update()]
+            ids = [row.id for row in await late.order_by("id").select_for_update(no_key=True)]
             number = await changes.count()
             await models.Member.filter(id__in=ids).update(silent=True, changed=number)
         return True

@@ -168,7 +168,7 @@ class Members(Collection[models.Member]):
         if call.seat.id != call.param("id"):
             raise Forbidden("a member may do this with itself alone")
         query = self.model.filter(id=call.seat.id)
-        row = await (query.select_for_update() if lock else query).first()
+        row = await (query.select_for_update(no_key=True) if lock else query).first()
         if row is None:
             raise self.missing()
         return row

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -171,6 +172,48 @@ def test_what_one_changes_wakes_those_who_wait_at_the_other(pair: tuple[Manager,
         assert max(seconds.values()) < SOON, seconds
         # The other one refuses it, too.
         assert _at(second, peer).ask().json()["type"] == "urn:hawker:problem:removed"
+
+
+def test_joining_draining_removing_and_changing_at_both_at_once_is_no_fault(
+    pair: tuple[Manager, Manager],
+) -> None:
+    """Nobody waits for each other in a circle, and both tell the same in the end."""
+    with pair[1].set_up() as root:
+        cluster = created(root.post("/clusters", json={"name": "busy"}))["id"]
+        until = time.monotonic() + 8
+        statuses: Counter[int] = Counter()
+        watching = Host(pair[0], "scheduler")
+        watching.join(enrol(root, "scheduler", cluster)["token"])
+
+        def hosts(number: int) -> None:
+            with pair[number % 2].client(cookies=root.cookies) as client:
+                while time.monotonic() < until:
+                    with Host(pair[(number // 2) % 2], ("scheduler", "peer")[number % 2]) as host:
+                        token = enrol(client, host.kind, cluster)["token"]
+                        statuses[host.enrol(token).status_code] += 1
+                        host.join(token)
+                        host.keep()
+                        member = f"/members/{host.member['id']}"
+                        drained = client.put(f"{member}/draining", json={"draining": True})
+                        statuses[drained.status_code] += 1
+                        statuses[client.delete(member).status_code] += 1
+
+        def change(number: int) -> None:
+            with pair[number % 2].client(cookies=root.cookies) as client:
+                while time.monotonic() < until:
+                    body = {"peers": {"upload_slots": number + 1}, "is_default": bool(number % 2)}
+                    headers = {"if-match": "*"}
+                    answer = client.patch(f"/clusters/{cluster}", json=body, headers=headers)
+                    statuses[answer.status_code] += 1
+
+        at_once([*(partial(hosts, n) for n in range(6)), *(partial(change, n) for n in range(2))])
+        assert set(statuses) <= {200, 201, 204}, statuses
+        time.sleep(1)
+        told = watching.keep()
+        assert told == _at(pair[1], watching).keep() and len(told["removed"]) > 5
+        watching.client.close()
+        for manager in pair:
+            manager.check()
 
 
 def _close(hosts: Iterable[Host]) -> None:

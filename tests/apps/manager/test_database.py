@@ -92,6 +92,7 @@ def test_members_of_before_hosts_joined_are_kept(
     database = Database(new_database(), tmp_path)
 
     async def first_only(self: Database, connection: Any) -> None:
+        await self._pending(self._executor(connection))
         await self._executor(connection).migrate([MigrationTarget(APP, "0001_initial")])
 
     async def check() -> None:
