@@ -134,6 +134,7 @@ class ManagerRole(Role):
     async def _open(self) -> Service:
         service = await asyncio.to_thread(_load)
         self._service = await service.start(self._context.settings, self._context.plugins)
+        self._failure = None
         assert self._opened is not None
         self._opened.set()
         return self._service
