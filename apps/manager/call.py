@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from tortoise.exceptions import IntegrityError
-from tortoise.transactions import in_transaction
 
 from hawker.apps.manager import models
 from hawker.apps.manager.access import Grant, Permission, allowed, permission_text, reach
+from hawker.apps.manager.database import transaction
 from hawker.apps.manager.standing import Seat
 from hawker.core.errors import (
     BadRequest,
@@ -127,7 +127,7 @@ class Call:
             Conflict: a name is taken, or something is in use or missing.
         """
         try:
-            async with in_transaction():
+            async with transaction():
                 await self._claim()
                 yield
                 await self._remember()

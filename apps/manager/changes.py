@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tortoise.expressions import F
-from tortoise.transactions import in_transaction
 
 from hawker.apps.manager import models
+from hawker.apps.manager.database import transaction
 
 CHANGES = "changes"
 Why = Literal["removed", "left", "forgotten"]
@@ -64,7 +64,7 @@ async def part(rows: Sequence[models.Member], why: Why) -> None:
 async def forget(silent_since: float) -> None:
     """Part with members that are silent since then and have no token of their own: nobody can say
     of a host that announces itself whether it will come back."""
-    async with in_transaction():
+    async with transaction():
         silent = models.Member.filter(kept_alive__lte=silent_since, credential=None)
         ids = await silent.values_list("id", flat=True)
         rows = (

@@ -34,6 +34,7 @@ MODELS = "hawker.apps.manager.models"
 MIGRATIONS = "hawker.apps.manager.migrations"
 POSTGRES = ("postgres", "postgresql")
 OPEN_SECONDS = 20.0
+BUSY_MS = 1000
 # Any number will do that nobody else in the database locks.
 ADVISORY_LOCK = 0x4861776B_6572
 
@@ -116,6 +117,9 @@ class Database:
         if not exists or await self._behind():
             await self._renew_file()
         await self._connect(_sqlite(self._file))
+        with self.active():
+            # Now, so that no request waits for it, or is cancelled while it does.
+            await self._current.connections.get(self.dialect).execute_query("SELECT 1")
 
     def _credentials(self) -> dict[str, Any]:
         url = "asyncpg" + self._url[len(urlsplit(self._url).scheme) :]
@@ -197,8 +201,9 @@ class Database:
         try:
             yield
         except self._faults as exc:
+            told = str(exc) or "it did not answer in time"
             raise Unavailable(
-                f"the manager's database {self.name} failed: {exc}", retry_after=1
+                f"the manager's database {self.name} failed: {told}", retry_after=1
             ) from exc
 
     async def keep_alive(self, ids: Sequence[str], at: float) -> None:
@@ -244,13 +249,33 @@ class Database:
             self._context = None
 
 
+@contextlib.asynccontextmanager
+async def transaction() -> AsyncIterator[None]:
+    """A transaction of the current database: all that is done inside happens, or nothing.
+
+    tortoise's own keeps its connection for ever where BEGIN fails or is cancelled.
+    """
+    context = in_transaction()
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(context)
+        except BaseException as exc:
+            # It has the connection from when it has this.
+            if hasattr(context, "token"):
+                # What never began cannot be rolled back; the connection is given back all the same.
+                with contextlib.suppress(Exception):
+                    await context.__aexit__(type(exc), exc, exc.__traceback__)
+            raise
+        yield
+
+
 def _app(connection: str) -> dict[str, Any]:
     return {"models": [MODELS], "default_connection": connection, "migrations": MIGRATIONS}
 
 
 def _sqlite(file: Path) -> dict[str, Any]:
-    # What was answered must survive the machine, too.
-    credentials = {"file_path": str(file), "synchronous": "FULL"}
+    # What was answered must survive the machine, too. All wait for one who waits for a lock.
+    credentials = {"file_path": str(file), "synchronous": "FULL", "busy_timeout": BUSY_MS}
     return {"engine": "tortoise.backends.sqlite", "credentials": credentials}
 
 

@@ -7,10 +7,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from tortoise.transactions import in_transaction
-
 from hawker.apps.manager import changes, models
-from hawker.apps.manager.database import Database
+from hawker.apps.manager.database import Database, transaction
 from hawker.core.membership import Keepalive
 
 Facts = tuple[str, tuple[str, ...], str, str, str, str]
@@ -55,7 +53,7 @@ class Heard:
                 return
             try:
                 # Outside of one, tortoise leaves what is cancelled open behind it.
-                async with in_transaction():
+                async with transaction():
                     if said:
                         await self._database.describe(FIELDS, said)
                     await self._database.keep_alive(list(kept), time.time())
@@ -81,7 +79,7 @@ class Heard:
             await follow()
 
     async def _write_moved(self, moved: dict[str, Facts]) -> None:
-        async with in_transaction():
+        async with transaction():
             found = models.Member.filter(id__in=list(moved)).order_by("id")
             ids = [row.id for row in await found.select_for_update(no_key=True)]
             await self._database.describe(FIELDS, {id_: moved[id_] for id_ in ids})
@@ -96,7 +94,7 @@ class Heard:
         late = late.exclude(id__in=list(self._kept))
         if not await late.exists():
             return False
-        async with in_transaction():
+        async with transaction():
             ids = [row.id for row in await late.order_by("id").select_for_update(no_key=True)]
             number = await changes.count()
             await models.Member.filter(id__in=ids).update(silent=True, changed=number)

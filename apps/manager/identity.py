@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
+from tortoise.exceptions import OperationalError
 
 from hawker.apps.manager import models
 from hawker.apps.manager.access import ROLES, Grant, Permission, narrowed, parse_permission
@@ -52,7 +54,9 @@ class Identity:
         if token is None or token.expires <= now or token.user.disabled:
             raise Unauthenticated("the token is unknown, expired, or its owner is disabled")
         if now - token.used > USED_EVERY:
-            await models.Token.filter(id=token.id).update(used=now)
+            # Reading goes on where nothing can be written, as on a full disk.
+            with contextlib.suppress(OperationalError):
+                await models.Token.filter(id=token.id).update(used=now)
         scopes = permissions(token.scopes)
         grants = narrowed(await grants_of(token.user), scopes)
         return Principal(token.user, grants, f"token:{token.id}", scopes)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,18 @@ import pytest
 from tortoise.migrations.executor import MigrationTarget
 
 from hawker.apps.manager import models
-from hawker.apps.manager.database import APP, MIGRATIONS, Database
+from hawker.apps.manager.database import APP, MIGRATIONS, Database, transaction
 from hawker.apps.manager.roster import Roster
 from hawker.apps.manager.secret import KeyedHash
 from hawker.core.errors import ConfigError, StorageFailed, Unavailable
-from tests.apps.manager.running import SERVER, Manager, created, new_database
+from tests.apps.manager.running import (
+    SERVER,
+    Manager,
+    add_token,
+    created,
+    new_database,
+    problem,
+)
 
 
 async def _with(database: Database, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -267,6 +276,134 @@ def test_nothing_that_was_answered_is_lost_in_a_kill(tmp_path: Path) -> None:
         with manager.client(cookies=cookies) as root:
             assert [t["name"] for t in root.get("/tenants?per_page=100").json()] == names
             assert len(root.get("/audit?resource=tenants&per_page=100").json()) == 30
+        manager.check()
+    finally:
+        manager.close()
+
+
+class _CancelledAt:
+    """A coroutine that is cancelled where it waits for the nth time."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], nth: int) -> None:
+        self._coroutine = coroutine
+        self._left = nth
+        self.reached = False
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        steps = self._coroutine.__await__()
+        try:
+            waited = next(steps)
+            while True:
+                if self._left == 0 and waited is not None:
+                    # As asyncio cancels a task.
+                    self.reached = waited.cancel()
+                self._left -= 1
+                try:
+                    yield waited
+                except BaseException as exc:
+                    waited = steps.throw(exc)
+                else:
+                    waited = next(steps)
+        except StopIteration:
+            return
+
+
+def test_a_change_that_is_cancelled_anywhere_is_not_made(tmp_path: Path) -> None:
+    """And nobody after it waits for its connection, or commits what it began."""
+
+    async def change(name: str) -> None:
+        async with transaction():
+            await models.Tenant.create(name=name)
+            await models.Tenant.create(name=f"{name}-too")
+
+    async def awaited(cancelled: _CancelledAt) -> None:
+        await cancelled
+
+    # One connection, so that its loss is missed at once.
+    url = f"{new_database()}?maxsize=1" if SERVER else ""
+
+    async def check() -> int:
+        database = Database(url, tmp_path)
+        await database.open()
+        made: set[str] = set()
+        nth = 0
+        try:
+            with database.active():
+                while True:
+                    cancelled = _CancelledAt(change(f"t-{nth}"), nth)
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(awaited(cancelled))
+                    if not cancelled.reached:
+                        break
+                    async with asyncio.timeout(10):
+                        await change(f"after-{nth}")
+                        names = {tenant.name for tenant in await models.Tenant.all()}
+                    made |= {f"after-{nth}", f"after-{nth}-too"}
+                    # The last waits are those of a COMMIT, which may be done or not.
+                    both = {f"t-{nth}", f"t-{nth}-too"}
+                    assert names - made in (set(), both)
+                    made |= names & both
+                    nth += 1
+        finally:
+            await database.close()
+        return nth
+
+    assert asyncio.run(check()) >= 5
+
+
+@pytest.mark.skipif(bool(SERVER), reason="of SQLite's file alone")
+def test_what_a_full_disk_refuses_is_not_made_later(tmp_path: Path) -> None:
+    """Reads go on, and changes once there is room again."""
+    manager = Manager(tmp_path / "data", database="")
+    try:
+        with manager.set_up() as root:
+            token = manager.with_token(add_token(root, "tenants:read"))
+            created(root.post("/tenants", json={"name": "before"}))
+            log = manager.data / "manager.db-wal"
+            limit = log.stat().st_size
+            resource.prlimit(manager.process.pid, resource.RLIMIT_FSIZE, (limit, -1))
+            refused = 0
+            for number in range(20):
+                body = {"name": f"full-{number}", "description": "x" * 4000}
+                answer = root.post("/tenants", json=body)
+                if answer.status_code == 503:
+                    refused += 1
+                    assert "manager.db" in problem(answer, 503)
+                    names = [row["name"] for row in root.get("/tenants?per_page=100").json()]
+                    assert f"full-{number}" not in names
+                    assert token.get("/tenants").status_code == 200
+                else:
+                    created(answer)
+            assert refused
+            kept = root.get("/tenants?per_page=100").json()
+            resource.prlimit(manager.process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+            after = created(root.post("/tenants", json={"name": "after"}))
+            assert root.get("/tenants?per_page=100").json() == [*kept, after]
+            assert len(kept) == 1 + 20 - refused
+            audit = root.get("/audit?resource=tenants&per_page=100").json()
+            assert len(audit) == len(kept) + 1
+            token.close()
+        manager.check()
+    finally:
+        manager.close()
+
+
+@pytest.mark.skipif(bool(SERVER), reason="of SQLite's file alone")
+def test_a_file_that_somebody_else_locks_is_told_and_used_again(tmp_path: Path) -> None:
+    manager = Manager(tmp_path / "data", database="")
+    try:
+        with manager.set_up() as root:
+            token = manager.with_token(add_token(root, "tenants:read"))
+            other = sqlite3.connect(manager.data / "manager.db", isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            told = problem(root.post("/tenants", json={"name": "locked"}), 503)
+            assert "manager.db failed: database is locked" in told
+            assert root.get("/tenants").json() == []
+            assert token.get("/tenants").status_code == 200
+            other.execute("ROLLBACK")
+            other.close()
+            created(root.post("/tenants", json={"name": "locked"}))
+            token.close()
         manager.check()
     finally:
         manager.close()
