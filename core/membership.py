@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -28,7 +29,15 @@ KEEPALIVE = 20.0
 Short = Annotated[str, Meta(max_length=128)]
 Location = Annotated[str, Meta(max_length=512)]
 Hostname = Annotated[str, Meta(max_length=253)]
-Url = Annotated[str, Meta(max_length=512, pattern=r"^https?://[^/?#@\s]+$")]
+Address = Annotated[str, Meta(max_length=64, extra_json_schema={"format": "ip"})]
+Url = Annotated[
+    str,
+    Meta(
+        max_length=512,
+        pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$",
+        extra_json_schema={"format": "base-url"},
+    ),
+]
 Request = Annotated[str, Meta(max_length=16_384)]
 """A certificate signing request (PKCS #10), PEM."""
 
@@ -42,7 +51,7 @@ class Enrol(msgspec.Struct, frozen=True, omit_defaults=True):
     proof: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}$")]
     csr: Request
     hostname: Hostname = ""
-    addresses: Annotated[list[Short], Meta(max_length=32)] = []
+    addresses: Annotated[list[Address], Meta(max_length=32)] = []
     idc: Short = ""
     location: Location = ""
     version: Annotated[str, Meta(max_length=64)] = ""
@@ -93,7 +102,7 @@ class Keepalive(msgspec.Struct, frozen=True, omit_defaults=True):
 
     kind: Kind
     url: Url
-    addresses: Annotated[list[Short], Meta(max_length=32)] = []
+    addresses: Annotated[list[Address], Meta(max_length=32)] = []
     hostname: Hostname = ""
     idc: Short = ""
     location: Location = ""
@@ -102,6 +111,10 @@ class Keepalive(msgspec.Struct, frozen=True, omit_defaults=True):
     wait: Annotated[float, Meta(ge=0, le=KEEPALIVE)] = 0.0
 
     def __post_init__(self) -> None:
+        try:
+            _ = urlsplit(self.url).port
+        except ValueError as exc:
+            raise ValueError(f"url: {exc}") from None
         check_addresses(self.addresses)
 
 

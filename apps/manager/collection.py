@@ -13,7 +13,7 @@ from tortoise.queryset import QuerySet
 
 from hawker.apps.manager.call import Call
 from hawker.apps.manager.operation import PREFIX, Operation
-from hawker.core.errors import BadRequest, NotFound
+from hawker.core.errors import NotFound
 
 M = TypeVar("M", bound=Model)
 
@@ -33,6 +33,8 @@ class Collection(Generic[M]):
     """Columns by the query parameters that are compared with them."""
     flags: ClassVar[Sequence[str]] = ()
     """Filters that are true or false."""
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """What filters take, where that is not any text."""
     order: ClassVar[Sequence[str]] = ("created", "id")
     deletable: ClassVar[bool] = True
 
@@ -42,6 +44,7 @@ class Collection(Generic[M]):
             Operation(
                 "GET", f"/{name}", f"List {name}", (name, "read"), self.list_, answer=view,
                 listing=True, filters=(*self.filters, *self.flags),
+                choices={**self.choices, **dict.fromkeys(self.flags, ("true", "false"))},
             ),
             Operation("GET", one, f"One of {name}", (name, "read"), self.read, answer=view),
         ]  # fmt: skip
@@ -149,8 +152,6 @@ class Collection(Generic[M]):
         """What the query's parameters leave."""
         for name, value in call.filters.items():
             if name in self.flags:
-                if value not in ("true", "false"):
-                    raise BadRequest(f"{name}={value!r} is not true or false")
                 query = query.filter(**{name: value == "true"})
             else:
                 query = query.filter(**{self.filters[name]: value})

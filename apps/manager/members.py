@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import msgspec
 from tortoise.queryset import QuerySet
@@ -34,7 +34,7 @@ class Members(Collection[models.Member]):
     filters: ClassVar = {
         "cluster": "cluster_id", "kind": "kind", "host": "host", "idc": "idc", "state": ""
     }  # fmt: skip
-
+    choices: ClassVar = {"kind": get_args(Kind), "state": STATES}
     deletable = False
 
     def __init__(self, roster: Roster, seal: Seal) -> None:
@@ -72,8 +72,6 @@ class Members(Collection[models.Member]):
         query = super().narrow(query, call)
         if state is None:
             return query
-        if state not in STATES:
-            raise BadRequest(f"state={state!r} is not one of {', '.join(STATES)}")
         since = time.time() - EXPIRY
         if state == "inactive":
             return query.filter(kept_alive__lte=since)

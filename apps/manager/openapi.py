@@ -24,6 +24,31 @@ _REFUSALS = {
 }
 BEARERS = ("token", "enrolment", "member")
 _KNOWN = {401: "Nobody is known to ask.", 403: "They may not."}
+_REFUSED_WITH = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_REQUEST_ID = "X-Request-Id"
+_HOST = "^[0-9a-f]{32}$"
+_TAG = '"[0-9]+"'
+_MATCH = {"type": "string", "pattern": rf"^(\*|{_TAG}(, {_TAG})*)$"}
+
+
+def _header(description: str, *, always: bool = True, **schema: Any) -> dict[str, Any]:
+    return {
+        "description": description,
+        "required": always,
+        "schema": {"type": "string", **schema},
+    }
+
+
+_HEADERS = {
+    _REQUEST_ID: _header("Names the request in the manager's log.", always=False),
+    "Cache-Control": _header("Nothing is to be kept.", enum=["no-store"]),
+    "ETag": _header("The revision, for If-Match.", pattern=f"^{_TAG}$"),
+    "Link": _header("RFC 8288: `first`, `prev` and `next`, relative to the request."),
+    "Location": _header("The path of what was made."),
+    "Set-Cookie": _header("The session, or its end."),
+    "Retry-After": _header("Seconds.", always=False, pattern="^[0-9]+$"),
+    "WWW-Authenticate": _header("How to send a token."),
+}
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
@@ -41,15 +66,28 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Hawker manager", "version": version()},
-        "paths": paths,
+        "paths": _without_nul(paths),
         "components": {
-            "schemas": schemas,
+            "schemas": _without_nul(schemas),
+            "headers": _HEADERS,
             "securitySchemes": {
                 "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
                 **{one: {"type": "http", "scheme": "bearer"} for one in BEARERS},
             },
         },
     }
+
+
+def _without_nul(schema: Any) -> Any:
+    """The same, but that it says of every text that it has no NUL, which is refused everywhere."""
+    if isinstance(schema, list):
+        return [_without_nul(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    told = {name: _without_nul(value) for name, value in schema.items()}
+    if schema.get("type") == "string" and not {"pattern", "enum", "format"} & schema.keys():
+        told["pattern"] = r"^[^\x00]*$"
+    return told
 
 
 def _describe(operation: Operation) -> dict[str, Any]:
@@ -81,16 +119,18 @@ def _security(operation: Operation) -> list[dict[str, Any]]:
 
 def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
     for name in re.findall(r"{(\w+)}", operation.path):
-        yield _parameter("path", name, {"type": "string", "minLength": 1}, required=True)
+        form = {"pattern": _HOST} if name == "host" else {"minLength": 1}
+        yield _parameter("path", name, {"type": "string", **form}, required=True)
     if operation.listing:
         page = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 1}
         yield _parameter("query", "page", page)
         many = {"type": "integer", "minimum": 1, "maximum": MAX_PER_PAGE, "default": PER_PAGE}
         yield _parameter("query", "per_page", many)
     for name in (*operation.filters, *operation.parameters):
-        yield _parameter("query", name, {"type": "string"})
+        one_of = {"enum": [*operation.choices[name]]} if name in operation.choices else {}
+        yield _parameter("query", name, {"type": "string", **one_of})
     if operation.conditional:
-        yield _parameter("header", "If-Match", {"type": "string"}, required=True)
+        yield _parameter("header", "If-Match", _MATCH, required=True)
     if operation.repeatable:
         key = {"type": "string", "pattern": "^[!-~]{1,128}$"}
         yield _parameter("header", "Idempotency-Key", key)
@@ -114,17 +154,39 @@ def _answers(operation: Operation) -> dict[str, Any]:
         refusals[412] = "It is another revision by now."
     if operation.conditional:
         refusals[428] = "If-Match is missing."
-    good: dict[str, Any] = {"description": operation.summary}
+    good: dict[str, Any] = {"description": operation.summary, "headers": _headers(operation)}
     status = 204
     if operation.answer is not None:
         status = operation.status
         good["content"] = _json(operation.answer, many=operation.listing or operation.many)
     problem = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     told = {
-        str(code): {"description": text, "content": problem}
+        str(code): {
+            "description": text,
+            "headers": _refer(_REQUEST_ID, *_REFUSED_WITH.get(code, ())),
+            "content": problem,
+        }
         for code, text in sorted(refusals.items())
     }
     return {str(status): good, **told}
+
+
+def _headers(operation: Operation) -> dict[str, Any]:
+    """Those of a good answer."""
+    names = [_REQUEST_ID, "Cache-Control"]
+    if operation.listing:
+        names.append("Link")
+    elif "revision" in getattr(operation.answer, "__struct_fields__", ()):
+        names.append("ETag")
+    if operation.status == 201:
+        names.append("Location")
+    if operation.cookie:
+        names.append("Set-Cookie")
+    return _refer(*names)
+
+
+def _refer(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _json(kind: Any, *, many: bool) -> dict[str, Any]:

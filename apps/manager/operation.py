@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from tortoise.exceptions import ValidationError
 
 from hawker.apps.manager import models
 from hawker.apps.manager.access import TABLE, Permission, permission_text
@@ -22,7 +23,7 @@ from hawker.apps.manager.identity import COOKIE, Identity, bearer
 from hawker.apps.manager.roster import Roster
 from hawker.apps.web.endpoints import Endpoint
 from hawker.apps.web.requests import read_body
-from hawker.core.errors import BadRequest, Conflict, Forbidden, Unauthenticated
+from hawker.core.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthenticated
 from hawker.core.membership import ENROLMENT_PREFIX, MEMBER_PREFIX
 from hawker.core.messages import encode
 
@@ -31,6 +32,8 @@ MAX_BODY = 256 * 1024
 MAX_PAGE, PER_PAGE, MAX_PER_PAGE = 1_000_000, 20, 100
 # Of which a body may take 30.
 ANSWER_SECONDS = 60.0
+# An escaped NUL; not where the backslash itself is escaped.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _KEY = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -45,7 +48,8 @@ class Operation:
 
     `listing`: it answers with pages of `answer`. `conditional`:
     it needs If-Match. `repeatable`: it takes an Idempotency-Key. `many`: it answers with a list of
-    `answer`."""
+    `answer`. `choices`: what filters take, where that is not any text. `cookie`: it sets the
+    session's."""
 
     method: str
     path: str
@@ -62,6 +66,8 @@ class Operation:
     parameters: Sequence[str] = ()
     by_member: bool = False
     many: bool = False
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    cookie: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.who, tuple) and self.who[1] not in TABLE.get(self.who[0], ()):
@@ -100,14 +106,19 @@ class Layer:
         call.body = decode(raw, operation.body)
         if (key := request.headers.get("idempotency-key")) is not None:
             call.repeat = self._repeat(operation, call, key, raw)
-            if (response := await _repeated(call)) is not None:
+            if (response := await _repeated(operation, call)) is not None:
                 return response
         try:
             await operation.handle(call)
         except Repeated:
-            response = await _repeated(call)
+            response = await _repeated(operation, call)
             assert response is not None
             return response
+        except ValidationError as exc:
+            # Longer than what its column holds: there is nothing of that name.
+            if not operation.listing:
+                raise NotFound("there is no such thing") from exc
+            call.answer = []
         return _respond(operation, call)
 
     async def _identify(self, operation: Operation, call: Call) -> None:
@@ -163,6 +174,9 @@ def _parameters(operation: Operation, call: Call) -> None:
             raise BadRequest(f"the parameter {name!r} is given more than once")
         _no_nul(value)
         if name in operation.filters:
+            one_of = operation.choices.get(name)
+            if one_of is not None and value not in one_of:
+                raise BadRequest(f"{name}={value!r} is not one of {', '.join(one_of)}")
             call.filters[name] = value
     query = call.request.query_params
     if operation.listing:
@@ -176,7 +190,7 @@ def decode(raw: bytes, kind: Any) -> Any:
         if raw.strip():
             raise BadRequest("this operation takes no body")
         return None
-    if b"\\u0000" in raw:
+    if _NUL.search(raw):
         raise BadRequest("the body has a NUL character")
     try:
         return msgspec.json.decode(raw, type=kind)
@@ -184,7 +198,7 @@ def decode(raw: bytes, kind: Any) -> Any:
         raise BadRequest(f"the body: {exc}") from exc
 
 
-async def _repeated(call: Call) -> Response | None:
+async def _repeated(operation: Operation, call: Call) -> Response | None:
     """What was answered to the first request with this key; None where there was none."""
     assert call.repeat is not None
     digest, request = call.repeat
@@ -193,11 +207,19 @@ async def _repeated(call: Call) -> Response | None:
         return None
     if known.request != request:
         raise Conflict("another request had this Idempotency-Key", hint="use a new key")
-    return Response(known.body, known.status, media_type="application/json")
+    made = msgspec.json.decode(known.body)
+    headers = {
+        "cache-control": "no-store",
+        "location": f"{call.mount}{PREFIX}{operation.path}/{made['id']}",
+    }
+    if "revision" in made:
+        headers["etag"] = f'"{made["revision"]}"'
+    return Response(known.body, known.status, headers=headers, media_type="application/json")
 
 
 def _respond(operation: Operation, call: Call) -> Response:
     if isinstance(call.answer, Response):
+        call.answer.headers["cache-control"] = "no-store"
         return call.answer
     headers = {"cache-control": "no-store", **call.headers}
     revision = getattr(call.answer, "revision", None)

@@ -130,9 +130,9 @@ class Own:
             ),
             Operation(
                 "POST", "/session", "Sign in", "anyone", self.sign_in, body=wire.SignIn,
-                answer=wire.Me,
+                answer=wire.Me, cookie=True,
             ),
-            Operation("DELETE", "/session", "Sign out", "signed-in", self.sign_out),
+            Operation("DELETE", "/session", "Sign out", "signed-in", self.sign_out, cookie=True),
             Operation("GET", "/me", "Who asks", "signed-in", self.me, answer=wire.Me),
             Operation(
                 "PUT", "/me/password", "Change one's own password, and end other sessions",
@@ -156,6 +156,7 @@ class Own:
             await call.audit("create", user.id, None, call.answer, resource="users", **who)
             shown = view_binding(binding)
             await call.audit("create", binding.id, None, shown, resource="bindings", **who)
+        call.headers["location"] = f"{call.mount}{PREFIX}/users/{user.id}"
 
     async def sign_in(self, call: Call) -> None:
         check_same_site(call.request)

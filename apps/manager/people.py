@@ -83,9 +83,15 @@ class Roles(Collection[models.Role]):
     filters: ClassVar = {"name": "name"}
 
     async def list_(self, call: Call) -> None:
-        await super().list_(call)
-        if call.page == 1 and not call.filters:
-            call.answer = [*BUILT_IN, *call.answer]
+        """The built-in ones come first, and are counted as the others are."""
+        fixed = [r for r in BUILT_IN if call.filters.get("name", r.name) == r.name]
+        skipped = (call.page - 1) * call.per_page
+        shown = fixed[skipped : skipped + call.per_page]
+        room = call.per_page - len(shown)
+        query = self.narrow(self.reached(call), call).order_by(*self.order)
+        rows = await query.offset(max(0, skipped - len(fixed))).limit(room + 1)
+        call.more = len(rows) > room
+        call.answer = [*shown, *[await self.view(row) for row in rows[:room]]]
 
     async def read(self, call: Call) -> None:
         call.answer = next((r for r in BUILT_IN if r.id == call.param("id")), None)
@@ -151,8 +157,7 @@ class Bindings(Collection[models.RoleBinding]):
 
     async def values(self, call: Call) -> dict[str, Any]:
         body: wire.NewBinding = call.body
-        if body.role not in ROLES and not await models.Role.exists(name=body.role):
-            raise NotFound(f"there is no role {body.role!r}")
+        await _check_role(body.role)
         values = {
             "user_id": body.user,
             "role": body.role,
@@ -164,11 +169,22 @@ class Bindings(Collection[models.RoleBinding]):
             raise Forbidden(f"{call.who.user.name} may not do all that the role allows there")
         return values
 
+    async def changed(self, call: Call, row: models.RoleBinding) -> None:
+        # It names a role that is there, or will be gone once this waits no more.
+        await _check_role(row.role, lock=True)
+
     async def check_delete(self, call: Call, row: models.RoleBinding) -> None:
         if not covers(call.who.grants, await grants([row])):
             raise Forbidden(f"{call.who.user.name} may not do all that the role allows there")
         if row.role == "root" and not row.tenant_id and not row.cluster_id:
             await keep_a_root(without_binding=row.id)
+
+
+async def _check_role(name: str, *, lock: bool = False) -> None:
+    """Raise NotFound where there is no such role; with `lock` nobody deletes it meanwhile."""
+    query = models.Role.filter(name=name)
+    if name not in ROLES and not await (query.select_for_update() if lock else query).first():
+        raise NotFound(f"there is no role {name!r}")
 
 
 async def keep_a_root(*, without_user: str = "", without_binding: str = "") -> None:

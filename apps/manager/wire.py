@@ -20,12 +20,17 @@ Name = Annotated[
     Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$"),
 ]
 Text = Annotated[str, Meta(max_length=4096)]
-Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+Id = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_-]+$")]
 Password = Annotated[str, Meta(min_length=12, max_length=1024)]
 Priority = Annotated[int, Meta(ge=0, le=6)]
 HostName = Annotated[str, Meta(max_length=253, pattern=r"^[A-Za-z0-9._:-]+$")]
 Pattern = Annotated[str, Meta(max_length=253, pattern=r"^[A-Za-z0-9._*?-]+$")]
-Permissions = Annotated[list[Short], Meta(max_length=sum(map(len, TABLE.values())))]
+_PERMISSIONS = [f"{resource}:{verb}" for resource, verbs in TABLE.items() for verb in verbs]
+Permissions = Annotated[
+    list[Annotated[str, Meta(max_length=128, extra_json_schema={"enum": _PERMISSIONS})]],
+    Meta(max_length=len(_PERMISSIONS)),
+]
+Network = Annotated[str, Meta(max_length=64, extra_json_schema={"format": "cidr"})]
 Days = Annotated[int, Meta(ge=1, le=365)]
 
 
@@ -39,7 +44,7 @@ class Scopes(Taken, frozen=True):
 
     idcs: Annotated[list[Short], Meta(max_length=64)] = []
     locations: Annotated[list[Location], Meta(max_length=64)] = []
-    cidrs: Annotated[list[Short], Meta(max_length=1024)] = []
+    cidrs: Annotated[list[Network], Meta(max_length=1024)] = []
     hostnames: Annotated[list[Pattern], Meta(max_length=256)] = []
 
     def __post_init__(self) -> None:

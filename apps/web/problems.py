@@ -51,7 +51,7 @@ async def _http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     code = _CODES.get(exc.status_code, "bad-request")
     problem = Problem(PROBLEM_TYPE_PREFIX + code, exc.detail, exc.status_code)
-    headers = dict(exc.headers or {})
+    headers = {name.lower(): value for name, value in (exc.headers or {}).items()}
     if exc.status_code == 405:
         headers["allow"] = ", ".join(sorted(_methods(request)))
     return _respond(problem, headers)
