@@ -43,7 +43,7 @@ class Clusters(Collection[models.Cluster]):
         )
 
     async def changed(self, call: Call, row: models.Cluster) -> None:
-        if row.is_default:
+        if getattr(call.body, "is_default", None) is True:
             await self._take_mark(call, row)
         await changes.count()
 
@@ -51,6 +51,8 @@ class Clusters(Collection[models.Cluster]):
         await self._roster.follow()
 
     async def _take_mark(self, call: Call, row: models.Cluster) -> None:
+        # Whoever marks another one at the same time waits here, and then sees this one.
+        await models.Fact.filter(name=models.KEY).select_for_update().first()
         others = await models.Cluster.filter(is_default=True).exclude(id=row.id).select_for_update()
         for other in others:
             before = await self.view(other)

@@ -35,6 +35,7 @@ MIGRATIONS = "hawker.apps.manager.migrations"
 POSTGRES = ("postgres", "postgresql")
 OPEN_SECONDS = 20.0
 BUSY_MS = 1000
+IDLE_SECONDS = 10
 # Any number will do that nobody else in the database locks.
 ADVISORY_LOCK = 0x4861776B_6572
 
@@ -123,7 +124,12 @@ class Database:
 
     def _credentials(self) -> dict[str, Any]:
         url = "asyncpg" + self._url[len(urlsplit(self._url).scheme) :]
-        return expand_db_url(url)
+        made = expand_db_url(url)
+        # A manager that hangs, or whose machine is gone, holds nobody up: it has no transaction
+        # that waits for anything but the server.
+        idle = {"idle_in_transaction_session_timeout": f"{IDLE_SECONDS * 1000}"}
+        made["credentials"]["server_settings"] = idle
+        return made
 
     async def _connect(self, connection: dict[str, Any]) -> None:
         self._context = TortoiseContext()

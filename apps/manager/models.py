@@ -299,6 +299,10 @@ class Repeat(Model):
         table = "repeat"
 
 
+KEY = "key"
+"""The fact that is always there: the fingerprint."""
+
+
 class Fact(Model):
     """What the whole installation is, by name: the fingerprint of the key that tokens are hashed
     with, and the setup link that is open."""

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hawker.apps.manager import changes, models
+from hawker.apps.manager import changes, docs, models
 from hawker.apps.manager.clusters import Applications, Clusters, Tenants
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.enrolments import Enrolments
@@ -36,7 +36,6 @@ from hawker.core.contracts import Plugins, Searcher
 from hawker.core.errors import ConfigError, Unavailable
 from hawker.core.settings import Settings
 
-KEY = "key"
 SETUP_SECONDS = 3600.0
 REPEAT_SECONDS = 86400.0
 SILENT_MEMBER_SECONDS = 1800.0
@@ -71,7 +70,8 @@ class Service:
         self._document = document(self.operations)
         layer = Layer(database, identity, roster)
         routes = [layer.route(operation) for operation in self.operations]
-        self.app = Application(routes=[Route(f"{PREFIX}/openapi.json", self._describe), *routes])
+        described = [Route(f"{PREFIX}/openapi.json", self._describe), *docs.routes(PREFIX)]
+        self.app = Application(routes=[*described, *routes])
         self.app.router.redirect_slashes = False
         self.keepalives = Keepalives(roster)
 
@@ -146,13 +146,13 @@ class Service:
 async def _key(settings: Settings, database: Database) -> KeyedHash:
     """The key of tokens and sessions; made with the database, where there is none."""
     path = settings.manager_key_file
-    fact = await models.Fact.get_or_none(name=KEY)
+    fact = await models.Fact.get_or_none(name=models.KEY)
     if fact is None and not path.exists():
         KeyedHash.create(path)
     hashed = KeyedHash.read(path)
     if fact is None:
         made = {"value": hashed.fingerprint}
-        fact, _ = await models.Fact.get_or_create(defaults=made, name=KEY)
+        fact, _ = await models.Fact.get_or_create(defaults=made, name=models.KEY)
     if fact.value != hashed.fingerprint:
         raise ConfigError(
             f"the tokens in the manager's database {database.name} are not hashed with {path}",

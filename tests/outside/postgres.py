@@ -4,8 +4,8 @@
 
 Starts a server of its own in a temporary directory, as the user `nobody` where this is root, on a
 free port of 127.0.0.1, and runs `tests/apps/manager` in a process of its own with a new database
-for each manager, then `tests/outside/two_managers.py`. Exits with 1 where a test fails or none
-ran, with 2 where PostgreSQL 15 (Debian: apt-get install postgresql) or asyncpg is missing.
+for each manager, then `two_managers.py` and `killed_managers.py`. Exits with 1 where a test fails
+or none ran, with 2 where PostgreSQL 15 (Debian: apt-get install postgresql) or asyncpg is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from tests.outside.registry_programs import free_port
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 START_SECONDS = 60
-WHAT = ("tests/apps/manager", "tests/outside/two_managers.py")
+WHAT = (
+    "tests/apps/manager",
+    "tests/outside/two_managers.py",
+    "tests/outside/killed_managers.py",
+)
 
 
 @contextmanager

@@ -7,9 +7,10 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
@@ -17,18 +18,6 @@ import pytest
 
 from tests.apps.manager.hosts import SOON, Host, Waiting, at_once, enrol
 from tests.apps.manager.running import SERVER, Manager, created, new_database
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Manager, Manager]]:
-    assert SERVER, "run it with python -m tests.outside.postgres"
-    database = new_database()
-    key = tmp_path / "key"
-    first = Manager(tmp_path / "one", database=database, HAWKER_MANAGER__KEY_FILE=str(key))
-    second = Manager(tmp_path / "two", database=database, HAWKER_MANAGER__KEY_FILE=str(key))
-    yield first, second
-    for manager in (first, second):
-        manager.close()
 
 
 def test_they_start_at_once_on_an_empty_database(tmp_path: Path) -> None:
@@ -254,6 +243,28 @@ def test_a_server_that_drops_its_connections_is_used_again(pair: tuple[Manager, 
         manager.check()
 
 
+def test_a_key_is_good_at_both(pair: tuple[Manager, Manager]) -> None:
+    _, second = pair
+    with second.set_up() as root:
+        cookies = root.cookies
+        for turn in range(5):
+            answers: list[httpx.Response] = []
+
+            def post(number: int, turn: int = turn, answers: Any = answers) -> None:
+                with pair[number % 2].client(cookies=cookies) as client:
+                    key = {"idempotency-key": f"both-{turn}"}
+                    body = {"name": f"both-{turn}"}
+                    answers.append(client.post("/tenants", json=body, headers=key))
+
+            _at_once(*(partial(post, number) for number in range(8)))
+            assert len({answer.text for answer in answers}) == 1
+            assert {answer.status_code for answer in answers} == {201}
+            assert len({answer.headers["location"] for answer in answers}) == 1
+        assert len(root.get("/audit?resource=tenants&per_page=100").json()) == 5
+        for manager in pair:
+            manager.check()
+
+
 def test_without_the_key_another_manager_does_not_start(
     pair: tuple[Manager, Manager], tmp_path: Path
 ) -> None:
@@ -262,3 +273,59 @@ def test_without_the_key_another_manager_does_not_start(
         Manager(tmp_path / "three", database=first.database)
     assert not (tmp_path / "three" / "manager.key").exists()
     shutil.rmtree(tmp_path / "three")
+
+
+def _at_once(*calls: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_one_cluster_is_the_default(pair: tuple[Manager, Manager]) -> None:
+    """However many take the mark at once, through whichever manager."""
+    _, second = pair
+    with second.set_up() as root:
+        cookies = root.cookies
+        for turn in range(8):
+
+            def take(number: int, turn: int = turn) -> None:
+                body = {"name": f"c-{turn}-{number}", "is_default": True}
+                with pair[number % 2].client(cookies=cookies) as client:
+                    created(client.post("/clusters", json=body))
+
+            _at_once(*(partial(take, number) for number in range(6)))
+            assert len(root.get("/clusters?is_default=true&per_page=100").json()) == 1
+        for manager in pair:
+            manager.check()
+
+
+def test_nobody_is_left_with_a_role_that_is_gone(pair: tuple[Manager, Manager]) -> None:
+    """Else whoever makes another one of that name would give them what it allows."""
+    first, second = pair
+    with second.set_up() as root:
+        cookies = root.cookies
+        users = [created(root.post("/users", json={"name": f"u-{n}"}))["id"] for n in range(6)]
+        for turn in range(8):
+            body = {"name": f"r-{turn}", "permissions": ["clusters:read"]}
+            role = created(root.post("/roles", json=body))
+            statuses: list[int] = []
+
+            def bind(user: str, name: str, statuses: list[int]) -> None:
+                with first.client(cookies=cookies) as client:
+                    answer = client.post("/bindings", json={"user": user, "role": name})
+                    statuses.append(answer.status_code)
+
+            def delete(url: str, statuses: list[int]) -> None:
+                with second.client(cookies=cookies) as client:
+                    statuses.append(client.delete(url).status_code)
+
+            binds = [partial(bind, user, role["name"], statuses) for user in users]
+            deletes = partial(delete, f"/roles/{role['id']}", statuses)
+            _at_once(*binds[:3], deletes, *binds[3:])
+            assert set(statuses) <= {201, 204, 404, 409}, statuses
+            if root.get(f"/roles/{role['id']}").status_code == 404:
+                assert root.get("/bindings", params={"role": role["name"]}).json() == []
+        for manager in pair:
+            manager.check()
