@@ -78,8 +78,10 @@ def mount(
     settings: Settings | None = None,
     beside: Sequence[str] = (),
     transports: Sequence[str] = ("http1",),
+    path: str | None = None,
 ) -> Mounted:
-    """A role for another ASGI app or server, to be mounted at `/{name}` below `advertise`.
+    """A role for another ASGI app or server, to be mounted at `path` below `advertise`, or at
+    `/{name}` where no path is given: hosts look for peers and schedulers there and nowhere else.
 
     `advertise` is the URL that others reach the server by, `http://host:port` or with the path that
     `/{name}` is mounted below; it also says whether the server is reached from loopback only.
@@ -116,5 +118,11 @@ def mount(
         open=decide_mode(settings, loopback_only=loopback),
         beside=(name, *beside),
         transports=tuple(transports),
+        path=None if path is None else _clean(path),
     )
     return Mounted(plugins.get_role(name, context), plugins, settings)
+
+
+def _clean(path: str) -> str:
+    """As ASGI's `root_path` has it: with a slash in front and none behind; empty for the root."""
+    return "".join(f"/{part}" for part in path.split("/") if part)

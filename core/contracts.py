@@ -472,10 +472,11 @@ class RoleContext(msgspec.Struct, frozen=True):
     """What a role is made of.
 
     `advertise` waits for the listener and returns the base URL of this process as others reach it
-    (`http://host:port`; a role adds the path it is mounted at). `open` says whether every listener
-    is loopback or a unix socket. `beside` names the roles of the same process, `transports` the
-    transports by which its listener can be asked for pieces. `member`: a manager tells the process
-    by `Directions` which settings hold; those here were told last.
+    (`http://host:port`; a role adds the path it is mounted at, which is `path` where somebody
+    else's app says so, and may be empty). `open` says whether every listener is loopback or a unix
+    socket. `beside` names the roles of the same process, `transports` the transports by which its
+    listener can be asked for pieces. `member`: a manager tells the process by `Directions` which
+    settings hold; those here were told last.
     """
 
     settings: Settings
@@ -485,6 +486,7 @@ class RoleContext(msgspec.Struct, frozen=True):
     beside: Sequence[str] = ()
     transports: Sequence[str] = ("http1",)
     member: bool = False
+    path: str | None = None
 
 
 class JobBroker(Protocol):

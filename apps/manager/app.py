@@ -105,7 +105,8 @@ class ManagerRole(Role):
             await self._upkeep(group)
 
     async def _upkeep(self, group: asyncio.TaskGroup) -> None:
-        base = await self._context.advertise()
+        path = self._context.path
+        base = await self._context.advertise() + (f"/{self.name}" if path is None else path)
         as_json = self._context.settings.telemetry.log_format == "json"
         invited, following = False, None
         while True:

@@ -99,8 +99,8 @@ class Service:
             raise
 
     async def invite(self, base: str, *, as_json: bool) -> None:
-        """Where there is no user yet, print a link, good for an hour, that makes the first one; one
-        that was printed before is good no more."""
+        """Where there is no user yet, print a link below `base`, the role's URL, good for an hour,
+        that makes the first one; one that was printed before is good no more."""
         token = secrets.token_urlsafe(32)
         expires = time.time() + SETUP_SECONDS
         with self._database.active():
@@ -110,7 +110,7 @@ class Service:
                 digest = self._identity.hashed.digest(SETUP, token)
                 fresh = {"value": digest, "expires": expires}
                 await models.Fact.update_or_create(defaults=fresh, name=SETUP)
-        link = f"{base}/manager{PREFIX}/setup?token={token}"
+        link = f"{base}{PREFIX}/setup?token={token}"
         # To whoever started this, and not to the log, which others may read.
         if as_json:
             print(json.dumps({"setup": link, "expires": expires}), file=sys.stderr, flush=True)
