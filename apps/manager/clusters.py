@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgspec
 
@@ -24,6 +24,7 @@ class Clusters(Collection[models.Cluster]):
     cluster_field = "id"
     filters: ClassVar = {"name": "name"}
     flags = ("is_default",)
+    wide = True
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
@@ -33,7 +34,8 @@ class Clusters(Collection[models.Cluster]):
             id=row.id,
             name=row.name,
             description=row.description,
-            scopes=msgspec.convert(row.scopes, wire.Scopes),
+            # As it was checked when it was written: that takes 5 ms for a thousand networks.
+            scopes=cast(wire.Scopes, row.scopes),
             schedulers=msgspec.convert(row.schedulers, wire.SchedulerConfiguration),
             seeds=msgspec.convert(row.seeds, wire.HostConfiguration),
             peers=msgspec.convert(row.peers, wire.HostConfiguration),

@@ -16,6 +16,7 @@ from hawker.apps.manager.operation import PREFIX, Operation
 from hawker.core.errors import NotFound
 
 M = TypeVar("M", bound=Model)
+AT_ONCE = 5
 
 
 class Collection(Generic[M]):
@@ -37,6 +38,9 @@ class Collection(Generic[M]):
     """What filters take, where that is not any text."""
     order: ClassVar[Sequence[str]] = ("created", "id")
     deletable: ClassVar[bool] = True
+    wide: ClassVar[bool] = False
+    """A row may take some 100 KiB: of a page they are read a few at a time, since the event loop
+    waits while rows are taken apart."""
 
     def operations(self) -> list[Operation]:
         one, name, view = f"/{self.name}/{{id}}", self.name, self.view_type
@@ -142,11 +146,26 @@ class Collection(Generic[M]):
         return NotFound(f"there is no such thing among {self.name}")
 
     async def list_(self, call: Call) -> None:
-        query = self.narrow(self.reached(call), call)
         skipped = (call.page - 1) * call.per_page
-        rows = await query.order_by(*self.order).offset(skipped).limit(call.per_page + 1)
-        call.more = len(rows) > call.per_page
-        call.answer = [await self.view(row) for row in rows[: call.per_page]]
+        rows = await self.page(call, skipped, call.per_page)
+        call.answer = [await self.view(row) for row in rows]
+
+    async def page(self, call: Call, skipped: int, count: int) -> list[M]:
+        """So many rows, after those that are skipped; says whether there are `more`."""
+        query = self.narrow(self.reached(call), call).order_by(*self.order)
+        query = query.offset(skipped).limit(count + 1)
+        if not self.wide:
+            rows = await query
+            call.more = len(rows) > count
+            return rows[:count]
+        ids = [str(one) for one in await query.values_list("id", flat=True)]
+        call.more = len(ids) > count
+        rows = []
+        for start in range(0, min(len(ids), count), AT_ONCE):
+            some = ids[start : min(start + AT_ONCE, count)]
+            found = {row.pk: row for row in await self.model.filter(pk__in=some)}
+            rows += [found[one] for one in some if one in found]
+        return rows
 
     def narrow(self, query: QuerySet[M], call: Call) -> QuerySet[M]:
         """What the query's parameters leave."""

@@ -94,6 +94,7 @@ class Audits(Collection[models.Audit]):
         "actor": "actor", "action": "action", "resource": "resource", "target": "target"
     }  # fmt: skip
     order = ("-at", "id")
+    wide = True
     deletable = False
 
     async def view(self, row: models.Audit) -> wire.Audit:

@@ -87,11 +87,8 @@ class Roles(Collection[models.Role]):
         fixed = [r for r in BUILT_IN if call.filters.get("name", r.name) == r.name]
         skipped = (call.page - 1) * call.per_page
         shown = fixed[skipped : skipped + call.per_page]
-        room = call.per_page - len(shown)
-        query = self.narrow(self.reached(call), call).order_by(*self.order)
-        rows = await query.offset(max(0, skipped - len(fixed))).limit(room + 1)
-        call.more = len(rows) > room
-        call.answer = [*shown, *[await self.view(row) for row in rows[:room]]]
+        rows = await self.page(call, max(0, skipped - len(fixed)), call.per_page - len(shown))
+        call.answer = [*shown, *[await self.view(row) for row in rows]]
 
     async def read(self, call: Call) -> None:
         call.answer = next((r for r in BUILT_IN if r.id == call.param("id")), None)
