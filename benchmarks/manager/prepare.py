@@ -19,7 +19,6 @@ from typing import Any
 from hawker.apps.manager import changes, models
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.secret import KeyedHash, new_token
-from hawker.apps.manager.service import KEY
 from hawker.core.membership import MEMBER_PREFIX
 
 AT_ONCE = 1000
@@ -34,7 +33,7 @@ async def prepare(directory: Path, kinds: dict[str, int]) -> dict[str, Any]:
     await database.open()
     try:
         with database.active():
-            await models.Fact.create(name=KEY, value=hashed.fingerprint)
+            await models.Fact.create(name=models.KEY, value=hashed.fingerprint)
             await changes.begin()
             cluster = await models.Cluster.create(name="benchmark")
             token = await _user(hashed)
