@@ -176,7 +176,7 @@ def _headers(operation: Operation) -> dict[str, Any]:
     names = [_REQUEST_ID, "Cache-Control"]
     if operation.listing:
         names.append("Link")
-    elif "revision" in getattr(operation.answer, "__struct_fields__", ()):
+    elif {"id", "revision"} <= {*getattr(operation.answer, "__struct_fields__", ())}:
         names.append("ETag")
     if operation.status == 201:
         names.append("Location")
