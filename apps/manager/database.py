@@ -89,7 +89,8 @@ class Database:
             Unavailable: it cannot be reached.
         """
         try:
-            async with asyncio.timeout(OPEN_SECONDS):
+            # A file is copied for as long as that takes.
+            async with asyncio.timeout(OPEN_SECONDS if self._url else None):
                 await self._open()
         except BaseException as exc:
             await self.close()
@@ -153,16 +154,21 @@ class Database:
         """Migrate a copy, and put it in the file's place: SQLite commits before each script, so
         that a process that ends in mid-migration would leave half of it."""
         new = self._file.with_suffix(".new")
-        await asyncio.to_thread(_copy, self._file, new)
-        await self._connect(_sqlite(new))
         try:
-            with self.active():
-                connection = self._current.connections.get(self.dialect)
-                await self._migrate(connection)
-        finally:
-            # The last connection writes the log back into the file.
-            await self._disconnect()
-        await asyncio.to_thread(_replace, new, self._file)
+            await asyncio.to_thread(_copy, self._file, new)
+            await self._connect(_sqlite(new))
+            try:
+                with self.active():
+                    connection = self._current.connections.get(self.dialect)
+                    await self._migrate(connection)
+            finally:
+                # The last connection writes the log back into the file.
+                await self._disconnect()
+            await asyncio.to_thread(_replace, new, self._file)
+        except Exception:
+            # A disk may be full of it.
+            await asyncio.to_thread(_remove, new)
+            raise
 
     async def _migrate(self, connection: Any) -> None:
         executor = self._executor(connection)
@@ -287,14 +293,18 @@ def _sqlite(file: Path) -> dict[str, Any]:
 
 def _copy(source: Path, target: Path) -> None:
     """Make a new file, with what is in the other if there is one."""
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{target}{suffix}").unlink(missing_ok=True)
+    _remove(target)
     os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
     if not source.exists():
         return
     with contextlib.closing(sqlite3.connect(source)) as old:
         with contextlib.closing(sqlite3.connect(target)) as new:
             old.backup(new)
+
+
+def _remove(file: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
 def _replace(new: Path, file: Path) -> None:

@@ -6,6 +6,7 @@ thread once it is started.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
@@ -24,7 +25,7 @@ from hawker.apps.manager.identity import Identity
 from hawker.apps.manager.keepalives import Keepalives
 from hawker.apps.manager.members import Members
 from hawker.apps.manager.openapi import document
-from hawker.apps.manager.operation import PREFIX, Layer, Operation
+from hawker.apps.manager.operation import ANSWER_SECONDS, PREFIX, Layer, Operation
 from hawker.apps.manager.own import SETUP, Audits, Own, Tokens
 from hawker.apps.manager.people import Bindings, Roles, Users
 from hawker.apps.manager.roster import Roster
@@ -37,6 +38,7 @@ from hawker.core.errors import ConfigError, Unavailable
 from hawker.core.settings import Settings
 
 SETUP_SECONDS = 3600.0
+CLEAN_SECONDS = 600.0
 REPEAT_SECONDS = 86400.0
 SILENT_MEMBER_SECONDS = 1800.0
 ENDED_ENROLMENT_SECONDS = 86400.0
@@ -104,7 +106,7 @@ class Service:
         token = secrets.token_urlsafe(32)
         expires = time.time() + SETUP_SECONDS
         with self._database.active():
-            async with self._database.failures():
+            async with self._database.failures(), asyncio.timeout(ANSWER_SECONDS):
                 if await models.User.exists():
                     return
                 digest = self._identity.hashed.digest(SETUP, token)
@@ -122,7 +124,7 @@ class Service:
         """Remove what has ended."""
         now = time.time()
         with self._database.active():
-            async with self._database.failures():
+            async with self._database.failures(), asyncio.timeout(CLEAN_SECONDS):
                 await models.Session.filter(expires__lte=now).delete()
                 await models.Repeat.filter(created__lte=now - REPEAT_SECONDS).delete()
                 ended = models.Enrolment.filter(expires__lte=now - ENDED_ENROLMENT_SECONDS)

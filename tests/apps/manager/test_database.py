@@ -281,6 +281,42 @@ def test_nothing_that_was_answered_is_lost_in_a_kill(tmp_path: Path) -> None:
         manager.close()
 
 
+@pytest.mark.skipif(bool(SERVER), reason="of SQLite's file alone")
+def test_a_disk_that_is_full_in_a_migration_is_left_as_it_was(tmp_path: Path) -> None:
+    """Nothing of the copy stays, and what there was goes on with an older version."""
+
+    async def make() -> None:
+        database = Database("", tmp_path)
+        await database.open()
+        for number in range(200):
+            text = os.urandom(2000).hex()
+            await _with(
+                database,
+                lambda number=number, text=text: models.Tenant.create(  # type: ignore[misc]
+                    name=f"t-{number}", description=text
+                ),
+            )
+        # As an older version left it.
+        with database.active():
+            connection = database._current.connections.get("sqlite")
+            await connection.execute_script("DELETE FROM tortoise_migrations")
+        await database.close()
+
+    asyncio.run(make())
+    before = (tmp_path / "manager.db").read_bytes()
+    code = (
+        "import asyncio, resource; from pathlib import Path; "
+        "from hawker.apps.manager.database import Database; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2}, -1)); "
+        f"asyncio.run(Database('', Path({str(tmp_path)!r})).open())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    last = ran.stderr.strip().splitlines()[-1]
+    assert ran.returncode == 1 and "ConfigError" in last and "manager.db" in last
+    assert (tmp_path / "manager.db").read_bytes() == before
+    assert not list(tmp_path.glob("*.new*"))
+
+
 class _CancelledAt:
     """A coroutine that is cancelled where it waits for the nth time."""
 
