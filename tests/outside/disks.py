@@ -1,4 +1,5 @@
-"""Daemons on an ext4 filesystem that fails under them: read-only after an error, and EIO.
+"""Daemons on an ext4 filesystem that fails under them: read-only after an error, and EIO; and a
+manager on one that is full.
 
 Not collected by itself: `pytest tests/outside/disks.py` as root, with a loop device and mkfs.ext4.
 The kernel is asked for what it does by itself after a fault of the device: `abort` makes a mounted
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.apps.manager.running import Manager, created, problem
 from tests.e2e.conftest import Cluster, Daemon, Origin, fetch
 
 MIB = 2**20
@@ -141,3 +143,37 @@ def test_a_daemon_on_a_disk_that_fails_does_not_start(
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in (1, 2) and "Input/output error" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_manager_whose_disk_is_full(disk: Path) -> None:
+    """Reads go on, what is answered 503 is never made, and changes are taken again with room."""
+    manager = Manager(disk / "data", database="")
+    filler = disk / "filler"
+    try:
+        with manager.set_up() as root:
+            with pytest.raises(OSError, match="No space left"), filler.open("wb") as file:
+                while True:
+                    file.write(os.urandom(4096))
+                    file.flush()
+            refused, made = 0, []
+            for number in range(40):
+                body = {"name": f"t-{number}", "description": "x" * 4000}
+                answer = root.post("/tenants", json=body)
+                if answer.status_code == 201:
+                    made.append(answer.json())
+                else:
+                    refused += 1
+                    assert "database or disk is full" in problem(answer, 503)
+                assert root.get("/tenants?per_page=100").json() == made
+            assert refused
+            filler.unlink()
+            made.append(created(root.post("/tenants", json={"name": "after"})))
+            assert root.get("/tenants?per_page=100").json() == made
+            assert len(root.get("/audit?resource=tenants&per_page=100").json()) == len(made)
+            manager.kill()
+            manager.start()
+            with manager.client(cookies=root.cookies) as again:
+                assert again.get("/tenants?per_page=100").json() == made
+        manager.check()
+    finally:
+        manager.close()
