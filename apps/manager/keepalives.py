@@ -36,7 +36,7 @@ class Keepalives:
         """None where the request is anything else, or of anybody else; nothing was read then."""
         if scope["method"] != "PUT" or scope["query_string"]:
             return None
-        path = _PATH.match(scope["path"].removeprefix(scope["root_path"]))
+        path = _PATH.match(scope["path"].removeprefix(scope.get("root_path", "")))
         seat = None if path is None else self._seat(scope["headers"])
         if path is None or seat is None:
             return None

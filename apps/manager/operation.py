@@ -227,7 +227,6 @@ async def _repeated(operation: Operation, call: Call) -> Response | None:
 
 def _respond(operation: Operation, call: Call) -> Response:
     if isinstance(call.answer, Response):
-        call.answer.headers["cache-control"] = "no-store"
         return call.answer
     headers = {"cache-control": "no-store", **call.headers}
     revision = getattr(call.answer, "revision", None)
