@@ -31,7 +31,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from joserfc.jwk import ECKey, Key, RSAKey
 
-from hawker.plugins.auth.provider import MIN_INTERVAL
+from hawker.core.openid.provider import MIN_INTERVAL
 from tests.e2e.conftest import Daemon, Origin
 from tests.outside.beginning import demand, directory
 

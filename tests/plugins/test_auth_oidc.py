@@ -22,6 +22,8 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from hawker.core.contracts import Authenticator, Caller
 from hawker.core.errors import Unauthenticated, Unavailable, UnknownPlugin
+from hawker.core.openid import provider as provider_module
+from hawker.core.openid.provider import FRESH, MIN_INTERVAL, USABLE, Provider
 from hawker.core.outgoing import OriginClient, origin_tls
 from hawker.core.registry import PluginHost
 from hawker.core.settings import (
@@ -33,10 +35,8 @@ from hawker.core.settings import (
 )
 from hawker.core.testing.authenticators import AuthenticatorContract
 from hawker.core.tokens import ClusterKey, create_key_file, read_key_file
-from hawker.plugins.auth import provider as provider_module
 from hawker.plugins.auth.cluster import ClusterAuthenticator
 from hawker.plugins.auth.oidc import OidcAuthenticator, OidcOptions
-from hawker.plugins.auth.provider import FRESH, MIN_INTERVAL, USABLE, ProviderKeys
 from tests.plugins.identity_provider import AUDIENCE, IdentityProvider, signed
 
 VERBS = {"read": ["content"], "operator": ["content", "tasks"]}
@@ -78,8 +78,8 @@ def loaded(table: Any, **others: Any) -> Authenticator:
 
 def made(provider: IdentityProvider, clock: Callable[[], float]) -> OidcAuthenticator:
     client = OriginClient(PluginHost(Settings()).services, origin_tls(""))
-    keys = ProviderKeys(provider.issuer, client, clock)
-    return OidcAuthenticator(OidcOptions(provider.issuer, AUDIENCE, VERBS), keys)
+    found = Provider(provider.issuer, client, clock)
+    return OidcAuthenticator(OidcOptions(provider.issuer, AUDIENCE, VERBS), found)
 
 
 def run(authenticator: Authenticator, check: Callable[[], Awaitable[None]]) -> None:
@@ -390,7 +390,7 @@ def test_keys_are_asked_for_again_though_nobody_shows_a_new_one(
         clock.now += FRESH + 1
         # Who comes first does not wait for the provider.
         await ask(authenticator, provider.token())
-        flight = authenticator._keys._flight
+        flight = authenticator._provider._flight
         assert flight is not None and not flight.done()
         await asyncio.wait({flight}, timeout=20)
         with pytest.raises(Unauthenticated):

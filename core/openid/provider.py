@@ -1,6 +1,7 @@
-"""An OpenID Connect provider's signing keys: found by discovery, kept, and asked for again.
+"""An OpenID Connect provider: what it says of itself (OpenID Connect Discovery 1.0) and its signing
+keys, kept, and asked for again.
 
-Keys are asked for when the first token is shown, every ten minutes, and where a token names a key
+They are asked for when the first token is shown, every ten minutes, and where a token names a key
 that is not known; never more often than every ten seconds, whatever is shown. While the provider is
 away its keys count for an hour more.
 """
@@ -12,7 +13,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,16 +39,25 @@ MAX_DOCUMENT = 256 * 1024
 MAX_KEYS = 64
 MIN_RSA_BITS = 2048
 
+_NOTHING: Mapping[str, str] = {}
+_PLACES = {
+    "jwks_uri": "keys",
+    "authorization_endpoint": "sign-in page",
+    "token_endpoint": "tokens",
+    "device_authorization_endpoint": "devices",
+}
 
-class ProviderKeys:
-    """The keys of one issuer; asked for by one request at a time, however many callers wait."""
+
+class Provider:
+    """One issuer; asked by one request at a time, however many callers wait."""
 
     def __init__(
         self, issuer: str, client: OriginClient, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._issuer = issuer
+        self.issuer = issuer
         self._client = client
         self._clock = clock
+        self._document: Mapping[str, Any] = {}
         self._keys: tuple[Key, ...] = ()
         self._fetched = self._tried = float("-inf")
         self._failure: HawkerError | None = None
@@ -59,14 +69,7 @@ class ProviderKeys:
         Raises:
             Unavailable: the provider is away, and what it said before is of no use here.
         """
-        age = self._clock() - self._fetched
-        if age > USABLE:
-            await self._refresh()
-            if self._clock() - self._fetched > USABLE:
-                raise self._away()
-        elif age > FRESH:
-            # Nobody waits for what may take until a timeout.
-            self._begin()
+        await self._known()
         found = self._find(kid)
         if not found and kid is not None:
             await self._refresh()
@@ -75,6 +78,11 @@ class ProviderKeys:
                 raise self._away()
         return found
 
+    async def document(self) -> Mapping[str, Any]:
+        """What it says of itself; raises Unavailable where it is away."""
+        await self._known()
+        return self._document
+
     async def close(self) -> None:
         if self._flight is not None:
             self._flight.cancel()
@@ -82,12 +90,22 @@ class ProviderKeys:
                 await self._flight
         await self._client.close()
 
+    async def _known(self) -> None:
+        age = self._clock() - self._fetched
+        if age > USABLE:
+            await self._refresh()
+            if self._clock() - self._fetched > USABLE:
+                raise self._away()
+        elif age > FRESH:
+            # Nobody waits for what may take until a timeout.
+            self._begin()
+
     def _find(self, kid: str | None) -> list[Key]:
         return [key for key in self._keys if kid is None or key.kid == kid]
 
     def _away(self) -> Unavailable:
         return Unavailable(
-            f"the keys of {self._issuer} cannot be had now",
+            f"the keys of {self.issuer} cannot be had now",
             hint="the log says why",
             retry_after=MIN_INTERVAL,
         )
@@ -114,60 +132,91 @@ class ProviderKeys:
     async def _fetch(self) -> None:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT):
-                keys = await self._ask()
+                document, keys = await self._ask()
         except TimeoutError:
             self._failure = OriginFailed(f"it did not answer in {FETCH_TIMEOUT:g} s")
         except HawkerError as exc:
             self._failure = exc
         else:
-            self._keys, self._fetched, self._failure = keys, self._clock(), None
+            self._document, self._keys = document, keys
+            self._fetched, self._failure = self._clock(), None
         finally:
             self._tried = self._clock()
         if self._failure is not None:
-            log.warning("the keys of %s cannot be had: %s", self._issuer, self._failure)
+            log.warning("the keys of %s cannot be had: %s", self.issuer, self._failure)
 
-    async def _ask(self) -> tuple[Key, ...]:
-        document = await self._get(self._issuer.rstrip("/") + DISCOVERY)
-        if document.get("issuer") != self._issuer:
-            raise OriginFailed(
-                f"the provider calls itself {str(document.get('issuer'))[:200]!r}",
-                hint="write the issuer as the provider does, to the last slash",
-            )
-        place = document.get("jwks_uri")
-        if not isinstance(place, str) or not is_trustworthy(place):
-            raise OriginFailed("the provider names no place for its keys (jwks_uri)")
-        listed = (await self._get(place)).get("keys")
+    async def _ask(self) -> tuple[Mapping[str, Any], tuple[Key, ...]]:
+        document = await discover(self._client, self.issuer)
+        place = endpoint(document, "jwks_uri")
+        listed = (await read_json(self._client, place)).get("keys")
         if not isinstance(listed, list):
             raise OriginFailed(f"{shown(place)} is no set of keys")
         keys = tuple(key for entry in listed[:MAX_KEYS] if (key := _signing_key(entry)) is not None)
         if not keys:
             raise OriginFailed(f"{shown(place)} has no key that can be used")
-        return keys
+        return document, keys
 
-    async def _get(self, url: str) -> dict[str, Any]:
-        """A JSON object; redirects are not followed, no credentials are shown."""
-        fields = {"accept": "application/json", "accept-encoding": "identity"}
-        response = await self._client.hand_on("GET", url, fields, None)
-        try:
-            coding = response.headers.get("content-encoding", "identity").lower()
-            if response.status_code != 200 or coding != "identity":
-                raise OriginFailed(f"{shown(url)} answered {response.status_code} {coding}")
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_DOCUMENT:
-                    raise OriginFailed(f"{shown(url)} sends more than {MAX_DOCUMENT} bytes")
-        except httpx.HTTPError as exc:
-            raise OriginFailed(f"{shown(url)} broke off: {reason(exc)}") from exc
-        finally:
-            await response.aclose()
-        try:
-            document = msgspec.json.decode(bytes(body))
-        except (ValueError, RecursionError):
-            document = None
-        if not isinstance(document, dict):
-            raise OriginFailed(f"{shown(url)} is no JSON object")
-        return document
+
+async def discover(client: OriginClient, issuer: str) -> Mapping[str, Any]:
+    """What the provider says of itself; raises OriginFailed, Forbidden."""
+    document = await read_json(client, issuer.rstrip("/") + DISCOVERY)
+    if document.get("issuer") != issuer:
+        raise OriginFailed(
+            f"the provider calls itself {str(document.get('issuer'))[:200]!r}",
+            hint="write the issuer as the provider does, to the last slash",
+        )
+    return document
+
+
+def endpoint(document: Mapping[str, Any], name: str) -> str:
+    """A place that the provider names, such as `token_endpoint`; raises OriginFailed where it names
+    none that can be trusted."""
+    place = document.get(name)
+    if not isinstance(place, str) or not is_trustworthy(place):
+        raise OriginFailed(f"the provider names no place for its {_PLACES[name]} ({name})")
+    return place
+
+
+async def read_json(
+    client: OriginClient, url: str, headers: Mapping[str, str] = _NOTHING
+) -> dict[str, Any]:
+    """A JSON object; redirects are not followed, no credentials are shown but those given.
+
+    Raises:
+        OriginFailed: there is none, or it is longer than `MAX_DOCUMENT`.
+        Forbidden: the egress policy.
+    """
+    fields = {"accept": "application/json", "accept-encoding": "identity", **headers}
+    response = await client.hand_on("GET", url, fields, None)
+    status, body = response.status_code, await read_answer(response, url)
+    if status != 200:
+        raise OriginFailed(f"{shown(url)} answered {status}")
+    try:
+        document = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise OriginFailed(f"{shown(url)} is no JSON object")
+    return document
+
+
+async def read_answer(response: httpx.Response, url: str) -> bytes:
+    """The body of an answer that is not read yet; raises OriginFailed for one that is coded or
+    longer than `MAX_DOCUMENT`, or breaks off."""
+    try:
+        coding = response.headers.get("content-encoding", "identity").lower()
+        if coding != "identity":
+            raise OriginFailed(f"{shown(url)} answered {response.status_code} {coding}")
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MAX_DOCUMENT:
+                raise OriginFailed(f"{shown(url)} sends more than {MAX_DOCUMENT} bytes")
+    except httpx.HTTPError as exc:
+        raise OriginFailed(f"{shown(url)} broke off: {reason(exc)}") from exc
+    finally:
+        await response.aclose()
+    return bytes(body)
 
 
 def is_trustworthy(url: str) -> bool:
@@ -179,6 +228,11 @@ def is_trustworthy(url: str) -> bool:
     except ValueError:
         return False
     return sound and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
+
+
+def is_issuer(url: str) -> bool:
+    """OpenID Connect Discovery 1.0 section 3: without a query and a fragment."""
+    return is_trustworthy(url) and {"?", "#"}.isdisjoint(url)
 
 
 def _signing_key(entry: object) -> Key | None:
