@@ -20,6 +20,7 @@ TABLE: Mapping[str, tuple[str, ...]] = {
     "users": ("read", "create", "update"),
     "roles": ("read", "create", "update", "delete"),
     "bindings": ("read", "create", "delete"),
+    "providers": ("read", "create", "update", "delete"),
     "tokens": ("read", "create", "delete"),
     "audit": ("read",),
 }

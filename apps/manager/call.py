@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from hawker.apps.manager import models
 from hawker.apps.manager.access import Grant, Permission, allowed, permission_text, reach
 from hawker.apps.manager.database import transaction
 from hawker.apps.manager.standing import Seat
+from hawker.apps.manager.wire import Held
 from hawker.core.errors import (
     BadRequest,
     Changed,
@@ -29,13 +30,16 @@ from hawker.core.errors import (
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks. `scopes` are a token's, None for somebody who signed in."""
+    """Who asks. `scopes` are a token's, None for somebody who signed in; `mapped` what a provider's
+    rules give, among `grants`. `own` are credentials that were made here: no provider's."""
 
     user: models.User
     grants: Collection[Grant]
     via: str
     scopes: frozenset[Permission] | None = None
     session: str = ""
+    mapped: Sequence[Held] = ()
+    own: bool = True
 
 
 class Repeated(Exception):
@@ -44,7 +48,11 @@ class Repeated(Exception):
 
 @dataclass
 class Call:
-    """What an operation's handler is given; `answer` is what the client gets."""
+    """What an operation's handler is given; `answer`, or `html`, is what the client gets.
+
+    `cookie` is the session's, `secure` whether it is for TLS alone (None: as the request came);
+    `cookies` are others, with their attributes.
+    """
 
     request: Request
     principal: Principal | None = None
@@ -62,6 +70,9 @@ class Call:
     answer: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     cookie: str | None = None
+    cookies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    html: str | None = None
+    secure: bool | None = None
     more: bool = False
 
     def param(self, name: str) -> str:

@@ -1,4 +1,5 @@
-"""Who asks: somebody who signed in, by a cookie, or the owner of a personal access token."""
+"""Who asks: somebody who signed in, by a cookie, the owner of a personal access token, or somebody
+whom a provider knows."""
 
 from __future__ import annotations
 
@@ -13,8 +14,17 @@ from tortoise.exceptions import OperationalError
 
 from hawker.apps.manager import models
 from hawker.apps.manager.access import ROLES, Grant, Permission, narrowed, parse_permission
+from hawker.apps.manager.accounts import (
+    Accounts,
+    Known,
+    account_of,
+    bindings,
+    remembered,
+    rules_of,
+)
 from hawker.apps.manager.call import Principal
 from hawker.apps.manager.secret import TOKEN_PREFIX, KeyedHash
+from hawker.apps.manager.wire import Held
 from hawker.core.errors import Forbidden, Unauthenticated
 
 COOKIE = "hawker_session"
@@ -26,8 +36,9 @@ SAFE = ("GET", "HEAD")
 class Identity:
     """Finds out who asks; `hashed` makes what the database has of tokens and cookies."""
 
-    def __init__(self, hashed: KeyedHash) -> None:
+    def __init__(self, hashed: KeyedHash, accounts: Accounts) -> None:
         self.hashed = hashed
+        self._accounts = accounts
 
     async def who(self, request: Request) -> Principal | None:
         """None where the request shows nothing.
@@ -35,17 +46,35 @@ class Identity:
         Raises:
             Unauthenticated: what it shows is no good (any more).
             Forbidden: it comes from a page of another site.
+            Unavailable: whoever could judge what it shows is away.
         """
-        if "authorization" in request.headers:
-            value = bearer(request)
-            if not value.startswith(TOKEN_PREFIX):
-                raise Unauthenticated("only personal access tokens are taken as Authorization")
-            return await self._owner(value)
-        cookie = request.cookies.get(COOKIE)
-        if cookie is None:
-            return None
-        check_same_site(request)
-        return await self._signed_in(cookie)
+        shown = "authorization" in request.headers
+        known: Known | None = None
+        if value := bearer(request):
+            if value.startswith(TOKEN_PREFIX):
+                return await self._owner(value)
+            known = await self._accounts.by_token(value)
+        elif not shown and (cookie := request.cookies.get(COOKIE)) is not None:
+            check_same_site(request)
+            if (principal := await self._signed_in(cookie)) is not None:
+                return principal
+        if known is None and (known := await self._accounts.by_plugin(request)) is not None:
+            # Browsers may add by themselves what a plugin looks at.
+            check_same_site(request)
+        if known is not None:
+            return await self._elsewhere(*known)
+        if shown:
+            raise Unauthenticated(
+                "nobody here knows these credentials",
+                hint="send a personal access token, or a token that a provider of this manager "
+                "issued for it",
+            )
+        return None
+
+    async def _elsewhere(self, user: models.User, mapped: list[Held], provider: str) -> Principal:
+        bound = await models.RoleBinding.filter(user_id=user.id)
+        given = await grants([*bound, *bindings(mapped)])
+        return Principal(user, given, f"provider:{provider}", mapped=mapped, own=False)
 
     async def _owner(self, value: str) -> Principal:
         now = time.time()
@@ -53,13 +82,17 @@ class Identity:
         token = await models.Token.get_or_none(digest=digest).select_related("user")
         if token is None or token.expires <= now or token.user.disabled:
             raise Unauthenticated("the token is unknown, expired, or its owner is disabled")
+        account = await account_of(token.user)
+        if account is not None and account.provider.disabled:
+            raise Unauthenticated(f"{account.provider.name}, which knows its owner, is disabled")
         if now - token.used > USED_EVERY:
             # Reading goes on where nothing can be written, as on a full disk.
             with contextlib.suppress(OperationalError):
                 await models.Token.filter(id=token.id).update(used=now)
         scopes = permissions(token.scopes)
-        grants = narrowed(await grants_of(token.user), scopes)
-        return Principal(token.user, grants, f"token:{token.id}", scopes)
+        given, mapped = await _rights(token.user, account)
+        kept = narrowed(given, scopes)
+        return Principal(token.user, kept, f"token:{token.id}", scopes, mapped=mapped)
 
     async def _signed_in(self, cookie: str) -> Principal | None:
         digest = self.hashed.digest("session", cookie)
@@ -67,9 +100,11 @@ class Identity:
         if session is None or session.expires <= time.time() or session.user.disabled:
             # As if it had none: browsers keep a cookie that has ended.
             return None
-        return Principal(
-            session.user, await grants_of(session.user), "session", session=session.digest
-        )
+        account = await account_of(session.user)
+        if account is not None and account.provider.disabled:
+            return None
+        given, mapped = await _rights(session.user, account)
+        return Principal(session.user, given, "session", session=session.digest, mapped=mapped)
 
     async def begin_session(self, user: models.User) -> str:
         """The value of the cookie of somebody who just showed that it is them."""
@@ -87,7 +122,7 @@ class Identity:
 def bearer(request: Request) -> str:
     """The token that is shown (RFC 6750); empty where there is none."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    return value if scheme.lower() == "bearer" else ""
+    return value.strip() if scheme.lower() == "bearer" else ""
 
 
 def check_same_site(request: Request) -> None:
@@ -102,15 +137,26 @@ def check_same_site(request: Request) -> None:
         raise Forbidden(f"changes are not taken from pages of {origin or 'other sites'}")
 
 
-async def grants_of(user: models.User) -> list[Grant]:
-    """What a user's roles allow."""
-    bindings = await models.RoleBinding.filter(user_id=user.id)
-    return await grants(bindings)
+async def _rights(
+    user: models.User, account: models.Account | None
+) -> tuple[list[Grant], list[Held]]:
+    """What somebody's roles allow, and which of those are by what their provider said."""
+    mapped = [] if account is None else remembered(account)
+    bound = await models.RoleBinding.filter(user_id=user.id)
+    return await grants([*bound, *bindings(mapped)]), mapped
 
 
-async def grants(bindings: Iterable[models.RoleBinding]) -> list[Grant]:
+async def most_of(user: models.User) -> list[Grant]:
+    """What a user's roles allow, and all that their provider's rules could give them."""
+    bound = await models.RoleBinding.filter(user_id=user.id)
+    account = await account_of(user)
+    given = [] if account is None else bindings(rules_of(account.provider))
+    return await grants([*bound, *given])
+
+
+async def grants(given: Iterable[models.RoleBinding]) -> list[Grant]:
     """What bindings allow; a role that is no more allows nothing."""
-    found = list(bindings)
+    found = list(given)
     own = {b.role for b in found} - set(ROLES)
     rows = await models.Role.filter(name__in=own) if own else []
     known = {**{row.name: permissions(row.permissions) for row in rows}, **ROLES}

@@ -202,6 +202,66 @@ class User(Model):
         table = "user"
 
 
+class Provider(Model):
+    """Whoever else says who somebody is: an OpenID Connect provider (by its issuer), or an
+    authenticator plugin (by its name); the other of the two is None.
+
+    `secret` is sealed. `rules` are `wire.Rule`s.
+    """
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    name = fields.CharField(max_length=NAME, unique=True)
+    issuer = fields.CharField(max_length=512, unique=True, null=True)
+    plugin = fields.CharField(max_length=NAME, unique=True, null=True)
+    audiences = fields.JSONField[list[str]](default=list)
+    client = fields.CharField(max_length=255, default="")
+    secret = fields.TextField(default="")
+    device_client = fields.CharField(max_length=255, default="")
+    redirect_uri = fields.CharField(max_length=512, default="")
+    scopes = fields.JSONField[list[str]](default=list)
+    resource = fields.CharField(max_length=512, default="")
+    rules = fields.JSONField[list[dict[str, object]]](default=list)
+    disabled = fields.BooleanField(default=False)
+    created = fields.FloatField(default=time.time)
+    revision = fields.IntField(default=1)
+
+    class Meta:
+        table = "provider"
+
+
+class Account(Model):
+    """Whom a provider knows by a subject, and which user that is here. `said` are the claims that
+    rules look at, as they were at the last sign-in, `at` then."""
+
+    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    user: fields.OneToOneRelation[User] = fields.OneToOneField("manager.User")
+    user_id: str
+    provider: fields.ForeignKeyRelation[Provider] = fields.ForeignKeyField(
+        "manager.Provider", on_delete=fields.RESTRICT
+    )
+    provider_id: str
+    subject = fields.CharField(max_length=255)
+    said = fields.JSONField[dict[str, list[str]]](default=dict)
+    at = fields.FloatField(default=0)
+
+    class Meta:
+        table = "account"
+        unique_together = (("provider", "subject"),)
+
+
+class Attempt(Model):
+    """A sign-in that did not succeed, or has not yet: `digest` is of whose name, or from where. The
+    database numbers them, as managers' clocks differ."""
+
+    id = fields.BigIntField(primary_key=True, generated=True)
+    digest = fields.CharField(max_length=64)
+    at = fields.FloatField(db_index=True)
+
+    class Meta:
+        table = "attempt"
+        indexes = (("digest", "id"),)
+
+
 class Role(Model):
     """A role of the organisation's own, beside the built-in ones."""
 
@@ -317,7 +377,7 @@ class Fact(Model):
 
 TABLES: tuple[type[Model], ...] = (
     Cluster, Member, Enrolment, Credential, Gone, Authority, Counter, Tenant, Application, User,
-    Role, RoleBinding, Token, Session, Audit, Repeat, Fact,
+    Provider, Account, Attempt, Role, RoleBinding, Token, Session, Audit, Repeat, Fact,
 )  # fmt: skip
 for _table in TABLES:
     # Else docstrings would be comments in the database, and each new wording a migration.

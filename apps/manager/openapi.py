@@ -144,7 +144,7 @@ def _parameter(
 
 def _answers(operation: Operation) -> dict[str, Any]:
     refusals = dict(_REFUSALS)
-    if operation.who != "anyone" or operation.path in ("/setup", "/session"):
+    if operation.who != "anyone" or operation.path in ("/setup", "/session") or operation.html:
         refusals |= _KNOWN
     if "{" in operation.path or operation.method == "POST":
         refusals[404] = "There is no such thing."
@@ -152,6 +152,8 @@ def _answers(operation: Operation) -> dict[str, Any]:
         refusals[409] = "A name is taken, or something is in use or missing."
     if operation.method in ("PATCH", "DELETE"):
         refusals[412] = "It is another revision by now."
+    if operation.path.startswith("/auth/"):
+        refusals[502] = "The provider could not be asked."
     if operation.conditional:
         refusals[428] = "If-Match is missing."
     good: dict[str, Any] = {"description": operation.summary, "headers": _headers(operation)}
@@ -159,6 +161,11 @@ def _answers(operation: Operation) -> dict[str, Any]:
     if operation.answer is not None:
         status = operation.status
         good["content"] = _json(operation.answer, many=operation.listing or operation.many)
+    elif operation.html:
+        status = operation.status
+        good["content"] = {"text/html": {"schema": {"type": "string"}}}
+    elif operation.status == 303:
+        status = operation.status
     problem = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     told = {
         str(code): {
@@ -178,7 +185,7 @@ def _headers(operation: Operation) -> dict[str, Any]:
         names.append("Link")
     elif {"id", "revision"} <= {*getattr(operation.answer, "__struct_fields__", ())}:
         names.append("ETag")
-    if operation.status == 201:
+    if operation.status in (201, 303):
         names.append("Location")
     if operation.cookie:
         names.append("Set-Cookie")

@@ -49,7 +49,7 @@ class Operation:
     `listing`: it answers with pages of `answer`. `conditional`:
     it needs If-Match. `repeatable`: it takes an Idempotency-Key. `many`: it answers with a list of
     `answer`. `choices`: what filters take, where that is not any text. `cookie`: it sets the
-    session's."""
+    session's. `open_query`: others add parameters of their own. `html`: it answers with a page."""
 
     method: str
     path: str
@@ -68,6 +68,8 @@ class Operation:
     many: bool = False
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     cookie: bool = False
+    open_query: bool = False
+    html: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.who, tuple) and self.who[1] not in TABLE.get(self.who[0], ()):
@@ -136,9 +138,11 @@ class Layer:
             return
         if operation.who == "member":
             raise Unauthenticated("members alone may do this, with their own tokens")
+        if operation.who == "anyone":
+            # Nobody is kept from signing in by what else they show, or by who cannot judge it.
+            return
         call.principal = await self._identity.who(call.request)
-        if operation.who != "anyone":
-            _admit(call.who, operation.permission)
+        _admit(call.who, operation.permission)
 
     def _repeat(self, operation: Operation, call: Call, key: str, raw: bytes) -> tuple[str, str]:
         if not operation.repeatable:
@@ -168,7 +172,7 @@ def _parameters(operation: Operation, call: Call) -> None:
         known |= {"page", "per_page"}
     given = call.request.query_params.multi_items()
     for name, value in given:
-        if name not in known:
+        if name not in known and not operation.open_query:
             raise BadRequest(f"there is no parameter {name!r}", hint=f"known: {sorted(known)}")
         if len(call.request.query_params.getlist(name)) > 1:
             raise BadRequest(f"the parameter {name!r} is given more than once")
@@ -234,14 +238,19 @@ def _respond(operation: Operation, call: Call) -> Response:
         headers["etag"] = f'"{revision}"'
     if operation.listing:
         headers["link"] = _links(call)
-    if call.answer is None:
-        response = Response(status_code=204, headers=headers)
+    if call.html is not None:
+        headers["content-security-policy"] = "default-src 'none'"
+        headers["referrer-policy"] = "no-referrer"
+        response = Response(call.html, call.status, headers=headers, media_type="text/html")
+    elif call.answer is None:
+        status = call.status if "location" in headers else 204
+        response = Response(status_code=status, headers=headers)
     else:
         response = Response(
             encode(call.answer), call.status, headers=headers, media_type="application/json"
         )
     if call.cookie is not None:
-        secure = call.request.url.scheme == "https"
+        secure = call.request.url.scheme == "https" if call.secure is None else call.secure
         response.set_cookie(
             COOKIE,
             call.cookie,
@@ -251,6 +260,8 @@ def _respond(operation: Operation, call: Call) -> Response:
             samesite="strict",
             max_age=None if call.cookie else 0,
         )
+    for name, attributes in call.cookies.items():
+        response.set_cookie(name, **attributes)
     return response
 
 

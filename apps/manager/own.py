@@ -5,22 +5,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tortoise.queryset import QuerySet
 
 from hawker.apps.manager import models, wire
 from hawker.apps.manager.access import permission_text
+from hawker.apps.manager.attempts import Attempts, place_of
 from hawker.apps.manager.call import Call
 from hawker.apps.manager.collection import Collection
 from hawker.apps.manager.identity import Identity, check_same_site, permissions
 from hawker.apps.manager.operation import PREFIX, Operation
 from hawker.apps.manager.people import replace_password, view_binding, view_user
-from hawker.apps.manager.secret import Attempts, Passwords, new_token
+from hawker.apps.manager.secret import Passwords, new_token
 from hawker.core.errors import Conflict, Forbidden, TooMany, Unauthenticated
 
 SETUP = "setup"
-NAME_ATTEMPTS, ADDRESS_ATTEMPTS, WINDOW = 10, 50, 300.0
 
 
 class Tokens(Collection[models.Token]):
@@ -60,6 +61,9 @@ class Tokens(Collection[models.Token]):
     async def create(self, call: Call) -> None:
         body: wire.NewToken = call.body
         who = call.who
+        if not who.own:
+            # Else it would do what its owner may, of which a provider's token may tell but a part.
+            raise Forbidden("a provider's token makes no others", hint="sign in, and make it there")
         wanted = permissions(body.scopes)
         held = {p for grant in who.grants for p in grant.permissions}
         if wanted - held:
@@ -114,11 +118,10 @@ class Audits(Collection[models.Audit]):
 class Own:
     """Setup, sessions, and who is signed in."""
 
-    def __init__(self, identity: Identity, passwords: Passwords) -> None:
+    def __init__(self, identity: Identity, passwords: Passwords, attempts: Attempts) -> None:
         self._identity = identity
         self._passwords = passwords
-        self._names = Attempts(NAME_ATTEMPTS, WINDOW)
-        self._addresses = Attempts(ADDRESS_ATTEMPTS, WINDOW)
+        self._attempts = attempts
         self.checked: Counter[str] = Counter()
         """How often a password that was shown was `ok`, `refused` or `limited`."""
 
@@ -152,7 +155,7 @@ class Own:
             await models.Fact.filter(name=SETUP).delete()
             user = await models.User.create(name=call.body.name, password=hashed)
             binding = await models.RoleBinding.create(user=user, role="root")
-            call.answer = view_user(user)
+            call.answer = await view_user(user)
             who: dict[str, Any] = {"actor": user.name, "via": SETUP}
             await call.audit("create", user.id, None, call.answer, resource="users", **who)
             shown = view_binding(binding)
@@ -164,27 +167,25 @@ class Own:
         body: wire.SignIn = call.body
         user = await self._check_password(call, body.name, body.password)
         call.cookie = await self._identity.begin_session(user)
-        call.answer = await self._about(user, "session", None)
+        call.answer = await self._about(user, "session", None, ())
 
     async def _check_password(self, call: Call, name: str, password: str) -> models.User:
         """Who has this name and password; raises TooMany, Unauthenticated, which do not tell
         whether there is such a user."""
         client = call.request.client
-        address = client.host if client else "unix"
-        wait = max(self._names.wait(name), self._addresses.wait(address))
-        if wait:
+        address = place_of(client.host) if client else "unix"
+        try:
+            begun = await self._attempts.begin(name=name, address=address)
+        except TooMany:
             self.checked["limited"] += 1
-            raise TooMany("too many attempts to sign in", retry_after=wait)
-        self._names.begin(name)
-        self._addresses.begin(address)
+            raise
         user = await models.User.get_or_none(name=name)
         right = await self._passwords.check(user.password if user else "", password)
         if user is None or not right or user.disabled:
             self.checked["refused"] += 1
             raise Unauthenticated("the name or the password is wrong")
         self.checked["ok"] += 1
-        self._names.succeeded(name, all_=True)
-        self._addresses.succeeded(address)
+        await self._attempts.succeeded(begun, name=name)
         return user
 
     async def sign_out(self, call: Call) -> None:
@@ -194,11 +195,15 @@ class Own:
     async def me(self, call: Call) -> None:
         who = call.who
         scopes = None if who.scopes is None else sorted(map(permission_text, who.scopes))
-        call.answer = await self._about(who.user, who.via, scopes)
+        call.answer = await self._about(who.user, who.via, scopes, who.mapped)
 
-    async def _about(self, user: models.User, via: str, scopes: list[str] | None) -> wire.Me:
-        bindings = await models.RoleBinding.filter(user_id=user.id).order_by("created", "id")
-        return wire.Me(view_user(user), via, [view_binding(b) for b in bindings], scopes)
+    async def _about(
+        self, user: models.User, via: str, scopes: list[str] | None, mapped: Sequence[wire.Held]
+    ) -> wire.Me:
+        bound = await models.RoleBinding.filter(user_id=user.id).order_by("created", "id")
+        return wire.Me(
+            await view_user(user), via, [view_binding(b) for b in bound], list(mapped), scopes
+        )
 
     async def set_password(self, call: Call) -> None:
         who = call.who
@@ -210,7 +215,7 @@ class Own:
             row = await models.User.filter(id=user.id).select_for_update().get()
             await replace_password(row, hashed)
             await models.Session.filter(user_id=row.id).exclude(digest=who.session).delete()
-            await call.audit("password", row.id, None, view_user(row), resource="users")
+            await call.audit("password", row.id, None, await view_user(row), resource="users")
 
 
 async def _check_setup(digest: str, *, lock: bool = False) -> None:

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from hawker.apps.manager import models, wire
 from hawker.apps.manager.access import ROLES, Grant, covers, permission_text
+from hawker.apps.manager.accounts import account_of, rules_of
 from hawker.apps.manager.call import Call
 from hawker.apps.manager.collection import Collection
-from hawker.apps.manager.identity import grants, grants_of, permissions
+from hawker.apps.manager.identity import grants, most_of, permissions
 from hawker.apps.manager.operation import Operation
 from hawker.apps.manager.secret import Passwords
 from hawker.core.errors import Conflict, Forbidden, NotFound
@@ -40,7 +41,7 @@ class Users(Collection[models.User]):
         ]  # fmt: skip
 
     async def view(self, row: models.User) -> wire.User:
-        return view_user(row)
+        return await view_user(row)
 
     async def values(self, call: Call) -> dict[str, Any]:
         values = await super().values(call)
@@ -63,12 +64,14 @@ class Users(Collection[models.User]):
         async with call.change():
             row = await self.find(call, lock=True)
             await self._check_covers(call, row)
+            if (account := await account_of(row)) is not None:
+                raise Conflict(f"{row.name} signs in with {account.provider.name}")
             await replace_password(row, hashed)
             await models.Session.filter(user_id=row.id).delete()
-            await call.audit("password", row.id, None, view_user(row))
+            await call.audit("password", row.id, None, await view_user(row))
 
     async def _check_covers(self, call: Call, row: models.User) -> None:
-        if not covers(call.who.grants, await grants_of(row)):
+        if not covers(call.who.grants, await most_of(row)):
             raise Forbidden(f"{row.name} may do what {call.who.user.name} may not")
 
 
@@ -120,6 +123,9 @@ class Roles(Collection[models.Role]):
     async def check_delete(self, call: Call, row: models.Role) -> None:
         if await models.RoleBinding.exists(role=row.name):
             raise Conflict(f"the role {row.name!r} is bound to somebody")
+        for provider in await models.Provider.all():
+            if any(rule.role == row.name for rule in rules_of(provider)):
+                raise Conflict(f"a rule of {provider.name} gives the role {row.name!r}")
 
 
 BUILT_IN = tuple(
@@ -154,7 +160,7 @@ class Bindings(Collection[models.RoleBinding]):
 
     async def values(self, call: Call) -> dict[str, Any]:
         body: wire.NewBinding = call.body
-        await _check_role(body.role)
+        await check_role(body.role)
         values = {
             "user_id": body.user,
             "role": body.role,
@@ -168,7 +174,7 @@ class Bindings(Collection[models.RoleBinding]):
 
     async def changed(self, call: Call, row: models.RoleBinding) -> None:
         # It names a role that is there, or will be gone once this waits no more.
-        await _check_role(row.role, lock=True)
+        await check_role(row.role, lock=True)
 
     async def check_delete(self, call: Call, row: models.RoleBinding) -> None:
         if not covers(call.who.grants, await grants([row])):
@@ -177,7 +183,7 @@ class Bindings(Collection[models.RoleBinding]):
             await keep_a_root(without_binding=row.id)
 
 
-async def _check_role(name: str, *, lock: bool = False) -> None:
+async def check_role(name: str, *, lock: bool = False) -> None:
     """Raise NotFound where there is no such role; with `lock` nobody deletes it meanwhile."""
     query = models.Role.filter(name=name)
     if name not in ROLES and not await (query.select_for_update() if lock else query).first():
@@ -201,13 +207,16 @@ async def replace_password(row: models.User, hashed: str) -> None:
     await row.save(update_fields=["password", "revision"])
 
 
-def view_user(row: models.User) -> wire.User:
+async def view_user(row: models.User) -> wire.User:
+    account = await account_of(row)
     return wire.User(
         id=row.id,
         name=row.name,
         email=row.email,
         disabled=row.disabled,
         has_password=bool(row.password),
+        provider=None if account is None else account.provider.name,
+        subject=None if account is None else account.subject,
         created=row.created,
         revision=row.revision,
     )

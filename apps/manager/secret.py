@@ -11,9 +11,7 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from argon2 import PasswordHasher
@@ -123,47 +121,3 @@ class Passwords:
             return self._hasher.verify(known, password) and known != self._nobody
         except (VerificationError, InvalidHashError):
             return False
-
-
-class Attempts:
-    """Failed attempts by what they have in common, `limit` within `window` seconds; pure but for
-    its clock. The oldest of more than `names` are forgotten."""
-
-    def __init__(
-        self,
-        limit: int,
-        window: float,
-        clock: Callable[[], float] = time.monotonic,
-        names: int = 10_000,
-    ) -> None:
-        self._limit = limit
-        self._window = window
-        self._clock = clock
-        self._names = names
-        self._failed: OrderedDict[str, list[float]] = OrderedDict()
-
-    def wait(self, name: str) -> float:
-        """Seconds until another attempt is taken; 0: now."""
-        recent = self._recent(name)
-        if len(recent) < self._limit:
-            return 0.0
-        return max(0.0, recent[-self._limit] + self._window - self._clock())
-
-    def begin(self, name: str) -> None:
-        """Count one, as failed until `succeeded` says that it did not: many may be under way."""
-        self._failed[name] = [*self._recent(name), self._clock()]
-        self._failed.move_to_end(name)
-        while len(self._failed) > self._names:
-            self._failed.popitem(last=False)
-
-    def succeeded(self, name: str, *, all_: bool = False) -> None:
-        """Take one back; with `all_` those before it, too."""
-        recent = [] if all_ else self._failed.get(name, [])[:-1]
-        if recent:
-            self._failed[name] = recent
-        else:
-            self._failed.pop(name, None)
-
-    def _recent(self, name: str) -> list[float]:
-        since = self._clock() - self._window
-        return [at for at in self._failed.get(name, ()) if at > since]

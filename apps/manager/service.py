@@ -18,6 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from hawker.apps.manager import changes, docs, models
+from hawker.apps.manager.accounts import Accounts
+from hawker.apps.manager.attempts import Attempts
 from hawker.apps.manager.clusters import Applications, Clusters, Tenants
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.enrolments import Enrolments
@@ -28,9 +30,11 @@ from hawker.apps.manager.openapi import document
 from hawker.apps.manager.operation import ANSWER_SECONDS, PREFIX, Layer, Operation
 from hawker.apps.manager.own import SETUP, Audits, Own, Tokens
 from hawker.apps.manager.people import Bindings, Roles, Users
+from hawker.apps.manager.providers import Providers
 from hawker.apps.manager.roster import Roster
 from hawker.apps.manager.search import Search
 from hawker.apps.manager.secret import KeyedHash, Passwords
+from hawker.apps.manager.signing_in import SigningIn
 from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
 from hawker.core.contracts import Plugins, Searcher
@@ -50,22 +54,29 @@ class Service:
     """Made by `start`; `app` answers what is below the role's mount."""
 
     def __init__(
-        self, database: Database, identity: Identity, roster: Roster, searcher: Searcher
+        self,
+        database: Database,
+        hashed: KeyedHash,
+        accounts: Accounts,
+        roster: Roster,
+        searcher: Searcher,
     ) -> None:
         self._database = database
-        self._identity = identity
+        self._accounts = accounts
+        self._identity = identity = Identity(hashed, accounts)
         self.roster = roster
         passwords = Passwords()
-        self.own = Own(identity, passwords)
+        self._attempts = Attempts(hashed)
+        self.own = Own(identity, passwords, self._attempts)
         search = Search(roster, searcher)
-        seal = identity.hashed.seal
         collections = (
-            Clusters(roster), Members(roster, seal), Enrolments(roster, search, identity.hashed),
-            Tenants(), Applications(), Users(passwords), Roles(), Bindings(), Tokens(identity),
-            Audits(),
+            Clusters(roster), Members(roster, hashed.seal), Enrolments(roster, search, hashed),
+            Tenants(), Applications(), Users(passwords), Roles(), Bindings(),
+            Providers(accounts, hashed.seal), Tokens(identity), Audits(),
         )  # fmt: skip
         self.operations: list[Operation] = [
             *self.own.operations(),
+            *SigningIn(identity, accounts, self._attempts).operations(),
             *search.operations(),
             *(operation for one in collections for operation in one.operations()),
         ]
@@ -95,7 +106,7 @@ class Service:
                     hashed = await _key(settings, database)
                     roster = Roster(database, hashed)
                     await roster.load()
-                    return cls(database, Identity(hashed), roster, searcher)
+                    return cls(database, hashed, Accounts(plugins, settings), roster, searcher)
         except BaseException:
             await database.close()
             raise
@@ -126,6 +137,7 @@ class Service:
         with self._database.active():
             async with self._database.failures(), asyncio.timeout(CLEAN_SECONDS):
                 await models.Session.filter(expires__lte=now).delete()
+                await self._attempts.clean()
                 await models.Repeat.filter(created__lte=now - REPEAT_SECONDS).delete()
                 ended = models.Enrolment.filter(expires__lte=now - ENDED_ENROLMENT_SECONDS)
                 await ended.delete()
@@ -134,11 +146,11 @@ class Service:
 
     async def stop(self) -> None:
         """Write down what is in memory alone, and close the database."""
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._database.close)
+            stack.push_async_callback(self._accounts.close)
             with contextlib.suppress(Unavailable):
                 await self.roster.flush()
-        finally:
-            await self._database.close()
 
     async def _describe(self, request: Request) -> Response:
         where = request.scope.get("root_path", "") + PREFIX

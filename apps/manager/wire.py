@@ -14,6 +14,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from hawker.apps.manager.access import TABLE, parse_permission
 from hawker.core.membership import Kind, Location, Short
+from hawker.core.openid.provider import is_issuer
+from hawker.core.openid.tokens import is_path
 
 Name = Annotated[
     str,
@@ -228,11 +230,16 @@ class OwnPasswordChange(Taken, frozen=True):
 
 
 class User(msgspec.Struct, frozen=True):
+    """`provider` is the name of whoever else knows them, as `subject`; None where they are known
+    here alone."""
+
     id: str
     name: str
     email: str
     disabled: bool
     has_password: bool
+    provider: str | None
+    subject: str | None
     created: float
     revision: int
 
@@ -286,6 +293,126 @@ class Binding(msgspec.Struct, frozen=True):
     created: float
 
 
+class Rule(Taken, frozen=True):
+    """Whoever has `value` as, or among, what stands at `claim` has the role, within a tenant, a
+    cluster, or everywhere. `claim` is a path such as `realm_access.roles`, or a list of names where
+    one has dots in it. Of an authenticator plugin's caller the claims are `sub`, `tenant` and
+    `verbs`."""
+
+    claim: (
+        Annotated[str, Meta(min_length=1, max_length=255)]
+        | Annotated[list[Short], Meta(min_length=1, max_length=8)]
+    )
+    value: Annotated[str, Meta(min_length=1, max_length=255)]
+    role: Name
+    tenant: Id | None = None
+    cluster: Id | None = None
+
+    def __post_init__(self) -> None:
+        if not is_path(self.claim):
+            raise ValueError(f"claim: {self.claim!r} is no path of names")
+
+
+Rules = Annotated[list[Rule], Meta(max_length=256)]
+Audiences = Annotated[list[Annotated[str, Meta(min_length=1, max_length=255)]], Meta(max_length=16)]
+ClientId = Annotated[str, Meta(max_length=255, pattern=r"^[\x20-\x7e]*$")]
+Secret = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[\x20-\x7e]+$")]
+ScopeNames = Annotated[
+    list[Annotated[str, Meta(max_length=255, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]],
+    Meta(max_length=32),
+]
+Resource = Annotated[str, Meta(max_length=512, pattern=r"^([A-Za-z][A-Za-z0-9+.-]*:[^\s#]+)?$")]
+Place = Annotated[str, Meta(max_length=512)]
+
+
+class NewProvider(Taken, frozen=True):
+    """Somebody else who says who people are: an OpenID Connect `issuer`, or an authenticator
+    `plugin` of this process.
+
+    Of an issuer: access tokens for one of `audiences` are taken. With `client`, and its `secret`
+    where it has one, people sign in at `redirect_uri`, which ends in `/auth/NAME/callback`.
+    `device_client` is the public client of `hawker login`. `scopes` are asked for, of `resource`
+    (RFC 8707) where it is named.
+    """
+
+    name: Name
+    issuer: Place | None = None
+    plugin: Name | None = None
+    audiences: Audiences = []
+    client: ClientId = ""
+    secret: Secret | None = None
+    redirect_uri: Place = ""
+    device_client: ClientId = ""
+    scopes: ScopeNames = msgspec.field(default_factory=lambda: ["openid"])
+    resource: Resource = ""
+    rules: Rules = []
+    disabled: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.issuer is None) == (self.plugin is None):
+            raise ValueError("name an issuer, or a plugin")
+        if self.issuer is not None and not is_issuer(self.issuer):
+            raise ValueError(
+                "issuer: write https://host/path as the provider does; http only for this machine"
+            )
+        if self.plugin is not None and (
+            self.audiences or self.client or self.secret or self.redirect_uri or self.device_client
+        ):
+            raise ValueError("a plugin has no audiences, clients or redirect_uri")
+
+
+class ProviderChange(Taken, frozen=True):
+    """`secret`: null takes it away."""
+
+    audiences: Audiences | UnsetType = UNSET
+    client: ClientId | UnsetType = UNSET
+    secret: Secret | UnsetType | None = UNSET
+    redirect_uri: Place | UnsetType = UNSET
+    device_client: ClientId | UnsetType = UNSET
+    scopes: ScopeNames | UnsetType = UNSET
+    resource: Resource | UnsetType = UNSET
+    rules: Rules | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """The client's secret is told nobody."""
+
+    id: str
+    name: str
+    issuer: str | None
+    plugin: str | None
+    audiences: list[str]
+    client: str
+    has_secret: bool
+    redirect_uri: str
+    device_client: str
+    scopes: list[str]
+    resource: str
+    rules: list[Rule]
+    disabled: bool
+    created: float
+    revision: int
+
+
+class Method(msgspec.Struct, frozen=True):
+    """A provider that somebody may sign in with, as anyone is told: in a browser at `login`, at a
+    terminal as `device_client`; either is empty where that is not set up."""
+
+    name: str
+    issuer: str
+    login: str
+    device_client: str
+    scopes: list[str]
+    resource: str
+
+
+class Methods(msgspec.Struct, frozen=True):
+    """How one may sign in, besides with a name and a password."""
+
+    providers: list[Method]
+
+
 class NewToken(Taken, frozen=True):
     """What its owner may do, and is among `scopes` (`resource:verb`); none: nothing."""
 
@@ -318,7 +445,7 @@ class CreatedToken(msgspec.Struct, frozen=True):
 
 
 class Audit(msgspec.Struct, frozen=True):
-    """A change; `via` is `session`, `setup` or `token:` with its id."""
+    """A change; `via` is `session`, `setup`, `token:` with its id, or `provider:` with its name."""
 
     id: str
     at: float
@@ -343,10 +470,20 @@ class Setup(Taken, frozen=True):
     password: Password
 
 
+class Held(msgspec.Struct, frozen=True):
+    """A role that somebody has by a provider's rule."""
+
+    role: str
+    tenant: str | None
+    cluster: str | None
+
+
 class Me(msgspec.Struct, frozen=True):
-    """Who asks, and what they may do where; empty: everywhere."""
+    """Who asks, and what they may do where; empty: everywhere. `mapped` is by what their provider
+    says of them."""
 
     user: User
     via: str
     bindings: list[Binding]
+    mapped: list[Held]
     scopes: list[str] | None

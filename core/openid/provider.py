@@ -45,6 +45,8 @@ _PLACES = {
     "authorization_endpoint": "sign-in page",
     "token_endpoint": "tokens",
     "device_authorization_endpoint": "devices",
+    "revocation_endpoint": "revocations",
+    "userinfo_endpoint": "users",
 }
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hawker.apps.manager.secret import Attempts, KeyedHash, Passwords, new_token
-from hawker.core.errors import ConfigError
+from hawker.apps.manager.secret import KeyedHash, Passwords, new_token
+from hawker.core.errors import ConfigError, StorageFailed
 
 
 def test_passwords_are_argon2id_and_checked() -> None:
@@ -81,27 +81,18 @@ def test_tokens_are_unlike_each_other() -> None:
     assert all(value.startswith("hwk_") and len(value) >= 47 for value in values)
 
 
-def test_attempts_are_counted_from_their_beginning() -> None:
-    now = 0.0
-    attempts = Attempts(3, 60, lambda: now)
-    for _ in range(3):
-        assert attempts.wait("ada") == 0
-        attempts.begin("ada")
-        now += 1
-    assert attempts.wait("ada") == 57
-    assert attempts.wait("bob") == 0
-    attempts.succeeded("ada")
-    assert attempts.wait("ada") == 0
-    attempts.begin("ada")
-    now = 100
-    assert attempts.wait("ada") == 0
-    attempts.begin("ada")
-    attempts.succeeded("ada", all_=True)
-    assert attempts.wait("ada") == 0
-
-
-def test_names_that_were_tried_take_no_room_for_ever() -> None:
-    attempts = Attempts(1, 60, lambda: 0.0, names=10)
-    for number in range(100):
-        attempts.begin(str(number))
-    assert attempts.wait("99") == 60 and attempts.wait("0") == 0
+def test_what_is_sealed_is_opened_by_the_same_key_as_the_same_thing() -> None:
+    seal = KeyedHash(b"k" * 32).seal
+    closed = seal.close(b"a secret", "provider", "1")
+    assert b"a secret" not in bytes.fromhex(closed)
+    assert seal.open(closed, "provider", "1") == b"a secret"
+    assert closed != seal.close(b"a secret", "provider", "1")
+    last = f"{int(closed[-1], 16) ^ 1:x}"
+    for other, text, place in (
+        (seal, closed, ("provider", "2")),
+        (seal, closed, ("provider1",)),
+        (seal, closed[:-1] + last, ("provider", "1")),
+        (KeyedHash(b"l" * 32).seal, closed, ("provider", "1")),
+    ):
+        with pytest.raises(StorageFailed, match="cannot be opened"):
+            other.open(text, *place)
