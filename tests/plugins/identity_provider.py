@@ -7,8 +7,10 @@ import json
 import ssl
 import threading
 import time
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
@@ -44,8 +46,11 @@ class IdentityProvider:
             def do_GET(self) -> None:
                 provider.asked.append(self.path)
                 time.sleep(provider.pause)
+                more = provider.get(self.path, self.headers)
                 if provider.body is not None:
                     body = provider.body
+                elif more is not None:
+                    body = json.dumps(more).encode()
                 elif self.path == "/realm/keys":
                     entries = [key.as_dict(private=False) for key in provider.keys.values()]
                     body = json.dumps({"keys": [*provider.more, *entries]}).encode()
@@ -64,6 +69,18 @@ class IdentityProvider:
                 except OSError:
                     self.close_connection = True
 
+            def do_POST(self) -> None:
+                provider.asked.append(self.path)
+                raw = self.rfile.read(int(self.headers["content-length"]))
+                fields = {name: values[0] for name, values in parse_qs(raw.decode()).items()}
+                status, answer = provider.post(self.path, fields, self.headers)
+                body = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
             def log_message(self, format: str, *args: object) -> None:
                 return
 
@@ -76,6 +93,13 @@ class IdentityProvider:
         self.issuer = f"{scheme}://127.0.0.1:{self._server.server_address[1]}/realm"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
+
+    def get(self, path: str, headers: Message) -> object:
+        """What else it answers; None: nothing."""
+        return None
+
+    def post(self, path: str, fields: dict[str, str], headers: Message) -> tuple[int, object]:
+        return 404, {}
 
     def close(self) -> None:
         """Nobody answers there any more."""
