@@ -19,9 +19,9 @@ MACHINE, MACHINE_SECRET = "machine", "the machine's secret"
 
 
 class SignInProvider(IdentityProvider):
-    """Its fields say what it does next: `refuses` is an error for the next answer, `agreed` whether
-    somebody has agreed to a device, `lasts` the seconds that access tokens do, `said` the claims of
-    ID tokens, `granted` those of access tokens, `info` what it says besides."""
+    """Its fields say what it does next: `refuses` is an error for the next answer, `pending` are
+    those for devices before somebody agrees, `lasts` the seconds that access tokens do, `said` the
+    claims of ID tokens, `granted` those of access tokens, `info` what it says besides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class SignInProvider(IdentityProvider):
             "revocation_endpoint": f"{self.issuer}/revoke",
         }
         self.refuses = ""
-        self.agreed = True
+        self.pending: list[str] = []
         self.lasts = 300
         self.said: dict[str, Any] = {}
         self.granted: dict[str, Any] = {}
@@ -100,8 +100,8 @@ class SignInProvider(IdentityProvider):
             said = {"aud": CLIENT, "nonce": query["nonce"], "scope": None} | self.said
             return 200, self._answer() | {"id_token": self.token(header={"typ": "JWT"}, **said)}
         if grant == "device_code" and client == (DEVICE_CLIENT, ""):
-            if not self.agreed:
-                return 400, {"error": "authorization_pending"}
+            if self.pending:
+                return 400, {"error": self.pending.pop(0)}
             return 200, self._answer(refresh=True)
         if grant == "refresh_token" and client == (DEVICE_CLIENT, ""):
             if fields["refresh_token"] not in self.refreshable:
