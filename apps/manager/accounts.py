@@ -107,7 +107,8 @@ class Accounts:
         return self._providers[issuer]
 
     async def client(self, row: models.Provider, secret: str) -> ProviderClient:
-        """Ourselves, as the provider knows us; raises Unavailable where it is away."""
+        """Ourselves, as the provider knows us, to sign people in: of its own words about them, no
+        `resource` is told. Raises Unavailable where it is away."""
         assert row.issuer is not None
         return ProviderClient(
             await self.provider(row.issuer).document(),
@@ -115,7 +116,6 @@ class Accounts:
             row.client,
             secret,
             scopes=row.scopes,
-            resource=row.resource,
         )
 
     def plugin(self, row: models.Provider) -> Authenticator:

@@ -331,8 +331,8 @@ class NewProvider(Taken, frozen=True):
 
     Of an issuer: access tokens for one of `audiences` are taken. With `client`, and its `secret`
     where it has one, people sign in at `redirect_uri`, which ends in `/auth/NAME/callback`.
-    `device_client` is the public client of `hawker login`. `scopes` are asked for, of `resource`
-    (RFC 8707) where it is named.
+    `device_client` is the public client of `hawker login`. `scopes` are asked for; by `hawker
+    login`, of `resource` (RFC 8707) where it is named.
     """
 
     name: Name
