@@ -68,14 +68,18 @@ class ManagerRole(Role):
 
     def metrics(self) -> Iterable[Metric]:
         yield from super().metrics()
-        ended = {} if self._service is None else self._service.own.checked
+        service = self._service
+        ended = {} if service is None else service.own.checked
         text = "Passwords that were shown, by how that ended."
         yield counters("hawker_manager_passwords", text, "outcome", ended)
-        members, waiting = ({}, 0) if self._service is None else self._service.roster.figures()
+        members, waiting = ({}, 0) if service is None else service.roster.figures()
         text = "Members of all clusters, by kind, the silent ones among them."
         yield gauges("hawker_manager_members", text, "kind", members)
         text = "Members whose keepalive waits for news here."
         yield gauge("hawker_manager_waiting", text, waiting)
+        ended = {} if service is None else service.signing_in.ended
+        text = "Browsers that came back from a provider with a code, by how that ended."
+        yield counters("hawker_manager_sign_ins", text, "outcome", ended)
 
     @contextlib.asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:

@@ -69,6 +69,7 @@ class Service:
         self._attempts = Attempts(hashed)
         self.own = Own(identity, passwords, self._attempts)
         search = Search(roster, searcher)
+        self.signing_in = SigningIn(identity, accounts, self._attempts)
         collections = (
             Clusters(roster), Members(roster, hashed.seal), Enrolments(roster, search, hashed),
             Tenants(), Applications(), Users(passwords), Roles(), Bindings(),
@@ -76,7 +77,7 @@ class Service:
         )  # fmt: skip
         self.operations: list[Operation] = [
             *self.own.operations(),
-            *SigningIn(identity, accounts, self._attempts).operations(),
+            *self.signing_in.operations(),
             *search.operations(),
             *(operation for one in collections for operation in one.operations()),
         ]

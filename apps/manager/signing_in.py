@@ -14,6 +14,7 @@ import html
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ from hawker.apps.manager.call import Call
 from hawker.apps.manager.identity import Identity
 from hawker.apps.manager.operation import PREFIX, Operation
 from hawker.apps.manager.providers import secret_of
-from hawker.core.errors import BadRequest, HawkerError, NotFound, Unauthenticated
+from hawker.core.errors import BadRequest, HawkerError, NotFound, TooMany, Unauthenticated
 from hawker.core.openid.tokens import TokenChecker
 
 COOKIE = "hawker_sign_in"
@@ -54,6 +55,9 @@ class SigningIn:
         self._identity = identity
         self._accounts = accounts
         self._attempts = attempts
+        self.ended: Counter[str] = Counter()
+        """How often a browser that came back with a code was signed in (`ok`), `refused`, or
+        `limited` unseen; `failed`: the provider could not be asked."""
 
     def operations(self) -> list[Operation]:
         return [
@@ -128,8 +132,14 @@ class SigningIn:
         # Each costs the provider a request; who is sent back by it has no reason to try often.
         client = call.request.client
         address = place_of(client.host) if client else "unix"
-        attempt = await self._attempts.begin(address=address)
-        user = await self._exchange(row, begun, given["code"])
+        try:
+            attempt = await self._attempts.begin(address=address)
+            user = await self._exchange(row, begun, given["code"])
+        except HawkerError as exc:
+            limited, refused = isinstance(exc, TooMany), isinstance(exc, Unauthenticated)
+            self.ended["limited" if limited else "refused" if refused else "failed"] += 1
+            raise
+        self.ended["ok"] += 1
         await self._attempts.succeeded(attempt)
         self._remember(call, row, "")
         call.cookie = await self._identity.begin_session(user)

@@ -18,6 +18,8 @@ import pytest
 
 from tests.apps.manager.hosts import SOON, Host, Waiting, at_once, enrol
 from tests.apps.manager.running import SERVER, Manager, created, new_database
+from tests.apps.manager.test_signing_in import Site
+from tests.plugins.signing_in import SignInProvider
 
 
 def test_they_start_at_once_on_an_empty_database(tmp_path: Path) -> None:
@@ -329,3 +331,38 @@ def test_nobody_is_left_with_a_role_that_is_gone(pair: tuple[Manager, Manager]) 
                 assert root.get("/bindings", params={"role": role["name"]}).json() == []
         for manager in pair:
             manager.check()
+
+
+def test_they_count_attempts_to_sign_in_together(pair: tuple[Manager, Manager]) -> None:
+    first, second = pair
+    second.set_up().close()
+    with first.client() as here, second.client() as there:
+        statuses = []
+        for number in range(12):
+            body = {"name": "root", "password": f"wrong password {number}"}
+            statuses.append((here, there)[number % 2].post("/session", json=body).status_code)
+        assert statuses == [401] * 10 + [429] * 2
+        # Nor is it forgotten with the process.
+        first.kill()
+        first.start()
+        with first.client() as again:
+            body = {"name": "root", "password": "wrong password 13"}
+            assert again.post("/session", json=body).status_code == 429
+
+
+def test_a_sign_in_begun_at_one_ends_at_the_other(pair: tuple[Manager, Manager]) -> None:
+    """And the secret that one has sealed, the other opens."""
+    first, second = pair
+    provider = SignInProvider()
+    try:
+        with second.set_up() as root:
+            site = Site(second, root, provider)
+        with httpx.Client(trust_env=False, timeout=30) as browser:
+            answer = browser.get(f"{first.url}{site.auth}/login")
+            back = provider.agree(answer.headers["location"])
+            assert browser.get(back).status_code == 200
+            assert browser.get(f"{first.url}{site.auth}/login").status_code == 303
+            me = browser.get(f"{first.url}/manager/api/v1/me").json()
+            assert me["user"]["subject"] == "somebody"
+    finally:
+        provider.close()

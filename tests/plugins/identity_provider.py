@@ -47,8 +47,11 @@ class IdentityProvider:
                 provider.asked.append(self.path)
                 time.sleep(provider.pause)
                 more = provider.get(self.path, self.headers)
+                page = provider.page(self.path, self.headers)
                 if provider.body is not None:
                     body = provider.body
+                elif page is not None:
+                    body = page.encode()
                 elif more is not None:
                     body = json.dumps(more).encode()
                 elif self.path == "/realm/keys":
@@ -60,6 +63,8 @@ class IdentityProvider:
                         | provider.document
                     ).encode()
                 self.send_response(provider.status)
+                if page is not None:
+                    self.send_header("content-type", "text/html")
                 for name, value in provider.fields.items():
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(body)))
@@ -96,6 +101,10 @@ class IdentityProvider:
 
     def get(self, path: str, headers: Message) -> object:
         """What else it answers; None: nothing."""
+        return None
+
+    def page(self, path: str, headers: Message) -> str | None:
+        """HTML that it answers; None: none."""
         return None
 
     def post(self, path: str, fields: dict[str, str], headers: Message) -> tuple[int, object]:
