@@ -299,8 +299,10 @@ def test_codes_that_nobody_gave_are_tried_only_so_often(tmp_path: Path) -> None:
 def counting(tmp_path: Path, check: Callable[[Database, list[Attempts]], Awaitable[None]]) -> None:
     """With what two managers of one database count attempts by."""
 
+    url = new_database()
+
     async def run() -> None:
-        database = Database(new_database(), tmp_path)
+        database = Database(url, tmp_path)
         await database.open()
         try:
             with database.active():
