@@ -8,6 +8,7 @@ written into a token would be somebody else here. A user appears when they are s
 from __future__ import annotations
 
 import hashlib
+import ssl
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +23,9 @@ from hawker.apps.manager.rules import held, said
 from hawker.core.contracts import Authenticator, Plugins
 from hawker.core.errors import BadRequest, Unauthenticated, Unavailable, UnknownPlugin
 from hawker.core.openid.client import ProviderClient
-from hawker.core.openid.provider import Provider
+from hawker.core.openid.provider import Provider, is_issuer
 from hawker.core.openid.tokens import MAX_SUBJECT, TokenChecker
-from hawker.core.outgoing import OriginClient, origin_tls
-from hawker.core.settings import Settings
+from hawker.core.outgoing import OriginClient
 from hawker.core.tokens import issuer_of
 
 REMEMBERED = 30 * 86400.0
@@ -42,10 +42,10 @@ class Accounts:
     """Asks the providers that the database has. What is known of an issuer (its keys) is kept as
     long as this object is open."""
 
-    def __init__(self, plugins: Plugins, settings: Settings) -> None:
+    def __init__(self, plugins: Plugins, context: ssl.SSLContext) -> None:
+        """`context` verifies providers."""
         self._plugins = plugins
-        self._settings = settings
-        self._origins: OriginClient | None = None
+        self._origins = OriginClient(plugins.services, context)
         self._providers: dict[str, Provider] = {}
 
     async def by_token(self, token: str) -> Known | None:
@@ -56,7 +56,9 @@ class Accounts:
             Unavailable: the provider is away, and its keys are not known.
         """
         issuer = issuer_of(token)
-        row = await models.Provider.get_or_none(issuer=issuer) if issuer else None
+        if not is_issuer(issuer) or len(issuer) > models.URL or not issuer.isprintable():
+            return None
+        row = await models.Provider.get_or_none(issuer=issuer)
         if row is None or row.disabled or not row.audiences:
             return None
         checker = TokenChecker(self.provider(issuer), row.audiences)
@@ -103,7 +105,7 @@ class Accounts:
 
     def provider(self, issuer: str) -> Provider:
         if issuer not in self._providers:
-            self._providers[issuer] = Provider(issuer, self._client())
+            self._providers[issuer] = Provider(issuer, self._origins)
         return self._providers[issuer]
 
     async def client(self, row: models.Provider, secret: str) -> ProviderClient:
@@ -112,7 +114,7 @@ class Accounts:
         assert row.issuer is not None
         return ProviderClient(
             await self.provider(row.issuer).document(),
-            self._client(),
+            self._origins,
             row.client,
             secret,
             scopes=row.scopes,
@@ -135,19 +137,11 @@ class Accounts:
         except UnknownPlugin as exc:
             raise BadRequest(f"plugin: {exc.detail}", hint=exc.hint) from exc
 
-    def _client(self) -> OriginClient:
-        if self._origins is None:
-            context = origin_tls(self._settings.egress.ca)
-            self._origins = OriginClient(self._plugins.services, context)
-        return self._origins
-
     async def close(self) -> None:
         for provider in self._providers.values():
             await provider.close()
         self._providers.clear()
-        if self._origins is not None:
-            await self._origins.close()
-            self._origins = None
+        await self._origins.close()
 
 
 def rules_of(row: models.Provider) -> list[wire.Rule]:

@@ -9,7 +9,7 @@ import time
 from tortoise import fields
 from tortoise.models import Model
 
-NAME = 128
+NAME, URL = 128, 512
 
 
 def new_id() -> str:
@@ -211,7 +211,7 @@ class Provider(Model):
 
     id = fields.CharField(max_length=32, primary_key=True, default=new_id)
     name = fields.CharField(max_length=NAME, unique=True)
-    issuer = fields.CharField(max_length=512, unique=True, null=True)
+    issuer = fields.CharField(max_length=URL, unique=True, null=True)
     plugin = fields.CharField(max_length=NAME, unique=True, null=True)
     audiences = fields.JSONField[list[str]](default=list)
     client = fields.CharField(max_length=255, default="")

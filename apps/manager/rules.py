@@ -54,6 +54,7 @@ def _values(claims: Mapping[str, Any], claim: Path) -> set[str]:
 def _text(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str | int):
-        return str(value)
-    return None
+    if isinstance(value, int):
+        # Of one that is longer Python makes no text.
+        return str(value) if value.bit_length() <= 64 else None
+    return value if isinstance(value, str) else None

@@ -39,6 +39,7 @@ from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
 from hawker.core.contracts import Plugins, Searcher
 from hawker.core.errors import ConfigError, Unavailable
+from hawker.core.outgoing import origin_tls
 from hawker.core.settings import Settings
 
 SETUP_SECONDS = 3600.0
@@ -102,12 +103,13 @@ class Service:
         database = Database(settings.manager.database, settings.data)
         await database.open()
         try:
+            context = await asyncio.to_thread(origin_tls, settings.egress.ca)
             with database.active():
                 async with database.failures():
                     hashed = await _key(settings, database)
                     roster = Roster(database, hashed)
                     await roster.load()
-                    return cls(database, hashed, Accounts(plugins, settings), roster, searcher)
+                    return cls(database, hashed, Accounts(plugins, context), roster, searcher)
         except BaseException:
             await database.close()
             raise

@@ -194,9 +194,13 @@ _AGAIN = "begin again at the sign-in page"
 
 async def _find(call: Call) -> models.Provider:
     name = call.param("provider")
-    row = await models.Provider.get_or_none(name=name, disabled=False)
+    row = None
+    if len(name) <= models.NAME:
+        row = await models.Provider.get_or_none(name=name, disabled=False)
     if row is None or not row.redirect_uri:
-        raise NotFound(f"nobody signs in here with {name!r}", hint="see /auth for those that are")
+        raise NotFound(
+            f"nobody signs in here with {name[:200]!r}", hint="see /auth for those that are"
+        )
     return row
 
 

@@ -15,8 +15,8 @@ import msgspec
 from hawker.core.clients.http import control_client, raise_for_problem
 from hawker.core.clients.logins import Login, Logins
 from hawker.core.errors import ConfigError, Unauthenticated, Unavailable
-from hawker.core.openid.client import Device, ProviderClient, Refused, Tokens
-from hawker.core.openid.provider import discover, is_issuer, is_trustworthy
+from hawker.core.openid.client import Device, ProviderClient, Refused, Tokens, ask_about
+from hawker.core.openid.provider import is_issuer, is_trustworthy
 from hawker.core.outgoing import OriginClient
 
 API = "/manager/api/v1"
@@ -113,8 +113,8 @@ class UserClient:
         if login.how == "password":
             await self._send("DELETE", "/session", _shown(login), None)
             return
-        client = await self._provider(login.issuer, login.client, "", [], "")
         if login.refresh:
+            client = await self._provider(login.issuer, login.client, "", [], "")
             await client.revoke(login.refresh)
 
     # ------------------------------------------------------------------ signed in
@@ -187,7 +187,7 @@ class UserClient:
     ) -> ProviderClient:
         if not is_issuer(issuer):
             raise Unavailable(f"{issuer!r} is no provider's issuer")
-        document = await discover(self._origins, issuer)
+        document = await ask_about(self._origins, issuer)
         return ProviderClient(
             document, self._origins, client, secret, scopes=scopes, resource=resource
         )

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from hawker.core.errors import HawkerError, OriginFailed, Unauthenticated
-from hawker.core.openid.provider import endpoint, read_answer, read_json
+from hawker.core.openid.provider import discover, endpoint, read_answer, read_json
 from hawker.core.outgoing import OriginClient, shown
 
 with warnings.catch_warnings():
@@ -70,6 +70,12 @@ class Refused(Unauthenticated):
         what = f"the provider refuses: {error}" + (f" ({told})" if told else "")
         super().__init__(what)
         self.error = error
+
+
+async def ask_about(origins: OriginClient, issuer: str) -> Mapping[str, Any]:
+    """What a provider says of itself; raises OriginFailed, Forbidden."""
+    async with _in_time():
+        return await discover(origins, issuer)
 
 
 class ProviderClient:
@@ -132,7 +138,8 @@ class ProviderClient:
             answer = await client.request("POST", place, data=fields, auth=auth)
         told = _object(answer, place)
         if "error" in told:
-            raise Refused(str(told["error"])[:_MAX_TOLD], _text(told, "error_description"))
+            described = _text(told, "error_description", limit=_MAX_TOLD)
+            raise Refused(str(told["error"])[:_MAX_TOLD], described)
         device, code, url = (
             _text(told, name) for name in ("device_code", "user_code", "verification_uri")
         )
@@ -188,7 +195,7 @@ class ProviderClient:
         if "userinfo_endpoint" not in self._document:
             return {}
         place = endpoint(self._document, "userinfo_endpoint")
-        async with asyncio.timeout(ANSWER_TIMEOUT):
+        async with _in_time():
             return await read_json(self._origins, place, {"authorization": f"Bearer {access}"})
 
     # ------------------------------------------------------------------ own
@@ -215,12 +222,11 @@ class ProviderClient:
     @contextlib.asynccontextmanager
     async def _asking(self, **options: Any) -> AsyncIterator[Any]:
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT), self._client(**options) as client:
+            async with _in_time(), self._client(**options) as client:
                 yield client
         except OAuthError as exc:
-            raise Refused(str(exc.error)[:_MAX_TOLD], str(exc.description or "")) from exc
-        except TimeoutError as exc:
-            raise OriginFailed(f"the provider did not answer in {ANSWER_TIMEOUT:g} s") from exc
+            told = str(exc.description or "")
+            raise Refused(str(exc.error)[:_MAX_TOLD], told[:_MAX_TOLD]) from exc
         except HawkerError:
             raise
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
@@ -240,6 +246,15 @@ class ProviderClient:
             _text(told, "id_token", limit=64 * 1024),
             time.time() + lasts if lasts else 0.0,
         )
+
+
+@contextlib.asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            yield
+    except TimeoutError as exc:
+        raise OriginFailed(f"the provider did not answer in {ANSWER_TIMEOUT:g} s") from exc
 
 
 class _Transport(httpx.AsyncBaseTransport):

@@ -4,14 +4,16 @@ make no sense are errors that say so."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from hawker.core.errors import HawkerError, OriginFailed
-from hawker.core.openid.client import ProviderClient, Refused
-from hawker.core.openid.provider import MAX_DOCUMENT, discover
+from hawker.core.openid import client as client_module
+from hawker.core.openid.client import ProviderClient, Refused, ask_about
+from hawker.core.openid.provider import MAX_DOCUMENT
 from hawker.core.outgoing import OriginClient, origin_tls
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
@@ -35,7 +37,7 @@ def asking(
     async def main() -> None:
         origins = OriginClient(PluginHost(Settings()).services, origin_tls(""))
         try:
-            found = {**await discover(origins, provider.issuer), **document}
+            found = {**await ask_about(origins, provider.issuer), **document}
             await check(ProviderClient(found, origins, client, secret, scopes=["groups"]))
         finally:
             await origins.close()
@@ -151,3 +153,23 @@ def test_a_wrong_secret_is_a_refusal_that_does_not_repeat_it(provider: SignInPro
         assert caught.value.error == "invalid_client" and "not-it" not in str(caught.value)
 
     asking(provider, check, MACHINE, "not-it")
+
+
+def test_a_provider_that_says_nothing_holds_nobody_for_long(
+    provider: SignInProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.with_info(sub="somebody")
+
+    def late(*given: object) -> tuple[int, object]:
+        time.sleep(2)
+        return 200, {}
+
+    async def check(client: ProviderClient) -> None:
+        monkeypatch.setattr(client_module, "ANSWER_TIMEOUT", 0.2)
+        monkeypatch.setattr(provider, "post", late)
+        provider.pause = 2.0
+        for work in (client.by_credentials(), client.user_info("t"), client.revoke("t")):
+            with pytest.raises(OriginFailed, match=r"did not answer in 0\.2 s"):
+                await work
+
+    asking(provider, check, MACHINE, MACHINE_SECRET)

@@ -265,6 +265,7 @@ def test_rules_map_claims_to_roles_in_tenants_and_clusters(
     assert status(manager, issuer.token(staff=True)) == 200
     others: list[dict[str, Any]] = [
         {"staff": False}, {"staff": ["no"]}, {"groups": "us eu"}, {"groups": {"eu": 1}},
+        {"groups": [10**400, 1.5, None, {}]},
         {"https://x": {"example/org": "acme"}}, {"groups": ["EU"]}, {"groups": None},
     ]  # fmt: skip
     for claims in others:
@@ -351,6 +352,8 @@ def test_bad_tokens_are_refused(
         ),
         "an ID token": issuer.token(header={"typ": "JWT"}, nonce="n", aud=AUDIENCE, scope=None),
         "no subject": issuer.token(sub=None),
+        "an issuer of many letters": issuer.token(iss="https://h/" + "x" * 5000),
+        "an issuer with a NUL": issuer.token(iss="https://h/\0"),
     }  # fmt: skip
     for what, token in wrong.items():
         with manager.with_token(token) as client:

@@ -224,7 +224,8 @@ def test_a_provider_that_is_away_is_said_to_be(site: Site) -> None:
         site.provider.close()
         answer = browser.get(back)
         assert answer.status_code == 502 and "cannot be read" in answer.json()["detail"]
-        problem(browser.get(f"{API}/auth/no-such/login"), 404)
+        for name in ("no-such", "x" * 3000, "%20"):
+            problem(browser.get(f"{API}/auth/{name}/login"), 404)
 
 
 def test_userinfo_adds_claims_of_the_same_person(site: Site) -> None:
