@@ -108,7 +108,7 @@ class SigningIn:
             next_,
             time.time() + SECONDS,
         )
-        call.headers["location"] = client.sign_in_url(
+        call.headers["location"] = await client.sign_in_url(
             row.redirect_uri, state=begun.state, nonce=begun.nonce, verifier=begun.verifier
         )
         sealed = self._identity.hashed.seal.close(msgspec.json.encode(begun), PURPOSE)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import httpx
 import msgspec
@@ -20,14 +21,6 @@ import msgspec
 from hawker.core.errors import HawkerError, OriginFailed, Unauthenticated
 from hawker.core.openid.provider import discover, endpoint, read_answer, read_json
 from hawker.core.outgoing import OriginClient, shown
-
-with warnings.catch_warnings():
-    # It prefers a successor of httpx, and says so to everybody's standard error.
-    import authlib.deprecate  # noqa: F401
-
-    warnings.simplefilter("ignore")
-    from authlib.integrations.base_client import OAuthError
-    from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 ANSWER_TIMEOUT = 20.0
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -99,9 +92,10 @@ class ProviderClient:
         self._scope = " ".join(scopes)
         self._more = {"resource": resource} if resource else {}
 
-    def sign_in_url(self, redirect_uri: str, *, state: str, nonce: str, verifier: str) -> str:
+    async def sign_in_url(self, redirect_uri: str, *, state: str, nonce: str, verifier: str) -> str:
         """Where a browser goes to sign in (OpenID Connect Core 1.0 section 3.1.2.1, RFC 7636)."""
-        client = self._client(redirect_uri=redirect_uri, code_challenge_method="S256")
+        authlib = await asyncio.to_thread(_authlib)
+        client = self._client(authlib, redirect_uri=redirect_uri, code_challenge_method="S256")
         url, _ = client.create_authorization_url(
             endpoint(self._document, "authorization_endpoint"),
             state=state,
@@ -200,14 +194,14 @@ class ProviderClient:
 
     # ------------------------------------------------------------------ own
 
-    def _client(self, **options: Any) -> Any:
+    def _client(self, authlib: _Authlib, **options: Any) -> Any:
         listed = self._document.get("token_endpoint_auth_methods_supported")
         known = listed if isinstance(listed, list) else ["client_secret_basic"]
         method = "none"
         if self._secret:
             post = "client_secret_basic" not in known and "client_secret_post" in known
             method = "client_secret_post" if post else "client_secret_basic"
-        return AsyncOAuth2Client(
+        return authlib.client(
             self._id,
             self._secret or None,
             token_endpoint_auth_method=method,
@@ -221,10 +215,11 @@ class ProviderClient:
 
     @contextlib.asynccontextmanager
     async def _asking(self, **options: Any) -> AsyncIterator[Any]:
+        authlib = await asyncio.to_thread(_authlib)
         try:
-            async with _in_time(), self._client(**options) as client:
+            async with _in_time(), self._client(authlib, **options) as client:
                 yield client
-        except OAuthError as exc:
+        except authlib.error as exc:
             told = str(exc.description or "")
             raise Refused(str(exc.error)[:_MAX_TOLD], told[:_MAX_TOLD]) from exc
         except HawkerError:
@@ -246,6 +241,24 @@ class ProviderClient:
             _text(told, "id_token", limit=64 * 1024),
             time.time() + lasts if lasts else 0.0,
         )
+
+
+class _Authlib(NamedTuple):
+    client: Any
+    error: Any
+
+
+@functools.cache
+def _authlib() -> _Authlib:
+    """What we need of it. Loading takes long, and few processes ever ask a provider for tokens."""
+    with warnings.catch_warnings():
+        # It prefers a successor of httpx, and says so to everybody's standard error.
+        import authlib.deprecate  # noqa: F401
+
+        warnings.simplefilter("ignore")
+        from authlib.integrations.base_client import OAuthError
+        from authlib.integrations.httpx_client import AsyncOAuth2Client
+    return _Authlib(AsyncOAuth2Client, OAuthError)
 
 
 @contextlib.asynccontextmanager

@@ -118,7 +118,7 @@ def test_a_provider_sends_nobody_to_where_anybody_listens(provider: SignInProvid
             with pytest.raises(OriginFailed, match="names no place"):
                 await work
         with pytest.raises(OriginFailed, match="names no place"):
-            client.sign_in_url("https://h/", state="s", nonce="n", verifier="v" * 43)
+            await client.sign_in_url("https://h/", state="s", nonce="n", verifier="v" * 43)
 
     elsewhere = "http://192.0.2.1/"
     asking(

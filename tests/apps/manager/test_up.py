@@ -87,6 +87,12 @@ def test_roles_without_a_manager_do_not_load_its_database(role: str) -> None:
     assert ran.stdout.strip() == ""
 
 
+def test_what_signs_people_in_elsewhere_is_loaded_when_it_is_needed() -> None:
+    code = "import sys, hawker.apps.manager.service; print('authlib' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
+
+
 def test_settings_come_from_everywhere_and_show_no_password(tmp_path: Path) -> None:
     url = "postgres://hawker:hunter2@db.example.com/hawker"
     settings = load(environ={"HAWKER_MANAGER__DATABASE": url}).settings
