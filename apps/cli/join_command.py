@@ -16,6 +16,7 @@ from hawker.apps.cli.options import (
     Session,
     data_options,
     json_option,
+    manager_url,
     pass_session,
     run_async,
 )
@@ -24,20 +25,12 @@ from hawker.core.errors import ConfigError
 from hawker.core.settings import Settings, TlsSettings
 
 
-def _manager_url(ctx: click.Context, param: click.Parameter, text: str) -> str:
-    """The base URL of a process with a manager; the role's own one is taken as well."""
-    url = text.rstrip("/").removesuffix("/api/v1").removesuffix("/manager")
-    if not re.fullmatch(r"https?://[^/?#@\s]+", url):
-        raise click.BadParameter(f"{text!r} is not a URL such as https://manager:4000")
-    return url
-
-
 def _read(ctx: click.Context, param: click.Parameter, file: TextIO | None) -> str | None:
     return None if file is None else file.read(4096)
 
 
 @click.command()
-@click.argument("manager", metavar="MANAGER", callback=_manager_url)
+@click.argument("manager", metavar="MANAGER", callback=manager_url)
 @click.option(
     "--token", metavar="TOKEN", help="The enrolment's token; other users may see it here."
 )

@@ -10,10 +10,17 @@ from typing import Any
 import click
 import msgspec
 
-from hawker.apps.cli.options import Session, common_options, json_option, pass_session, run_async
+from hawker.apps.cli.options import (
+    Session,
+    common_options,
+    json_option,
+    manager_url,
+    pass_session,
+    run_async,
+)
 from hawker.apps.cli.text import table
 from hawker.core.clients.logins import Login, Logins, configuration_directory
-from hawker.core.clients.user import SECRET_VARIABLE, Method, UserClient, manager_url
+from hawker.core.clients.user import SECRET_VARIABLE, Method, UserClient
 from hawker.core.errors import ConfigError, HawkerError
 from hawker.core.outgoing import OriginClient, origin_tls
 from hawker.core.registry import PluginHost
@@ -22,16 +29,9 @@ from hawker.core.settings import Settings
 DEFAULT_MANAGER = "http://127.0.0.1:4000"
 
 
-def _url(ctx: click.Context, param: click.Parameter, text: str | None) -> str:
-    try:
-        return "" if text is None else manager_url(text)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc)) from exc
-
-
 manager_option = click.option(
     "--manager",
-    callback=_url,
+    callback=manager_url,
     metavar="URL",
     help=f"Process with a manager; the last one that was signed in to, or {DEFAULT_MANAGER}.",
 )

@@ -85,6 +85,17 @@ def scheduler_url(text: str) -> str:
     return url.removesuffix("/scheduler")
 
 
+def manager_url(ctx: click.Context, param: click.Parameter, text: str | None) -> str:
+    """The base URL of a process with a manager; the role's own one is taken as well. Empty where
+    none is given."""
+    if text is None:
+        return ""
+    url = text.rstrip("/").removesuffix("/api/v1").removesuffix("/manager")
+    if not re.fullmatch(r"https?://[^/?#@\s]+", url):
+        raise click.BadParameter(f"{text!r} is not a URL such as https://manager:4000")
+    return url
+
+
 def _setting(*names: str, key: str, **attributes: Any) -> Callable[[Command], Command]:
     """A flag for the setting `key`."""
 

@@ -7,19 +7,18 @@ import ssl
 import time
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
 from hawker.core.clients.http import control_client, raise_for_problem
 from hawker.core.clients.logins import Login, Logins
+from hawker.core.clients.manager import API
 from hawker.core.errors import ConfigError, Unauthenticated, Unavailable
 from hawker.core.openid.client import Device, ProviderClient, Refused, Tokens, ask_about
 from hawker.core.openid.provider import is_issuer, is_trustworthy
 from hawker.core.outgoing import OriginClient
 
-API = "/manager/api/v1"
 COOKIE = "hawker_session"
 SECRET_VARIABLE = "HAWKER_CLIENT_SECRET"
 SESSION_SECONDS = 12 * 3600.0
@@ -206,19 +205,6 @@ class UserClient:
             raise Unavailable(f"{self.manager} cannot be asked: {told}", hint=hint) from exc
         await raise_for_problem(answer)
         return answer
-
-
-def manager_url(text: str) -> str:
-    """The base URL of a process with a manager, whose own one is taken as well; raises ValueError
-    for what is none."""
-    url = text.rstrip("/").removesuffix("/api/v1").removesuffix("/manager")
-    parts = urlsplit(url)
-    whole = f"{parts.scheme}://{parts.netloc}"
-    if parts.scheme not in ("http", "https") or not parts.hostname or url != whole:
-        raise ValueError(f"{text!r} is not a URL such as https://manager:4000")
-    if parts.username is not None:
-        raise ValueError("a URL of a manager has no user's name in it")
-    return url
 
 
 def _shown(login: Login) -> dict[str, str]:

@@ -254,7 +254,7 @@ def test_signing_out_works_without_the_manager(somebody: Somebody, root: httpx.C
     ("arguments", "words"),
     [
         (("--manager", "ftp://h"), "is not a URL"),
-        (("--manager", "http://u:p@h"), "no user's name"),
+        (("--manager", "http://u:p@h"), "is not a URL"),
         (("--manager", "http://h/x"), "is not a URL"),
         (("--device", "--client-credentials", "--client-id", "x"), "choose one"),
         (("--client-credentials",), "belong together"),
