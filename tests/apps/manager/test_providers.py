@@ -124,7 +124,7 @@ def test_a_client_s_secret_is_sealed_and_never_told(
             "without `openid`",
         ),
         ({"secret": "s"}, "needs the `client`"),
-        ({"rules": [{"claim": "a..b", "value": "x", "role": "viewer"}]}, "no path of names"),
+        ({"rules": [{"claim": "a..b", "value": "x", "role": "viewer"}]}, "$.rules[0]"),
         ({"rules": [{"claim": [], "value": "x", "role": "viewer"}]}, "claim"),
         ({"rules": [{"claim": "a", "value": "", "role": "viewer"}]}, "value"),
         ({"rules": [{"claim": "a", "value": "x"}]}, "role"),
