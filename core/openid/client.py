@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -207,7 +208,7 @@ class ProviderClient:
             token_endpoint_auth_method=method,
             revocation_endpoint_auth_method=method,
             scope=self._scope or None,
-            transport=_Transport(self._origins),
+            transport=_Transport(self._origins, authlib.http),
             trust_env=False,
             follow_redirects=False,
             **options,
@@ -224,7 +225,7 @@ class ProviderClient:
             raise Refused(str(exc.error)[:_MAX_TOLD], told[:_MAX_TOLD]) from exc
         except HawkerError:
             raise
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
+        except (authlib.http.HTTPError, ValueError, KeyError, TypeError) as exc:
             raise OriginFailed(f"the provider's answer is not understood: {exc}") from exc
 
     async def _fetch(self, client: Any, **fields: str) -> Tokens:
@@ -244,8 +245,12 @@ class ProviderClient:
 
 
 class _Authlib(NamedTuple):
+    """`http` is httpx, or its successor httpx2 where that is installed, for whatever reason: its
+    client takes no other's answers."""
+
     client: Any
     error: Any
+    http: Any
 
 
 @functools.cache
@@ -258,7 +263,9 @@ def _authlib() -> _Authlib:
         warnings.simplefilter("ignore")
         from authlib.integrations.base_client import OAuthError
         from authlib.integrations.httpx_client import AsyncOAuth2Client
-    return _Authlib(AsyncOAuth2Client, OAuthError)
+    bases = AsyncOAuth2Client.__mro__
+    http = next(base.__module__ for base in bases if base.__name__ == "AsyncClient")
+    return _Authlib(AsyncOAuth2Client, OAuthError, importlib.import_module(http.partition(".")[0]))
 
 
 @contextlib.asynccontextmanager
@@ -273,10 +280,11 @@ async def _in_time() -> AsyncIterator[None]:
 class _Transport(httpx.AsyncBaseTransport):
     """authlib's way out: one request as it is, its answer read as far as one may be long."""
 
-    def __init__(self, origins: OriginClient) -> None:
+    def __init__(self, origins: OriginClient, http: Any) -> None:
         self._origins = origins
+        self._http = http
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: Any) -> Any:
         url = str(request.url)
         body = await request.aread()
         fields = {name: value for name, value in request.headers.items() if name != "host"}
@@ -288,7 +296,8 @@ class _Transport(httpx.AsyncBaseTransport):
         response = await self._origins.hand_on(request.method, url, fields, content())
         kind = response.headers.get("content-type", "")
         read = await read_answer(response, url)
-        return httpx.Response(response.status_code, headers={"content-type": kind}, content=read)
+        fields = {"content-type": kind}
+        return self._http.Response(response.status_code, headers=fields, content=read)
 
 
 def _object(answer: httpx.Response, place: str) -> dict[str, Any]:

@@ -4,10 +4,14 @@ make no sense are errors that say so."""
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from hawker.core.errors import HawkerError, OriginFailed
@@ -25,6 +29,39 @@ def provider() -> Iterator[SignInProvider]:
     made = SignInProvider()
     yield made
     made.close()
+
+
+@pytest.fixture
+def successor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another package of this environment has brought httpx2, which authlib takes then."""
+    assert httpx.__file__ is not None
+    folder = [str(Path(httpx.__file__).parent)]
+    spec = importlib.util.spec_from_file_location(
+        "httpx2", httpx.__file__, submodule_search_locations=folder
+    )
+    assert spec is not None and spec.loader is not None
+    for name in [n for n in sys.modules if n.startswith(("authlib.integrations", "httpx2"))]:
+        monkeypatch.delitem(sys.modules, name)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "httpx2", module)
+    spec.loader.exec_module(module)
+    # What it exports says where it is from.
+    module.AsyncClient.__module__ = "httpx2"
+    client_module._authlib.cache_clear()
+    yield
+    for name in [n for n in sys.modules if n.startswith(("authlib.integrations", "httpx2"))]:
+        del sys.modules[name]
+    client_module._authlib.cache_clear()
+
+
+def test_another_http_library_that_authlib_takes_is_no_hindrance(
+    successor: None, provider: SignInProvider
+) -> None:
+    async def check(client: ProviderClient) -> None:
+        assert client_module._authlib().http.Response is not httpx.Response
+        assert (await client.by_credentials()).access
+
+    asking(provider, check, MACHINE, MACHINE_SECRET)
 
 
 def asking(
