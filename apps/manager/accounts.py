@@ -17,7 +17,7 @@ import msgspec
 from starlette.requests import Request
 from tortoise.exceptions import IntegrityError
 
-from hawker.apps.manager import models, wire
+from hawker.apps.manager import models, provider_wire, wire
 from hawker.apps.manager.database import transaction
 from hawker.apps.manager.rules import held, said
 from hawker.core.contracts import Authenticator, Plugins
@@ -144,11 +144,11 @@ class Accounts:
         await self._origins.close()
 
 
-def rules_of(row: models.Provider) -> list[wire.Rule]:
-    return msgspec.convert(row.rules, list[wire.Rule])
+def rules_of(row: models.Provider) -> list[provider_wire.Rule]:
+    return msgspec.convert(row.rules, list[provider_wire.Rule])
 
 
-def bindings(given: list[wire.Held] | list[wire.Rule]) -> list[models.RoleBinding]:
+def bindings(given: list[wire.Held] | list[provider_wire.Rule]) -> list[models.RoleBinding]:
     """What rules give, as bindings that no table has."""
     return [
         models.RoleBinding(role=one.role, tenant_id=one.tenant, cluster_id=one.cluster)

@@ -206,7 +206,7 @@ class Provider(Model):
     """Whoever else says who somebody is: an OpenID Connect provider (by its issuer), or an
     authenticator plugin (by its name); the other of the two is None.
 
-    `secret` is sealed. `rules` are `wire.Rule`s.
+    `secret` is sealed. `rules` are `provider_wire.Rule`s.
     """
 
     id = fields.CharField(max_length=32, primary_key=True, default=new_id)

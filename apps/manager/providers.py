@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from hawker.apps.manager import models, wire
+from hawker.apps.manager import models, provider_wire
 from hawker.apps.manager.access import covers
 from hawker.apps.manager.accounts import Accounts, bindings, rules_of
 from hawker.apps.manager.call import Call
@@ -28,9 +28,9 @@ class Providers(Collection[models.Provider]):
 
     name = "providers"
     model = models.Provider
-    view_type = wire.Provider
-    new_type = wire.NewProvider
-    change_type = wire.ProviderChange
+    view_type = provider_wire.Provider
+    new_type = provider_wire.NewProvider
+    change_type = provider_wire.ProviderChange
     filters: ClassVar = {"name": "name", "issuer": "issuer", "plugin": "plugin"}
     flags = ("disabled",)
 
@@ -38,8 +38,8 @@ class Providers(Collection[models.Provider]):
         self._accounts = accounts
         self._seal = seal
 
-    async def view(self, row: models.Provider) -> wire.Provider:
-        return wire.Provider(
+    async def view(self, row: models.Provider) -> provider_wire.Provider:
+        return provider_wire.Provider(
             id=row.id,
             name=row.name,
             issuer=row.issuer,
@@ -58,13 +58,13 @@ class Providers(Collection[models.Provider]):
         )
 
     async def values(self, call: Call) -> dict[str, Any]:
-        body: wire.NewProvider | wire.ProviderChange = call.body
+        body: provider_wire.NewProvider | provider_wire.ProviderChange = call.body
         values = {
             name: msgspec.to_builtins(value)
             for name in body.__struct_fields__
             if (value := getattr(body, name)) is not msgspec.UNSET
         }
-        if isinstance(body, wire.NewProvider):
+        if isinstance(body, provider_wire.NewProvider):
             values["id"] = models.new_id()
             if body.plugin is not None:
                 self._accounts.check_plugin(body.plugin)
@@ -126,7 +126,7 @@ def _check_whole(name: str, row: models.Provider) -> None:
         raise BadRequest("a secret needs the `client` that it is of")
 
 
-async def _check_rules(call: Call, rules: list[wire.Rule]) -> None:
+async def _check_rules(call: Call, rules: list[provider_wire.Rule]) -> None:
     for rule in rules:
         await check_role(rule.role)
         if rule.tenant is not None and not await models.Tenant.exists(id=rule.tenant):

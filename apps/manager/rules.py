@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from hawker.apps.manager.wire import Held, Rule
+from hawker.apps.manager.provider_wire import Rule
+from hawker.apps.manager.wire import Held
 from hawker.core.openid.tokens import Path, dig
 
 Said = dict[str, list[str]]

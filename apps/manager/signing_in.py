@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from hawker.apps.manager import models, wire
+from hawker.apps.manager import models, provider_wire
 from hawker.apps.manager.accounts import Accounts
 from hawker.apps.manager.attempts import Attempts, place_of
 from hawker.apps.manager.call import Call
@@ -63,7 +63,7 @@ class SigningIn:
         return [
             Operation(
                 "GET", "/auth", "Whom people may sign in with", "anyone", self.methods,
-                answer=wire.Methods,
+                answer=provider_wire.Methods,
             ),
             Operation(
                 "GET", "/auth/{provider}/login", "Go to a provider to sign in, then to `next`",
@@ -78,9 +78,9 @@ class SigningIn:
 
     async def methods(self, call: Call) -> None:
         rows = await models.Provider.filter(issuer__isnull=False, disabled=False).order_by("name")
-        call.answer = wire.Methods(
+        call.answer = provider_wire.Methods(
             [
-                wire.Method(
+                provider_wire.Method(
                     row.name,
                     row.issuer or "",
                     f"{call.mount}{PREFIX}/auth/{row.name}/login" if row.redirect_uri else "",
