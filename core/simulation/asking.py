@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 
 from hawker.core.simulation.bits import (
     NONE,
-    ONE,
     SHIFT,
     WORD,
     Words,
     below,
     bit_of,
     compiled,
+    draw,
     inlined,
+    nth_below,
     place_of,
 )
-from hawker.core.simulation.lanes import Ints, Lanes, begin
+from hawker.core.simulation.lanes import Ints, Lanes, Part, begin
 from hawker.core.transfer.machine import PARALLEL
 
 # How often a lane asks within a step, until a source has something for it.
@@ -65,75 +66,10 @@ class Wishes(NamedTuple):
     busy: Words
 
 
-class Part(NamedTuple):
-    """Some peers, for which a thread asks. What the result is does not depend on threads: of a
-    host's free slots each part has its own.
-
-    Attributes:
-        number, parts: which one of how many.
-        begin, end: its peers.
-        state: of its random generator.
-        refused: how many requests found no slot.
-        room: (host) requests that it may still make in a step, `SHUT` at a host that told nothing.
-        given: (host) those it made in this step.
-        spare: (host) bytes that those began with.
-    """
-
-    number: int
-    parts: int
-    begin: int
-    end: int
-    state: Words
-    refused: NDArray[np.int64]
-    room: NDArray[np.int16]
-    given: NDArray[np.int16]
-    spare: NDArray[np.float32]
-
-
-def parts_of(hosts: int, peers: int, count: int, rng: np.random.Generator) -> list[Part]:
-    """The peers in parts of about equal size."""
-    return [
-        Part(
-            number,
-            count,
-            peers * number // count,
-            peers * (number + 1) // count,
-            rng.integers(1, 1 << 63, 1, dtype=np.uint64),
-            np.zeros(1, dtype=np.int64),
-            np.zeros(hosts, dtype=np.int16),
-            np.zeros(hosts, dtype=np.int16),
-            np.zeros(hosts, dtype=np.float32),
-        )
-        for number in range(count)
-    ]
-
-
-@compiled
-def settle(lanes: Lanes, part: Part) -> None:
-    """What a part asked counts at its sources."""
-    for host in range(len(part.given)):
-        lanes.load[host] += part.given[host]
-        lanes.spare_up[host] -= part.spare[host]
-        part.given[host] = 0
-        part.spare[host] = np.float32(0.0)
-
-
-@compiled
-def raise_low(wishes: Wishes) -> None:
-    """Go on to the word where something is lacking."""
-    words = wishes.lack.shape[1]
-    for peer in range(len(wishes.low)):
-        low = wishes.low[peer]
-        while low < words and wishes.lack[peer, low] == NONE:
-            low += 1
-        wishes.low[peer] = low
-
-
 @compiled
 def ask(
     lanes: Lanes,
     wishes: Wishes,
-    part: Part,
     now: np.float32,
     seconds: np.float32,
     trip: np.float32,
@@ -142,6 +78,7 @@ def ask(
     newest: int,
     again: float,
     turn: int,
+    part: Part,
 ) -> None:
     """Every idle lane of these peers asks that can, until a source gives or none has anything for
     it. Nobody has anything beyond the word `newest`; a host that refused is asked again in a step
@@ -179,15 +116,17 @@ def ask(
                 break
             asked += 1
             most, source, place = SHUT - 1, 0, 0
-            for _ in range(CHOICES):
-                at = place_of(some, below(degree, state))
+            drawn = draw(state)
+            for choice in range(CHOICES):
+                at = place_of(some, nth_below(drawn, choice, degree))
                 other = sources[start + at]
                 if room[other] > most:
                     most, source, place = room[other], other, at
             word, useful = newest + 1, NONE
             while word > low[peer] and useful == NONE and most != SHUT:
                 word -= 1
-                useful = told[word, source] & lack[peer, word]
+                if lack[peer, word] != NONE:
+                    useful = told[word, source] & lack[peer, word]
             if useful == NONE:
                 # Where nothing new was told since nothing was found there is nothing.
                 worth[peer] &= ~bit_of(place)
@@ -196,10 +135,10 @@ def ask(
                 busy[peer] |= bit_of(place)
                 ready[lane, peer] += trip
             else:
-                for _ in range(COMPARED):
-                    if useful & (useful - ONE) == NONE:
-                        break
-                    other = sources[start + below(degree, state)]
+                # No way out where one is left: looks into memory that wait for none go together.
+                drawn = draw(state)
+                for choice in range(COMPARED):
+                    other = sources[start + nth_below(drawn, choice, degree)]
                     rarer = useful & ~told[word, other]
                     useful = rarer if rarer != NONE else useful
                 piece = (word << SHIFT) + place_of(useful, below(WORD, state))

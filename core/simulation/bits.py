@@ -6,7 +6,6 @@ four times as long.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -26,6 +25,12 @@ _LAST = np.uint64(WORD - 1)
 # Of the xorshift generator with 64 bits (Marsaglia 2003).
 _LEFT, _RIGHT, _AGAIN = np.uint64(13), np.uint64(7), np.uint64(17)
 _HALF = np.uint64(32)
+_TEN = np.uint64(1023)
+# Times a power of two, the upper six bits are different for each one (de Bruijn).
+_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+_TOP = np.uint64(58)
+_PLACES = np.zeros(WORD, dtype=np.int8)
+_PLACES[[(0x03F79D71B4CB0A89 << place) % (1 << WORD) >> 58 for place in range(WORD)]] = range(WORD)
 
 
 def compiled(function: Some) -> Some:
@@ -58,6 +63,13 @@ def below(limit: int, state: Words) -> int:
 
 
 @inlined
+def nth_below(drawn: np.uint64, number: int, limit: int) -> int:
+    """The first, second, ... sixth random number from 0 to below a limit of less than 64, all of
+    one random word; they are a little less even than those of `below`."""
+    return int(((drawn >> np.uint64(10 * number)) & _TEN) * np.uint64(limit) >> np.uint64(10))
+
+
+@inlined
 def bit_of(place: int) -> np.uint64:
     """The word with one bit set."""
     return ONE << np.uint64(place)
@@ -69,9 +81,8 @@ def place_of(word: np.uint64, turn: int) -> int:
     of the lowest one."""
     by = np.uint64(turn)
     turned = (word >> by) | (word << ((NONE - by) & _LAST))
-    # A power of two is exact as a double, whose exponent it is then.
-    place = math.frexp(float(turned & (NONE - turned)))[1] - 1
-    return (place + turn) & (WORD - 1)
+    lowest = turned & (NONE - turned)
+    return int(_PLACES[(lowest * _DE_BRUIJN) >> _TOP] + turn) & (WORD - 1)
 
 
 def lowest_bits(counts: Words) -> Words:

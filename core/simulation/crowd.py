@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 
 from hawker.core.errors import BadRequest
 from hawker.core.settings import PeerSettings
-from hawker.core.simulation.asking import (
-    CLOSED,
-    Part,
-    Wishes,
-    ask,
-    parts_of,
-    raise_low,
-    settle,
-    start_request,
-)
+from hawker.core.simulation.asking import CLOSED, Wishes, ask, start_request
 from hawker.core.simulation.bits import NONE, SHIFT, WORD, Words, bit_of, compiled, lowest_bits
 from hawker.core.simulation.dealing import CrowdSeed
-from hawker.core.simulation.lanes import Floats, Ints, Lanes, flow, release
+from hawker.core.simulation.lanes import (
+    Floats,
+    Ints,
+    Lanes,
+    Part,
+    Run,
+    flow,
+    parts_of,
+    release,
+    settle,
+)
 from hawker.core.simulation.overlay import build
 from hawker.core.simulation.scenario import Scenario
 from hawker.core.transfer.machine import BUSY_BACKOFF, PARALLEL
@@ -89,6 +90,9 @@ class Crowd:
         )
         self._parts = parts_of(peers + 2, peers, PARTS if peers >= MANY else 1, self.rng)
         self._pool = ThreadPoolExecutor(len(self._parts))
+        self._run: Run = map
+        if len(self._parts) > 1:
+            self._run = self._pool.map
         self._turn = 0
         self.began = np.array(scenario.arrivals.times(peers, random.Random(scenario.seed + 2)))
         self.lanes = Lanes.idle(
@@ -111,6 +115,8 @@ class Crowd:
         )
         self._next_word = np.zeros(peers, dtype=np.float32)
         self._news = np.zeros(peers, dtype=bool)
+        # (peer) what it said in this step: nothing, 1 that it has more, 3 and a slot.
+        self._said = np.zeros(peers + 1, dtype=np.uint8)
         # After a refusal: as long as a slot takes to fall free.
         self._back_off = max(BUSY_BACKOFF, gap)
         self.now = 0.0
@@ -141,12 +147,12 @@ class Crowd:
     def step(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
-        lanes, wishes = self.lanes, self.wishes
-        ended = flow(lanes, np.float32(seconds))
-        served = _land(
+        lanes, wishes, parts, run = self.lanes, self.wishes, self._parts, self._run
+        ended = flow(lanes, parts, seconds, run)
+        land = functools.partial(
+            _land,
             lanes,
             wishes,
-            *ended,
             self.have,
             self.count,
             self._news,
@@ -156,34 +162,35 @@ class Crowd:
             self.now,
             self.trip,
         )
-        if len(served):
-            self.seed.served(served)
-        _tell(
+        served = list(run(lambda part: land(*ended[part.number], part), parts))
+        self._settle()
+        if any(map(len, served)):
+            self.seed.served(np.concatenate(served))
+        now = np.float32(self.now)
+        tell = functools.partial(
+            _tell,
             lanes,
             wishes,
             self.have,
             self.count,
             self._news,
+            self._said,
             self._next_word,
             self._listeners,
             self._paces,
-            np.float32(self.now),
+            now,
             self.slots,
         )
+        list(run(tell, parts))
+        list(run(functools.partial(_hear, wishes, self._said), parts))
         self.seed.step()
-        raise_low(wishes)
         self.seed.offer(seconds)
         self._turn += 1
-        list(self._pool.map(functools.partial(self._ask, seconds), self._parts))
-        for part in self._parts:
-            settle(lanes, part)
-
-    def _ask(self, seconds: float, part: Part) -> None:
-        ask(
-            self.lanes,
-            self.wishes,
-            part,
-            np.float32(self.now),
+        asking = functools.partial(
+            ask,
+            lanes,
+            wishes,
+            now,
             np.float32(seconds),
             np.float32(self.trip),
             self.slots,
@@ -192,6 +199,12 @@ class Crowd:
             min(1.0, seconds / self._back_off),
             self._turn,
         )
+        list(run(asking, parts))
+        self._settle()
+
+    def _settle(self) -> None:
+        for part in self._parts:
+            settle(self.lanes, part)
 
     def begin(self, lane: int, child: int, piece: int, seconds: float) -> None:
         """A child of the seed gets a piece from it."""
@@ -227,8 +240,15 @@ class Crowd:
         wait[struck[:leaving]] = 0.0
         wait[struck[leaving:]] = STALL
         self.wasted += _break(
-            lanes, self.wishes, self.gone, wait, scenario.piece_length, self.now + self.trip
+            lanes,
+            self.wishes,
+            self.gone,
+            wait,
+            scenario.piece_length,
+            self.now + self.trip,
+            self._parts[0],
         )
+        self._settle()
         lanes.ready[:, struck] = np.inf
         # Their neighbours have found out by the time their own fetches are over.
         lanes.load[struck] |= CLOSED
@@ -240,9 +260,6 @@ class Crowd:
 def _land(
     lanes: Lanes,
     wishes: Wishes,
-    lane_of: NDArray[np.int8],
-    children: Ints,
-    early: Floats,
     have: Words,
     count: Ints,
     news: NDArray[np.bool_],
@@ -251,6 +268,10 @@ def _land(
     pieces: int,
     now: float,
     trip: float,
+    lane_of: NDArray[np.int8],
+    children: Ints,
+    early: Floats,
+    part: Part,
 ) -> Ints:
     """Pieces arrived, some seconds ago; the lanes are free from then on. Returns those that came
     from the seed."""
@@ -271,7 +292,7 @@ def _land(
         count[child] += 1
         if count[child] == pieces:
             finished[child] = latest[child]
-        release(lanes, lane, child, when + trip)
+        release(lanes, part, lane, child, when + trip)
     return served[:taken]
 
 
@@ -282,18 +303,19 @@ def _tell(
     have: Words,
     count: Ints,
     news: NDArray[np.bool_],
+    said: NDArray[np.uint8],
     next_word: Floats,
     listeners: Ints,
     paces: Floats,
     now: np.float32,
     slots: int,
+    part: Part,
 ) -> None:
     """Hosts with news tell them, at once where they have been silent for long enough, and whether
     they have a slot."""
-    # What each host said: nothing, that it has more, and a slot, too.
-    said = np.zeros(lanes.peers, dtype=np.uint8)
     words = wishes.lack.shape[1]
-    for peer in range(lanes.peers):
+    for peer in range(part.begin, part.end):
+        said[peer] = 0
         if news[peer] and next_word[peer] <= now:
             news[peer] = False
             next_word[peer] = now + paces[listeners[peer], count[peer]]
@@ -301,8 +323,18 @@ def _tell(
                 wishes.told[word, peer] = have[peer, word]
             lanes.load[peer] &= CLOSED - 1
             said[peer] = 3 if lanes.load[peer] < slots else 1
-    for peer in range(lanes.peers):
-        if wishes.low[peer] >= words:
+
+
+@compiled
+def _hear(wishes: Wishes, said: NDArray[np.uint8], part: Part) -> None:
+    """Peers notice which of their sources told something; those that lack nothing do not care."""
+    words = wishes.lack.shape[1]
+    for peer in range(part.begin, part.end):
+        low = wishes.low[peer]
+        while low < words and wishes.lack[peer, low] == NONE:
+            low += 1
+        wishes.low[peer] = low
+        if low == words:
             continue
         start = wishes.starts[peer]
         new, free = NONE, NONE
@@ -322,6 +354,7 @@ def _break(
     wait: NDArray[np.float64],
     size: float,
     later: float,
+    part: Part,
 ) -> float:
     """Requests of hosts that are gone, and those to them, fail; who stays asks again as many
     seconds after `later` as its host has in `wait`. Returns the bytes that came in vain."""
@@ -338,5 +371,5 @@ def _break(
             if place >= 0:
                 wishes.free[peer] |= bit_of(place)
             wishes.worth[peer] = bit_of(wishes.degree[peer]) - np.uint64(1)
-            release(lanes, lane, peer, later + max(wait[source], 0.0))
+            release(lanes, part, lane, peer, later + max(wait[source], 0.0))
     return wasted

@@ -11,12 +11,14 @@ one flow leaves others take. That is close to max-min fair.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hawker.core.simulation.bits import compiled, inlined
+from hawker.core.simulation.bits import Words, compiled, inlined
 from hawker.core.transfer.machine import PARALLEL
 
 Floats = NDArray[np.float32]
@@ -42,6 +44,8 @@ class Lanes(NamedTuple):
         active: (peer) requests under way of each peer.
         capacity: (host) bytes per second of each link, each way.
         spare_up, spare_down: (host, peer) bytes that the last step left.
+        most_up, most_down: (host, peer) bytes per second that each link has room for in this step.
+        up: (host) what of it a flow there gets; got: (peer) what its flows get. See `flow`.
     """
 
     peers: int
@@ -58,6 +62,10 @@ class Lanes(NamedTuple):
     capacity: Floats
     spare_up: Floats
     spare_down: Floats
+    most_up: Floats
+    most_down: Floats
+    up: Floats
+    got: Floats
 
     @classmethod
     def idle(cls, ups: NDArray[np.float64], ready: NDArray[np.float64]) -> Lanes:
@@ -79,86 +87,174 @@ class Lanes(NamedTuple):
             np.append(ups, 0.0).astype(np.float32),
             np.zeros(peers + 2, dtype=np.float32),
             np.zeros(peers, dtype=np.float32),
+            np.zeros(peers + 2, dtype=np.float32),
+            np.zeros(peers, dtype=np.float32),
+            np.zeros(peers + 2, dtype=np.float32),
+            np.zeros(peers, dtype=np.float32),
         )
         lanes.ready[:] = ready
         return lanes
 
 
+class Part(NamedTuple):
+    """Some peers, that one thread does the work for. What comes of it does not depend on threads:
+    a part changes what its own peers have, and counts at hosts in arrays of its own, which `settle`
+    adds to those of all; of a host's free slots each part has its own.
+
+    Attributes:
+        number, parts: which one of how many.
+        begin, end: its peers.
+        state: of its random generator.
+        refused: how many requests found no slot.
+        room: (host) requests that it may still make in a step.
+        sent: (host) bytes per second that its peers get there.
+        given: (host) requests that it made there and that did not count yet, less those that ended.
+        spare: (host) bytes that it took there of what the last step left, or left itself.
+    """
+
+    number: int
+    parts: int
+    begin: int
+    end: int
+    state: Words
+    refused: NDArray[np.int64]
+    room: NDArray[np.int16]
+    sent: Floats
+    given: NDArray[np.int16]
+    spare: Floats
+
+
+def parts_of(hosts: int, peers: int, count: int, rng: np.random.Generator) -> list[Part]:
+    """The peers in parts of about equal size."""
+    return [
+        Part(
+            number,
+            count,
+            peers * number // count,
+            peers * (number + 1) // count,
+            rng.integers(1, 1 << 63, 1, dtype=np.uint64),
+            np.zeros(1, dtype=np.int64),
+            np.zeros(hosts, dtype=np.int16),
+            np.zeros(hosts, dtype=np.float32),
+            np.zeros(hosts, dtype=np.int16),
+            np.zeros(hosts, dtype=np.float32),
+        )
+        for number in range(count)
+    ]
+
+
+# Calls a function with each part, at once or one after the other, like `map`.
+Run = Callable[[Callable[[Part], Any], Iterable[Part]], Iterable[Any]]
+# The lanes and the peers whose request ended, and how many seconds before the end of the step.
+Ended = tuple[NDArray[np.int8], Ints, Floats]
+
+
 @compiled
-def flow(lanes: Lanes, seconds: np.float32) -> tuple[NDArray[np.int8], Ints, Floats]:
-    """Let bytes flow; returns the lanes and the peers whose request ended, and how many seconds
-    before the end of the step. Whoever takes them must `release` each."""
-    source, rate, left = lanes.source, lanes.rate, lanes.left
-    ups = _room(lanes.capacity, lanes.spare_up, seconds)
-    downs = _room(lanes.capacity, lanes.spare_down, seconds)
-    load, active = lanes.load, lanes.active
-    zero, one = np.float32(0.0), np.float32(1.0)
+def settle(lanes: Lanes, part: Part) -> None:
+    """What a part did counts at its sources."""
+    for host in range(len(part.given)):
+        lanes.load[host] += part.given[host]
+        lanes.spare_up[host] -= part.spare[host]
+        part.given[host] = 0
+        part.spare[host] = np.float32(0.0)
+
+
+def flow(lanes: Lanes, parts: Sequence[Part], seconds: float, run: Run = map) -> list[Ended]:
+    """Let bytes flow; returns what ended, by parts. Whoever takes it must `release` each request,
+    and `settle` the parts."""
     # An equal share of both links, the smaller one; then the links' rooms are filled.
-    up = np.empty_like(ups)
-    sent, got = np.zeros_like(ups), np.zeros_like(downs)
-    for host in range(len(ups)):
-        up[host] = ups[host] / np.float32(max(load[host], 1))
-    for peer in range(lanes.peers):
-        down = downs[peer] / np.float32(max(active[peer], 1))
-        total = zero
+    time = np.float32(seconds)
+    _open(lanes, time)
+    list(run(functools.partial(_share, lanes, time), parts))
+    for _ in range(ROUNDS - 1):
+        _fit(lanes, parts)
+        list(run(functools.partial(_share_again, lanes), parts))
+    _fit(lanes, parts)
+    return list(run(functools.partial(_move, lanes, time), parts))
+
+
+def _fit(lanes: Lanes, parts: Sequence[Part]) -> None:
+    """By how much what flows from each host is to change so that its link is full."""
+    lanes.up[:] = 0.0
+    for part in parts:
+        lanes.up[:] += part.sent
+        part.sent[:] = 0.0
+    np.divide(lanes.most_up, np.maximum(lanes.up, np.float32(1.0)), out=lanes.up)
+
+
+@compiled
+def _open(lanes: Lanes, seconds: np.float32) -> None:
+    """What links have room for in this step, and an equal share for each flow of an uplink."""
+    for host in range(len(lanes.up)):
+        room = _room(lanes.capacity[host], lanes.spare_up[host], seconds)
+        lanes.spare_up[host] = np.float32(0.0)
+        lanes.most_up[host] = room
+        lanes.up[host] = room / np.float32(max(lanes.load[host], 1))
+
+
+@inlined
+def _room(capacity: np.float32, spare: np.float32, seconds: np.float32) -> np.float32:
+    """What a link has room for, with what the last step left."""
+    most = capacity * np.float32(SPARE) * seconds
+    return capacity + min(max(spare, -most), most) / seconds
+
+
+@compiled
+def _share(lanes: Lanes, seconds: np.float32, part: Part) -> None:
+    source, rate, sent = lanes.source, lanes.rate, part.sent
+    for peer in range(part.begin, part.end):
+        room = _room(lanes.capacity[peer], lanes.spare_down[peer], seconds)
+        lanes.spare_down[peer] = np.float32(0.0)
+        lanes.most_down[peer] = room
+        down = room / np.float32(max(lanes.active[peer], 1))
+        total = np.float32(0.0)
         for lane in range(PARALLEL):
             host = source[lane, peer]
-            share = min(up[host], down)
+            share = min(lanes.up[host], down)
             rate[lane, peer] = share
             sent[host] += share
             total += share
-        got[peer] = total
-    for _ in range(ROUNDS - 1):
-        for host in range(len(ups)):
-            up[host] = ups[host] / max(sent[host], one)
-            sent[host] = zero
-        for peer in range(lanes.peers):
-            down = downs[peer] / max(got[peer], one)
-            total = zero
-            for lane in range(PARALLEL):
-                host = source[lane, peer]
-                share = rate[lane, peer] * min(up[host], down)
-                rate[lane, peer] = share
-                sent[host] += share
-                total += share
-            got[peer] = total
-    for host in range(len(ups)):
-        up[host] = ups[host] / max(sent[host], one)
-    count, most = 0, 0
-    for peer in range(lanes.peers):
-        most += active[peer]
+        lanes.got[peer] = total
+
+
+@compiled
+def _share_again(lanes: Lanes, part: Part) -> None:
+    source, rate, sent = lanes.source, lanes.rate, part.sent
+    for peer in range(part.begin, part.end):
+        down = lanes.most_down[peer] / max(lanes.got[peer], np.float32(1.0))
+        total = np.float32(0.0)
+        for lane in range(PARALLEL):
+            host = source[lane, peer]
+            share = rate[lane, peer] * min(lanes.up[host], down)
+            rate[lane, peer] = share
+            sent[host] += share
+            total += share
+        lanes.got[peer] = total
+
+
+@compiled
+def _move(lanes: Lanes, seconds: np.float32, part: Part) -> Ended:
+    source, rate, left = lanes.source, lanes.rate, lanes.left
+    zero, count, most = np.float32(0.0), 0, 0
+    for peer in range(part.begin, part.end):
+        most += lanes.active[peer]
     lane_of, child = np.empty(most, dtype=np.int8), np.empty(most, dtype=np.int32)
     early = np.empty(most, dtype=np.float32)
-    for peer in range(lanes.peers):
-        down = downs[peer] / max(got[peer], one)
+    for peer in range(part.begin, part.end):
+        down = lanes.most_down[peer] / max(lanes.got[peer], np.float32(1.0))
         for lane in range(PARALLEL):
-            share = rate[lane, peer] * min(up[source[lane, peer]], down)
+            host = source[lane, peer]
+            share = rate[lane, peer] * min(lanes.up[host], down)
             rate[lane, peer] = share
             missing = left[lane, peer] - share * seconds
             left[lane, peer] = missing
             if missing <= zero:
-                spare(lanes, lane, peer, -missing)
+                # What it was given too much is for others in the next step.
+                part.spare[host] += missing
+                lanes.spare_down[peer] -= missing
                 lane_of[count], child[count], early[count] = lane, peer, -missing / share
                 count += 1
     return lane_of[:count], child[:count], early[:count]
-
-
-@compiled
-def _room(capacity: Floats, spares: Floats, seconds: np.float32) -> Floats:
-    """What links have room for in this step, with what the last one left; that is over then."""
-    room = np.empty_like(spares)
-    for host in range(len(spares)):
-        most = capacity[host] * np.float32(SPARE) * seconds
-        room[host] = capacity[host] + min(max(spares[host], -most), most) / seconds
-        spares[host] = np.float32(0.0)
-    return room
-
-
-@inlined
-def spare(lanes: Lanes, lane: int, child: int, unused: np.float32) -> None:
-    """Some bytes of a request were not used in the last step, or are used too many."""
-    lanes.spare_up[lanes.source[lane, child]] += unused
-    lanes.spare_down[child] += unused
 
 
 @inlined
@@ -186,9 +282,9 @@ def begin(
 
 
 @inlined
-def release(lanes: Lanes, lane: int, child: int, ready: float) -> None:
+def release(lanes: Lanes, part: Part, lane: int, child: int, ready: float) -> None:
     """This request is over; the lane's next bytes can come from `ready` on."""
-    lanes.load[lanes.source[lane, child]] -= 1
+    part.given[lanes.source[lane, child]] -= 1
     lanes.active[child] -= 1
     lanes.source[lane, child] = lanes.nobody
     lanes.left[lane, child] = np.inf

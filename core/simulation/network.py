@@ -44,44 +44,25 @@ class Link:
         count = len(flows)
         if not count:
             return inf
-        left = self.rate
-        share = left / count
-        caps = []
-        for flow in flows:
-            cap = inf
-            for link in flow.links:
-                if link is not self and link.level < cap:
-                    cap = link.level
-            if cap < share:
-                caps.append(cap)
-        if not caps:
+        share = self.rate / count
+        caps = [self._cap(flow) for flow in flows]
+        if min(caps) >= share:
             return share
-        # Those above the first share count as unbounded until one is not.
-        if len(caps) < count and count - len(caps) == 1 and not self.shared:
-            rest = left - sum(caps)
-            return inf if self._least_cap(share) <= rest else rest
-        return self._fill_in_order()
-
-    def _least_cap(self, share: float) -> float:
-        """The cap of the one flow that may take more than an equal share."""
-        for flow in self.flows:
-            cap = min((link.level for link in flow.links if link is not self), default=inf)
-            if cap >= share:
-                return cap
-        return inf
-
-    def _fill_in_order(self) -> float:
-        left, count = self.rate, len(self.flows)
-        caps = sorted(
-            min((link.level for link in flow.links if link is not self), default=inf)
-            for flow in self.flows
-        )
+        caps.sort()
+        left = self.rate
         for cap in caps:
             if cap * count >= left:
                 return left / count
             left -= cap
             count -= 1
         return inf
+
+    def _cap(self, flow: Flow) -> float:
+        """The least of a flow's other levels."""
+        links = flow.links
+        if len(links) == 2:
+            return links[1].level if links[0] is self else links[0].level
+        return min((link.level for link in links if link is not self), default=inf)
 
 
 class Flow:

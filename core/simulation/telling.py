@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """What one child was told; `seen` is what there was as it was looked for news."""
+    """What one child was told; `seen` is what there was as it was looked for news, `beats` that it
+    will be looked for again though nothing came."""
 
-    __slots__ = ("child", "number", "open", "said", "seen", "waiting")
+    __slots__ = ("beats", "child", "number", "open", "said", "seen", "waiting")
 
     def __init__(self, child: SimulatedHost, number: int) -> None:
         self.child = child
@@ -26,6 +27,7 @@ class Stream:
         self.said = 0
         self.seen = -1
         self.waiting = False
+        self.beats = False
         self.open = True
 
 
@@ -103,8 +105,9 @@ class Teller:
         pause = self._turns.pause(len(self._streams), now)
         world.timeline.at(now + pause, self._awake, stream)
 
-    def _beat(self, stream: Stream, said: int) -> None:
-        if stream.waiting and stream.said == said:
+    def _beat(self, stream: Stream) -> None:
+        stream.beats = False
+        if stream.waiting:
             self._look(stream)
 
     def _awake(self, stream: Stream) -> None:
@@ -116,6 +119,7 @@ class Teller:
     def _wait(self, stream: Stream) -> None:
         """For news, or for what is held back to be let go."""
         stream.waiting = True
-        if self._turns.held:
+        if self._turns.held and not stream.beats:
+            stream.beats = True
             timeline = self._host.world.timeline
-            timeline.at(timeline.now + HELD_BEAT, self._beat, stream, stream.said)
+            timeline.at(timeline.now + HELD_BEAT, self._beat, stream)
