@@ -15,10 +15,11 @@ from hawker.core.digests import DigestRun
 from hawker.core.errors import GenerationGone
 from hawker.core.messages import Availability, encode
 from hawker.core.pieces import KIB, PieceSet, Run
+from hawker.core.signal import Signal
 from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.slots import UploadSlots
-from hawker.core.transfer.turns import BEAT, HELD_BEAT, Lateness, Turns
+from hawker.core.transfer.turns import BEAT, HELD_BEAT, Lateness, Turns, pause
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ class Announcer:
                     beat = min(HELD_BEAT if turns.held else BEAT, max(0.0, BEAT - silent))
                     version = await entry.wait_change(version, beat)
                 now = conductor.ground.clock()
+                rare = conductor.rare(entry.task)
+                seen = 0 if rare is None else rare.seen
                 reading, idle = conductor.brings(entry.task), self._slots.idle
                 turns.deal(entry.valid, now, reading=reading, idle=idle)
                 # Possession only grows; a windowed entry forgets what it delivered: no offer.
@@ -119,7 +122,8 @@ class Announcer:
                 full = _is_full(event)
                 if not full:
                     coming, late = conductor.coming(entry.task), self._late.seconds
-                    await self._rest(turns.pause(self._streams, now, late, coming=coming))
+                    seconds = turns.pause(self._streams, now, late, coming=coming)
+                    await self._rest(seconds, rare, seen)
         finally:
             self._streams -= 1
             turns.leave(child, conductor.ground.clock())
@@ -140,11 +144,17 @@ class Announcer:
             if not turns.children and not conductor.brings(key[0]):
                 del self._turns[key]
 
-    async def _rest(self, seconds: float) -> None:
+    async def _rest(self, seconds: float, rare: Signal | None, seen: int) -> None:
+        """Be silent for so many seconds; for less where rare pieces came since `seen`."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + seconds
-        await asyncio.sleep(seconds)
+        least = min(seconds, pause(self._streams, 0.0, 0, self._late.seconds))
+        due = loop.time() + least
+        await asyncio.sleep(least)
         self._late.woke(loop.time() - due)
+        if rare is None:
+            await asyncio.sleep(seconds - least)
+        elif seconds > least:
+            await rare.wait(seconds - least, seen)
 
     def _event(
         self, entry: Entry, new: PieceSet, told: set[bytes], alone: PieceSet

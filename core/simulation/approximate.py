@@ -1,7 +1,7 @@
 """The approximate simulation: all peers at once, time in steps.
 
 What differs from the exact one: which piece is rarest is judged by the age of its word of 64 and
-six sources, not by all; a lane asks a few sources at random, not the best of all; links are
+twelve sources, not by all; a lane asks a few sources at random, not the best of all; links are
 shared in a few rounds of proportion, which is nearly max-min fair; the scheduler is not asked: its
 graph is built by its rules, and hosts that die are replaced by none.
 """

@@ -36,7 +36,9 @@ ASKS = 4
 # Of so many sources the one that sends least is asked, as the one that was fastest is.
 CHOICES = 6
 # How many other sources a piece's rarity is judged by.
-COMPARED = 6
+COMPARED = 12
+# So many numbers come of one random word.
+DRAWN = 6
 # What is added to the load of hosts that have told nothing, or are gone.
 CLOSED = 1 << 16
 SHUT = -1
@@ -136,9 +138,10 @@ def ask(
                 ready[lane, peer] += trip
             else:
                 # No way out where one is left: looks into memory that wait for none go together.
-                drawn = draw(state)
                 for choice in range(COMPARED):
-                    other = sources[start + nth_below(drawn, choice, degree)]
+                    if choice % DRAWN == 0:
+                        drawn = draw(state)
+                    other = sources[start + nth_below(drawn, choice % DRAWN, degree)]
                     rarer = useful & ~told[word, other]
                     useful = rarer if rarer != NONE else useful
                 piece = (word << SHIFT) + place_of(useful, below(WORD, state))

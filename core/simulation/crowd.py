@@ -33,7 +33,7 @@ from hawker.core.simulation.overlay import build
 from hawker.core.simulation.scenario import Scenario
 from hawker.core.transfer.machine import BUSY_BACKOFF, PARALLEL
 from hawker.core.transfer.swarm import STALL
-from hawker.core.transfer.turns import pause
+from hawker.core.transfer.turns import EVENT_COST, pause
 
 # Messages before the first byte flows: asked, leased, opened, told, named, listened, heard.
 MESSAGES_BEFORE = 9
@@ -114,6 +114,8 @@ class Crowd:
             dtype=np.float32,
         )
         self._next_word = np.zeros(peers, dtype=np.float32)
+        # (peer) when it may tell of rare pieces.
+        self._soonest = np.zeros(peers, dtype=np.float32)
         self._news = np.zeros(peers, dtype=bool)
         # (peer) what it said in this step: nothing, 1 that it has more, 3 and a slot.
         self._said = np.zeros(peers + 1, dtype=np.uint8)
@@ -158,6 +160,8 @@ class Crowd:
             self._news,
             self._latest,
             self.finished,
+            self._next_word,
+            self._soonest,
             self.scenario.pieces,
             self.now,
             self.trip,
@@ -176,6 +180,7 @@ class Crowd:
             self._news,
             self._said,
             self._next_word,
+            self._soonest,
             self._listeners,
             self._paces,
             now,
@@ -265,6 +270,8 @@ def _land(
     news: NDArray[np.bool_],
     latest: NDArray[np.float64],
     finished: NDArray[np.float64],
+    next_word: Floats,
+    soonest: Floats,
     pieces: int,
     now: float,
     trip: float,
@@ -287,6 +294,8 @@ def _land(
         else:
             served[taken] = piece
             taken += 1
+        if next_word[child] > soonest[child] and _is_rare(wishes, child, place, piece):
+            next_word[child] = soonest[child]
         when = now - early[number]
         latest[child] = max(latest[child], when)
         count[child] += 1
@@ -294,6 +303,16 @@ def _land(
             finished[child] = latest[child]
         release(lanes, part, lane, child, when + trip)
     return served[:taken]
+
+
+@compiled
+def _is_rare(wishes: Wishes, child: int, place: int, piece: int) -> bool:
+    """One source alone, the one at this place or the seed, said that it has the piece."""
+    word, bit, start = piece >> SHIFT, bit_of(piece & _LAST), wishes.starts[child]
+    for other in range(wishes.degree[child]):
+        if other != place and wishes.told[word, wishes.sources[start + other]] & bit != NONE:
+            return False
+    return True
 
 
 @compiled
@@ -305,6 +324,7 @@ def _tell(
     news: NDArray[np.bool_],
     said: NDArray[np.uint8],
     next_word: Floats,
+    soonest: Floats,
     listeners: Ints,
     paces: Floats,
     now: np.float32,
@@ -319,6 +339,7 @@ def _tell(
         if news[peer] and next_word[peer] <= now:
             news[peer] = False
             next_word[peer] = now + paces[listeners[peer], count[peer]]
+            soonest[peer] = now + np.float32(EVENT_COST) * listeners[peer]
             for word in range(words):
                 wishes.told[word, peer] = have[peer, word]
             lanes.load[peer] &= CLOSED - 1

@@ -262,7 +262,7 @@ class SimulatedHost:
         self._unreported |= pieces
         if self._wants:
             self.world.figures.gained(len(pieces), self.world.timeline.now)
-        self.teller.gained()
+        self.teller.gained(rare=machine.is_rare(pieces))
         if self._wants and self.finished is None and machine.complete and self.reader is None:
             self._finish()
         self.plan()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hawker.core.pieces import PieceSet
-from hawker.core.transfer.turns import HELD_BEAT, Turns
+from hawker.core.transfer.turns import HELD_BEAT, Turns, pause
 
 if TYPE_CHECKING:
     from hawker.core.simulation.host import SimulatedHost
@@ -17,9 +17,20 @@ if TYPE_CHECKING:
 
 class Stream:
     """What one child was told; `seen` is what there was as it was looked for news, `beats` that it
-    will be looked for again though nothing came."""
+    will be looked for again though nothing came, `events` how many there were; what is rare waits
+    until `soonest`."""
 
-    __slots__ = ("beats", "child", "number", "open", "said", "seen", "waiting")
+    __slots__ = (
+        "beats",
+        "child",
+        "events",
+        "number",
+        "open",
+        "said",
+        "seen",
+        "soonest",
+        "waiting",
+    )
 
     def __init__(self, child: SimulatedHost, number: int) -> None:
         self.child = child
@@ -28,6 +39,8 @@ class Stream:
         self.seen = -1
         self.waiting = False
         self.beats = False
+        self.events = 0
+        self.soonest = 0.0
         self.open = True
 
 
@@ -62,11 +75,14 @@ class Teller:
     def children(self) -> list[SimulatedHost]:
         return [stream.child for stream in self._streams.values()]
 
-    def gained(self) -> None:
-        """The host has more than before."""
+    def gained(self, *, rare: bool) -> None:
+        """The host has more than before; `rare`: few others can give it yet."""
+        timeline = self._host.world.timeline
         for stream in list(self._streams.values()):
             if stream.waiting:
                 self._look(stream)
+            elif rare:
+                timeline.at(stream.soonest, self._awake, stream, stream.events)
 
     def asked(self, pieces: PieceSet) -> None:
         """A child asks for these."""
@@ -102,15 +118,21 @@ class Teller:
         new = PieceSet(news)
         alone = self._turns.alone(stream.number, new)
         world.timeline.at(later, stream.child.heard, host.id, new, alone, host.slots.free)
-        pause = self._turns.pause(len(self._streams), now)
-        world.timeline.at(now + pause, self._awake, stream)
+        streams = len(self._streams)
+        stream.events += 1
+        stream.soonest = now + pause(streams, 0.0, 0)
+        due = now + self._turns.pause(streams, now)
+        world.timeline.at(due, self._awake, stream, stream.events)
 
     def _beat(self, stream: Stream) -> None:
         stream.beats = False
         if stream.waiting:
             self._look(stream)
 
-    def _awake(self, stream: Stream) -> None:
+    def _awake(self, stream: Stream, events: int) -> None:
+        """Its pause is over, unless there was another event meanwhile."""
+        if stream.waiting or events != stream.events:
+            return
         if stream.seen != self._host.machine.valid.bits:
             self._look(stream)
         else:

@@ -131,6 +131,11 @@ class Conductor:
         run = self.runs.get(task)
         return 0 if run is None else run.coming
 
+    def rare(self, task: str) -> Signal | None:
+        """Fires when pieces came that few others can give yet; None where nothing is to come."""
+        run = self.runs.get(task)
+        return None if run is None else run.rare
+
     # ------------------------------------------------------------------ decisions
 
     def decide(self, link: Link, decision: AnyDecision) -> None:

@@ -29,7 +29,7 @@ class Holder(Protocol):
 
     def fail(self, error: HawkerError) -> None: ...
 
-    def progressed(self) -> None: ...
+    def progressed(self, *, rare: bool) -> None: ...
 
     def disk_failed(self, error: HawkerError, *, gone: bool) -> None: ...
 
@@ -174,8 +174,8 @@ class Holding:
             return PieceSet()
         return owner.rest(self.entry.layout)
 
-    def progressed(self) -> None:
-        self._holder.progressed()
+    def progressed(self, *, rare: bool) -> None:
+        self._holder.progressed(rare=rare)
 
     def disk_failed(self, error: HawkerError, *, gone: bool) -> None:
         self._holder.disk_failed(error, gone=gone)

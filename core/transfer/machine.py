@@ -174,6 +174,10 @@ class DownloadMachine:
         self._rarity.add(new)
         return bool(new - self.valid - self.unproven)
 
+    def is_rare(self, pieces: PieceSet) -> bool:
+        """One parent alone said that it has one of these: few others can give it yet."""
+        return any(self._rarity.count(piece) == 1 for piece in pieces)
+
     def has_slot(self, parent: str) -> bool:
         """The parent said that an upload slot is free; True where that ends a back-off."""
         offer = self.offers.get(parent)

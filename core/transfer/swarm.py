@@ -62,8 +62,8 @@ class SwarmHost(Protocol):
 
     def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
 
-    def progressed(self) -> None:
-        """Pieces became valid."""
+    def progressed(self, *, rare: bool) -> None:
+        """Pieces became valid; `rare`: few others can give them yet."""
         ...
 
     def disk_failed(self, error: HawkerError, *, gone: bool) -> None:
@@ -139,7 +139,7 @@ class Swarm:
             # nothing else is to be planned anew.
             self.wake.fire()
         self._unreported |= pieces
-        self._host.progressed()
+        self._host.progressed(rare=self.machine.is_rare(pieces))
 
     # ------------------------------------------------------------------ running
 

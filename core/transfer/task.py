@@ -68,6 +68,8 @@ class TaskRun:
         self.failure: HawkerError | None = None
         self.digest = ""
         self.changed = Signal()
+        # Pieces came that few others can give yet.
+        self.rare = Signal()
         self.tally = Tally(ground.clock)
         self.registration = Registration(spec, origin, lambda: find_port(self))
         self._ground = ground
@@ -382,9 +384,11 @@ class TaskRun:
 
     # ------------------------------------------------------------------ generations
 
-    def progressed(self) -> None:
+    def progressed(self, *, rare: bool) -> None:
         """Pieces became valid."""
         self.changed.fire()
+        if rare:
+            self.rare.fire()
         if all(self.satisfied(user) for user in self.users):
             self._wake.fire()
 

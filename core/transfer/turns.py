@@ -51,7 +51,8 @@ ALONE_AT_MOST = 30.0
 
 def pause(streams: float, gap: float, pieces: float, late: float = 0.0) -> float:
     """Seconds between two events of a stream, on a host with so many streams and pieces that gets a
-    piece every `gap` seconds, and wakes `late` seconds after it should."""
+    piece every `gap` seconds, and wakes `late` seconds after it should. Pieces that came meanwhile
+    and that few others can give are told after as long as with a gap of 0."""
     at_once = min(PIECES_AN_EVENT, pieces / PIECES_FOR_ONE)
     wanted = at_once * gap + LATE_TIMES * late
     return max(EVENT_COST * streams, min(LONGEST_PAUSE, wanted))

@@ -15,8 +15,9 @@ from hawker.core.clients.events import MAX_PEER_EVENT
 from hawker.core.digests import MAX_RUN_PIECES, DigestRun
 from hawker.core.messages import Availability, encode
 from hawker.core.pieces import MAX_PIECES, MIB, Layout, PieceSet
+from hawker.core.signal import Signal
 from hawker.core.transfer.slots import UploadSlots
-from hawker.core.transfer.turns import BEAT
+from hawker.core.transfer.turns import BEAT, Turns
 
 # As many separate parts as there can be of so much.
 FRAGMENTED = PieceSet(int("01" * (MAX_PIECES // 16), 2))
@@ -66,6 +67,7 @@ def test_events_are_small_and_all_is_said_at_once(
         ground=SimpleNamespace(clock=lambda: asyncio.get_running_loop().time()),
         brings=lambda task: False,
         coming=lambda task: MAX_PIECES,
+        rare=lambda task: None,
     )
     announcer = Announcer(lambda: conductor, UploadSlots(4), lambda: False)
 
@@ -88,6 +90,47 @@ def test_events_are_small_and_all_is_said_at_once(
     assert told == [run.signature for run in entry.runs]
     # None of them waits for a heartbeat.
     assert seconds < 2 * BEAT + 0.2 * len(events)
+
+
+def test_what_few_others_can_give_is_told_without_waiting_for_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Turns, "pause", lambda *_, **__: 60.0)
+
+    async def main() -> None:
+        entry: Any = Stored(PieceSet.first(1), 1, 1)
+        changed, rare = Signal(), Signal()
+
+        async def wait_change(seen: int, timeout: float) -> int:
+            await changed.wait(timeout, seen)
+            return changed.seen
+
+        entry.wait_change = wait_change
+        conductor: Any = SimpleNamespace(
+            ground=SimpleNamespace(clock=lambda: asyncio.get_running_loop().time()),
+            brings=lambda task: False,
+            coming=lambda task: MAX_PIECES,
+            rare=lambda task: rare,
+        )
+        announcer = Announcer(lambda: conductor, UploadSlots(4), lambda: False)
+        async with aclosing(announcer._events(conductor, entry)) as stream:
+            entry.valid = PieceSet.first(2)
+            changed.fire()
+            assert PieceSet.from_runs((await anext(stream)).have) == PieceSet.first(2)
+            told = asyncio.ensure_future(anext(stream))
+            for pieces in (3, 4):
+                entry.valid = PieceSet.first(pieces)
+                changed.fire()
+                await asyncio.sleep(0.1)
+                assert not told.done(), "others can give it: it waits for more"
+            entry.valid = PieceSet.first(5)
+            changed.fire()
+            rare.fire()
+            async with asyncio.timeout(10):
+                event = await told
+            assert PieceSet.from_runs(event.have) == PieceSet.of([2, 3, 4]), "and all with it"
+
+    asyncio.run(main())
 
 
 def test_untold_are_the_runs_behind_the_last_that_was_told() -> None:

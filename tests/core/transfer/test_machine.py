@@ -150,6 +150,15 @@ def test_the_rarest_piece_comes_first() -> None:
     assert 17 in first.pieces
 
 
+def test_rare_is_what_one_parent_alone_has() -> None:
+    machine = machine_with({"a": PieceSet.of([1, 2]), "b": PieceSet.of([2])})
+    assert machine.is_rare(PieceSet.of([1])) and machine.is_rare(PieceSet.of([1, 2]))
+    assert not machine.is_rare(PieceSet.of([2]))
+    assert not machine.is_rare(PieceSet.of([3])), "nobody has it: it came from the origin"
+    machine.remove_parent("b")
+    assert machine.is_rare(PieceSet.of([2]))
+
+
 def test_what_a_parent_offers_to_nobody_else_is_asked_for_first() -> None:
     machine = machine_with({parent: LAYOUT.everything() for parent in PARENTS})
     alone = PieceSet.of([3, 9, 15, 18, 21, 23])

@@ -20,6 +20,7 @@ class Host:
     def __init__(self) -> None:
         self.reports: list[tuple[float, PieceSet]] = []
         self.reported = asyncio.Event()
+        self.rare: list[bool] = []
 
     def wanted(self, offered: PieceSet) -> tuple[PieceSet, PieceSet]:
         return PieceSet.first(8), PieceSet()
@@ -29,8 +30,8 @@ class Host:
         self.reports.append((time.monotonic(), PieceSet.from_runs(report.pieces)))
         self.reported.set()
 
-    def progressed(self) -> None:
-        pass
+    def progressed(self, *, rare: bool) -> None:
+        self.rare.append(rare)
 
 
 def test_arrivals_are_reported_together_and_within_a_second() -> None:
@@ -53,6 +54,8 @@ def test_arrivals_are_reported_together_and_within_a_second() -> None:
             async with asyncio.timeout(HAVE_EVERY / 2):
                 await host.reported.wait()
             host.reported.clear()
+            swarm.machine.add_parent("a")
+            swarm.machine.announced("a", PieceSet.of([2]))
             for piece in (1, 2, 3):
                 await asyncio.sleep(0.05)
                 swarm.arrived(PieceSet.of([piece]))
@@ -62,6 +65,7 @@ def test_arrivals_are_reported_together_and_within_a_second() -> None:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
         assert [pieces for _, pieces in host.reports] == [PieceSet.first(1), PieceSet.of([1, 2, 3])]
+        assert host.rare == [False, False, True, False], "one parent alone has piece 2"
         assert host.reports[1][0] - host.reports[0][0] >= HAVE_EVERY
 
     assert IDLE_WAIT > 2 * HAVE_EVERY, "else it would wake by itself"
