@@ -206,6 +206,10 @@ class ManagerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     database; empty: `manager.key` in the data directory."""
     searcher: str = "default"
     """Plugin that chooses a cluster for a host (group hawker.searchers)."""
+    jobs_per_minute: int = 60
+    """Most jobs that are taken for one cluster within a minute."""
+    job_parts: int = 64
+    """Most contents of jobs that hosts of one cluster are brought at a time."""
 
 
 class EgressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ TABLE: Mapping[str, tuple[str, ...]] = {
     "clusters": ("read", "create", "update", "delete"),
     "members": ("read", "announce", "update", "delete"),
     "enrolments": ("read", "create", "delete"),
+    "jobs": ("read", "create", "update"),
     "tenants": ("read", "create", "update", "delete"),
     "applications": ("read", "create", "update", "delete"),
     "users": ("read", "create", "update"),
@@ -39,11 +40,11 @@ def _of(*resources: str, verbs: Collection[str] = ()) -> frozenset[Permission]:
     )
 
 
-_VIEWER = _of("clusters", "members", "tenants", "applications", "roles", verbs=("read",))
+_VIEWER = _of("clusters", "members", "jobs", "tenants", "applications", "roles", verbs=("read",))
 ROLES: Mapping[str, frozenset[Permission]] = {
     "root": EVERYTHING,
     "operator": _VIEWER
-    | _of("clusters", "members", "enrolments", "applications", "tokens")
+    | _of("clusters", "members", "enrolments", "jobs", "applications", "tokens")
     | _of("users", "bindings", "audit", verbs=("read",)),
     "viewer": _VIEWER | _of("tokens"),
 }

@@ -80,6 +80,9 @@ class ManagerRole(Role):
         ended = {} if service is None else service.signing_in.ended
         text = "Browsers that came back from a provider with a code, by how that ended."
         yield counters("hawker_manager_sign_ins", text, "outcome", ended)
+        parts = {} if service is None else service.engine.parts_ended
+        text = "Contents of jobs on a host, by how that ended."
+        yield counters("hawker_manager_job_parts", text, "outcome", parts)
 
     @contextlib.asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:
@@ -102,7 +105,7 @@ class ManagerRole(Role):
         """Nobody waits for news any more."""
         super().drain()
         if self._service is not None:
-            self._service.roster.close()
+            self._service.drain()
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -117,7 +120,7 @@ class ManagerRole(Role):
             wait = CLEAN_EVERY
             try:
                 service = self._service or await self._open()
-                following = following or group.create_task(service.roster.run())
+                following = following or group.create_task(service.work())
                 if not invited:
                     await service.invite(base, as_json=as_json)
                     invited = True

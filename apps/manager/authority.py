@@ -158,19 +158,27 @@ def own_names(hostname: str, addresses: Collection[str], source: str) -> list[st
 async def shared(cluster: models.Cluster, seal: Seal) -> Shared:
     """What the cluster's members share, made where there is nothing yet; in a transaction that has
     the cluster's row locked."""
-    row = await models.Authority.get_or_none(cluster_id=cluster.id)
-    if row is None:
-        made = _make(cluster.name)
-        row = await models.Authority.create(
+    found = await known(cluster.id, seal)
+    if found is None:
+        found = _make(cluster.name)
+        await models.Authority.create(
             cluster_id=cluster.id,
-            certificate=made.ca,
-            sealed_key=seal.close(key_pem(made.key), cluster.id, _KEY),
-            sealed_cluster_key=seal.close(made.cluster_key.encode(), cluster.id, _CLUSTER_KEY),
+            certificate=found.ca,
+            sealed_key=seal.close(key_pem(found.key), cluster.id, _KEY),
+            sealed_cluster_key=seal.close(found.cluster_key.encode(), cluster.id, _CLUSTER_KEY),
         )
-    key = serialization.load_pem_private_key(seal.open(row.sealed_key, cluster.id, _KEY), None)
+    return found
+
+
+async def known(cluster: str, seal: Seal) -> Shared | None:
+    """What the members of the cluster with this id share; None where nobody has joined it."""
+    row = await models.Authority.get_or_none(cluster_id=cluster)
+    if row is None:
+        return None
+    key = serialization.load_pem_private_key(seal.open(row.sealed_key, cluster, _KEY), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return Shared(
-        seal.open(row.sealed_cluster_key, cluster.id, _CLUSTER_KEY).decode(),
+        seal.open(row.sealed_cluster_key, cluster, _CLUSTER_KEY).decode(),
         x509.load_pem_x509_certificate(row.certificate.encode()),
         key,
     )

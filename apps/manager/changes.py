@@ -16,12 +16,19 @@ from hawker.apps.manager import models
 from hawker.apps.manager.database import transaction
 
 CHANGES = "changes"
+JOBS = "jobs"
 Why = Literal["removed", "left", "forgotten"]
 
 
 async def begin() -> None:
-    """Make the counter, where the database has none yet."""
-    await models.Counter.get_or_create(defaults={"value": 0}, name=CHANGES)
+    """Make the counters, where the database has none yet."""
+    for name in (CHANGES, JOBS):
+        await models.Counter.get_or_create(defaults={"value": 0}, name=name)
+
+
+async def lock(name: str) -> None:
+    """Wait for whoever else has locked this counter; to the end of the transaction."""
+    await models.Counter.filter(name=name).update(value=F("value") + 1)
 
 
 async def current() -> int:

@@ -30,7 +30,7 @@ from hawker.core.masking import mask
 from hawker.core.storage.directory import DirectoryLock
 
 APP = "manager"
-MODELS = "hawker.apps.manager.models"
+MODELS = ["hawker.apps.manager.models", "hawker.apps.manager.jobs.tables"]
 MIGRATIONS = "hawker.apps.manager.migrations"
 POSTGRES = ("postgres", "postgresql")
 OPEN_SECONDS = 20.0
@@ -282,7 +282,7 @@ async def transaction() -> AsyncIterator[None]:
 
 
 def _app(connection: str) -> dict[str, Any]:
-    return {"models": [MODELS], "default_connection": connection, "migrations": MIGRATIONS}
+    return {"models": MODELS, "default_connection": connection, "migrations": MIGRATIONS}
 
 
 def _sqlite(file: Path) -> dict[str, Any]:

@@ -24,6 +24,10 @@ from hawker.apps.manager.clusters import Applications, Clusters, Tenants
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.enrolments import Enrolments
 from hawker.apps.manager.identity import Identity
+from hawker.apps.manager.jobs.engine import Engine
+from hawker.apps.manager.jobs.images import Images
+from hawker.apps.manager.jobs.planning import Planner
+from hawker.apps.manager.jobs.resource import Jobs
 from hawker.apps.manager.keepalives import Keepalives
 from hawker.apps.manager.members import Members
 from hawker.apps.manager.openapi import document
@@ -39,8 +43,9 @@ from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
 from hawker.core.contracts import Plugins, Searcher
 from hawker.core.errors import ConfigError, Unavailable
-from hawker.core.outgoing import origin_tls
+from hawker.core.outgoing import OriginClient, origin_tls
 from hawker.core.settings import Settings
+from hawker.core.upstreams import base_urls
 
 SETUP_SECONDS = 3600.0
 CLEAN_SECONDS = 600.0
@@ -61,6 +66,8 @@ class Service:
         accounts: Accounts,
         roster: Roster,
         searcher: Searcher,
+        origins: OriginClient,
+        settings: Settings,
     ) -> None:
         self._database = database
         self._accounts = accounts
@@ -70,11 +77,17 @@ class Service:
         self._attempts = Attempts(hashed)
         self.own = Own(identity, passwords, self._attempts)
         search = Search(roster, searcher)
+        seal = hashed.seal
+        self._origins = origins
+        planner = Planner(Images(origins), base_urls(settings.registry.upstreams), seal)
+        self.engine = Engine(database, planner, seal, settings.manager.job_parts)
+        per_minute = settings.manager.jobs_per_minute
+        self._jobs = Jobs(database, self.engine, planner, seal, per_minute)
         self.signing_in = SigningIn(identity, accounts, self._attempts)
         collections = (
-            Clusters(roster), Members(roster, hashed.seal), Enrolments(roster, search, hashed),
+            Clusters(roster), Members(roster, seal), Enrolments(roster, search, hashed),
             Tenants(), Applications(), Users(passwords), Roles(), Bindings(),
-            Providers(accounts, hashed.seal), Tokens(identity), Audits(),
+            Providers(accounts, seal), Tokens(identity), Audits(), self._jobs,
         )  # fmt: skip
         self.operations: list[Operation] = [
             *self.own.operations(),
@@ -109,7 +122,9 @@ class Service:
                     hashed = await _key(settings, database)
                     roster = Roster(database, hashed)
                     await roster.load()
-                    return cls(database, hashed, Accounts(plugins, context), roster, searcher)
+                    origins = OriginClient(plugins.services, context)
+                    accounts = Accounts(plugins, context)
+                    return cls(database, hashed, accounts, roster, searcher, origins, settings)
         except BaseException:
             await database.close()
             raise
@@ -146,14 +161,28 @@ class Service:
                 await ended.delete()
                 await changes.forget(now - SILENT_MEMBER_SECONDS)
                 await models.Gone.filter(at__lte=now - GONE_SECONDS).delete()
+                await self._jobs.forget(now)
+
+    async def work(self) -> None:
+        """Follow the database and do what there is to do; until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.roster.run())
+            group.create_task(self.engine.run())
+
+    def drain(self) -> None:
+        """Nobody waits for news any more."""
+        self.roster.close()
+        self._jobs.close()
 
     async def stop(self) -> None:
         """Write down what is in memory alone, and close the database."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._database.close)
             stack.push_async_callback(self._accounts.close)
+            stack.push_async_callback(self._origins.close)
             with contextlib.suppress(Unavailable):
                 await self.roster.flush()
+                await self.engine.release()
 
     async def _describe(self, request: Request) -> Response:
         where = request.scope.get("root_path", "") + PREFIX

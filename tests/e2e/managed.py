@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -13,10 +14,14 @@ from tests.e2e.conftest import Cluster, Daemon, hawker, logging_to, wait_for
 from tests.e2e.test_schedulers import free_port
 
 API = "/manager/api/v1"
+_ROLE = {"seed": "peer"}
 SCOPES = [
     "clusters:read",
     "clusters:update",
     "enrolments:create",
+    "jobs:create",
+    "jobs:read",
+    "jobs:update",
     "members:read",
     "members:update",
     "members:delete",
@@ -94,11 +99,11 @@ class Managed:
         shown = token or self.enrol(kind)
         return hawker("join", self.url, "--token", shown, "--data", data, *flags)
 
-    def host(self, kind: str, name: str, *flags: str) -> Host:
-        """One that joined, and serves."""
+    def host(self, kind: str, name: str, *flags: str, roles: Sequence[str] = ()) -> Host:
+        """One that joined, and serves: what its kind is for, or these roles."""
         done = self.join(kind, name, *flags)
         assert done.returncode == 0, done.stderr
-        return Host(self.daemons, name, "scheduler" if kind == "scheduler" else "peer")
+        return Host(self.daemons, name, *(roles or (_ROLE.get(kind, kind),)))
 
     def swarm(self, peers: int) -> tuple[Host, Host, list[Host]]:
         """A scheduler, a seed and peers that know each other."""

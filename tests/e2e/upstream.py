@@ -33,6 +33,7 @@ class Registry:
         lies: what is sent in place of a digest's content.
         answers_head: whether a HEAD for a manifest is understood.
         storage: blobs are had by a signed URL that they redirect to.
+        referrers: descriptors of what refers to a digest; None: it has no such list.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,7 @@ class Registry:
         self.lies: dict[str, bytes] = {}
         self.answers_head = True
         self.storage = False
+        self.referrers: dict[str, list[dict[str, Any]]] | None = {}
         self.pushed: dict[str, bytes] = {}
         registry = self
 
@@ -123,7 +125,7 @@ class Registry:
         elif kind == "manifests":
             self._manifest(request, repository, reference)
         elif kind == "referrers":
-            self._json(request, 200, {"manifests": []}, {"oci-filters-applied": "artifactType"})
+            self._list(request, reference)
         elif self.storage:
             target = f"/storage/{reference}?X-Amz-Signature={os.urandom(4).hex()}&X-Amz-Date=1"
             self._json(request, 307, {}, {"location": target})
@@ -181,6 +183,13 @@ class Registry:
         self._send(request, status, data[start:stop], fields)
         if request.command == "GET":
             self.sent[digest] += stop - start
+
+    def _list(self, request: BaseHTTPRequestHandler, digest: str) -> None:
+        if self.referrers is None:
+            self._json(request, 404, {})
+            return
+        found = self.referrers.get(digest, [])
+        self._json(request, 200, {"manifests": found}, {"oci-filters-applied": "artifactType"})
 
     def _upload(self, request: BaseHTTPRequestHandler, path: str, query: str) -> None:
         body = request.rfile.read(int(request.headers.get("content-length", "0")))

@@ -19,6 +19,7 @@ from tortoise.migrations.executor import MigrationTarget
 
 from hawker.apps.manager import models
 from hawker.apps.manager.database import APP, MIGRATIONS, Database, transaction
+from hawker.apps.manager.jobs.tables import TABLES
 from hawker.apps.manager.roster import Roster
 from hawker.apps.manager.secret import KeyedHash
 from hawker.core.errors import ConfigError, StorageFailed, Unavailable
@@ -186,7 +187,7 @@ def test_what_a_killed_migration_left_is_thrown_away(tmp_path: Path) -> None:
         with database.active():
             connection = database._current.connections.get("sqlite")
             await connection.execute_script("DELETE FROM tortoise_migrations")
-            tables = {table._meta.db_table for table in models.TABLES} - {"tenant"}
+            tables = {table._meta.db_table for table in (*models.TABLES, *TABLES)} - {"tenant"}
             dropped = "".join(f'DROP TABLE "{table}";' for table in sorted(tables))
             await connection.execute_script(f"PRAGMA foreign_keys = OFF; {dropped}")
             await connection.execute_script('ALTER TABLE "tenant" RENAME TO "old"')

@@ -1,0 +1,127 @@
+"""The hosts of clusters, as a manager calls them: with a token of the cluster that they joined."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tortoise.queryset import QuerySet
+
+from hawker.apps.manager import models
+from hawker.apps.manager.authority import known
+from hawker.apps.manager.jobs.wire import NewJob
+from hawker.apps.manager.roster import EXPIRY
+from hawker.apps.manager.secret import Seal
+from hawker.core.clients.daemon import DaemonClient
+from hawker.core.egress import is_loopback
+from hawker.core.errors import Forbidden, NotFound, Unavailable
+from hawker.core.tokens import ClusterKey
+
+KINDS = ("seed", "peer")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What opens the hosts of one cluster to a manager."""
+
+    key: ClusterKey
+    tls: ssl.SSLContext
+
+
+class Members:
+    """Finds hosts that joined, and makes clients of them."""
+
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+        self._trusted: dict[str, Trust] = {}
+
+    async def client(
+        self, cluster: str, host: str, tenant: str, verbs: Sequence[str], *, secrets: bool
+    ) -> DaemonClient:
+        """A client of a host, as this tenant; `secrets`: it will be shown what is meant for an
+        origin alone.
+
+        Raises:
+            NotFound: it is no member any more.
+            Unavailable: nobody knows where it is.
+            Forbidden: what it is shown could be read on the way.
+        """
+        row = await joined(cluster).filter(host=host).first()
+        if row is None:
+            raise NotFound(f"the host {host} is not a member of the cluster any more")
+        if not row.url:
+            raise Unavailable(f"{row.hostname or host} has not said where it is")
+        parts = urlsplit(row.url)
+        if secrets and parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+            raise Forbidden(
+                f"{row.url} is not shown header fields or signatures: it is not encrypted",
+                hint="have the host join without --plain",
+            )
+        trust = await self._trust(cluster)
+        token = trust.key.mint("", verbs, tenant=tenant, subject="manager")
+        return DaemonClient(row.url, token=token, tls=trust.tls)
+
+    async def _trust(self, cluster: str) -> Trust:
+        if cluster not in self._trusted:
+            shared = await known(cluster, self._seal)
+            if shared is None:
+                raise NotFound("no host has joined the cluster")
+            context = ssl.create_default_context(cadata=shared.ca)
+            self._trusted[cluster] = Trust(ClusterKey(bytes.fromhex(shared.cluster_key)), context)
+        return self._trusted[cluster]
+
+
+async def chosen(clusters: Sequence[str], wanted: NewJob, now: float) -> list[models.Member]:
+    """The hosts of clusters that a job is for, by its scope: those that are there and take work.
+
+    Raises:
+        NotFound: a cluster has none, or one that was named is not there.
+    """
+    found: list[models.Member] = []
+    for cluster in clusters:
+        there = joined(cluster).filter(kept_alive__gt=now - EXPIRY, draining=False).exclude(url="")
+        rows: list[models.Member] = await there
+        found += rows if wanted.scope == "hosts" else await _some(cluster, rows, wanted)
+    return _named(found, wanted.hosts) if wanted.scope == "hosts" else found
+
+
+async def _some(cluster: str, rows: Sequence[models.Member], wanted: NewJob) -> list[models.Member]:
+    kind = "peer" if wanted.scope == "all-peers" else "seed"
+    found = [row for row in rows if row.kind == kind]
+    if not found:
+        name = (await models.Cluster.get(id=cluster)).name
+        raise NotFound(
+            f"the cluster {name} has no {kind} that joined and is active",
+            hint="choose another scope, or see what keeps its hosts away",
+        )
+    return random.sample(found, _how_many(wanted, len(found)))
+
+
+def _named(rows: Sequence[models.Member], hosts: Sequence[str]) -> list[models.Member]:
+    found = {row.host: row for row in rows}
+    missing = [host for host in hosts if host not in found]
+    if missing:
+        raise NotFound(
+            f"no active host that joined the cluster is {', '.join(missing[:5])}",
+            hint="see GET /members",
+        )
+    return [found[host] for host in dict.fromkeys(hosts)]
+
+
+def _how_many(wanted: NewJob, there: int) -> int:
+    """Of a percentage, rounded up."""
+    if wanted.scope == "single-seed":
+        return 1
+    if wanted.percent is not None:
+        return -(-there * wanted.percent // 100)
+    return there if wanted.count is None else min(there, wanted.count)
+
+
+def joined(cluster: str) -> QuerySet[models.Member]:
+    """The hosts of a cluster that store content and have joined it."""
+    return models.Member.filter(
+        cluster_id=cluster, kind__in=KINDS, credential__not_isnull=True
+    ).order_by("id")
