@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.routing import Mount, Route
 
 from hawker.apps.web.application import Application
+from hawker.apps.web.endpoints import Endpoint, Handler
 from hawker.apps.web.health import Health
 from hawker.apps.web.metrics import Metric
 from hawker.core.contracts import RoleApp
@@ -25,7 +27,8 @@ class Part(Protocol):
 
 
 def compose(roles: Mapping[str, RoleApp], parts: Sequence[Part] = ()) -> Starlette:
-    """One app of roles by the path each is mounted at, with the health routes beside them; `parts`
+    """One app of roles by the path each is mounted at, with the health routes beside them, and
+    the routes that a role has `at_root` of the process; `parts`
     begin after the roles and end before them.
 
     Starlette's `Mount` does not run the lifespans of what it mounts; this app's lifespan does.
@@ -43,7 +46,21 @@ def compose(roles: Mapping[str, RoleApp], parts: Sequence[Part] = ()) -> Starlet
             yield
 
     mounts = [Mount(path, app=role) for path, role in roles.items()]
-    return Application(routes=[*health.routes(), *mounts], lifespan=lifespan)
+    at_root = [
+        Route(path, Endpoint(_handing_to(role)))
+        for role in roles.values()
+        for path in getattr(role, "at_root", ())
+    ]
+    return Application(routes=[*health.routes(), *mounts, *at_root], lifespan=lifespan)
+
+
+def _handing_to(role: RoleApp) -> Handler:
+    """An endpoint that leaves a path of the process to a role, which sees it as it is."""
+
+    async def serve(request: Request, receive: Any, send: Any) -> None:
+        await role(request.scope, receive, send)
+
+    return serve
 
 
 def _ready(roles: Iterable[RoleApp]) -> bool:

@@ -36,6 +36,12 @@ class ManagerRole(Role):
     """Clusters, members, tenants, applications, users, roles, tokens and the audit."""
 
     name = "manager"
+    # As in jobs.harbor, which takes the database's library to import.
+    at_root = (
+        "/oapi/v1/jobs", "/oapi/v1/jobs/{id}", "/preheats", "/preheats/{id}", "/_ping", "/health",
+        "/registry/notifications",
+    )  # fmt: skip
+    """Paths that registries know of a preheat provider, at the root of its process, too."""
 
     def __init__(self, context: RoleContext) -> None:
         super().__init__()

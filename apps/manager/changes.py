@@ -17,18 +17,31 @@ from hawker.apps.manager.database import transaction
 
 CHANGES = "changes"
 JOBS = "jobs"
+CLUSTERS = "clusters"
 Why = Literal["removed", "left", "forgotten"]
 
 
 async def begin() -> None:
-    """Make the counters, where the database has none yet."""
-    for name in (CHANGES, JOBS):
+    """Make the counters, where the database has none yet, and number the clusters of before."""
+    for name in (CHANGES, JOBS, CLUSTERS):
         await models.Counter.get_or_create(defaults={"value": 0}, name=name)
+    async with transaction():
+        await lock(CLUSTERS)
+        for cluster in await models.Cluster.filter(number=0).order_by("created", "id"):
+            await give_number(cluster)
+
+
+async def give_number(cluster: models.Cluster) -> None:
+    """The next one: numbers are given once."""
+    await models.Counter.filter(name=CLUSTERS).update(value=F("value") + 1)
+    counter = await models.Counter.get(name=CLUSTERS)
+    cluster.number = counter.value
+    await cluster.save(update_fields=["number"])
 
 
 async def lock(name: str) -> None:
     """Wait for whoever else has locked this counter; to the end of the transaction."""
-    await models.Counter.filter(name=name).update(value=F("value") + 1)
+    await models.Counter.filter(name=name).update(value=F("value"))
 
 
 async def current() -> int:

@@ -32,6 +32,7 @@ class Clusters(Collection[models.Cluster]):
     async def view(self, row: models.Cluster) -> wire.Cluster:
         return wire.Cluster(
             id=row.id,
+            number=row.number,
             name=row.name,
             description=row.description,
             # As it was checked when it was written: that takes 5 ms for a thousand networks.
@@ -45,6 +46,8 @@ class Clusters(Collection[models.Cluster]):
         )
 
     async def changed(self, call: Call, row: models.Cluster) -> None:
+        if not row.number:
+            await changes.give_number(row)
         if getattr(call.body, "is_default", None) is True:
             await self._take_mark(call, row)
         await changes.count()

@@ -18,9 +18,11 @@ def new_id() -> str:
 
 
 class Cluster(Model):
-    """Schedulers, seed peers and peers that work together."""
+    """Schedulers, seed peers and peers that work together. `number` is what those call it who take
+    no other id."""
 
     id = fields.CharField(max_length=32, primary_key=True, default=new_id)
+    number = fields.IntField(default=0, db_default=0)
     name = fields.CharField(max_length=NAME, unique=True)
     description = fields.TextField(default="")
     scopes = fields.JSONField[dict[str, object]](default=dict)

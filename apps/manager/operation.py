@@ -22,6 +22,7 @@ from hawker.apps.manager.database import Database
 from hawker.apps.manager.identity import COOKIE, Identity, bearer
 from hawker.apps.manager.roster import Roster
 from hawker.apps.web.endpoints import Endpoint
+from hawker.apps.web.endpoints import Handler as Serve
 from hawker.apps.web.requests import read_body
 from hawker.core.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthenticated
 from hawker.core.membership import ENROLMENT_PREFIX, MEMBER_PREFIX
@@ -89,15 +90,20 @@ class Layer:
         self._roster = roster
 
     def route(self, operation: Operation) -> Route:
+        # Starlette adds HEAD to GET, and asks an endpoint that is an object for every method.
+        endpoint = Endpoint(self.endpoint(operation))
+        return Route(PREFIX + operation.path, endpoint, methods=[operation.method])
+
+    def endpoint(self, operation: Operation) -> Serve:
+        """What answers an operation, wherever it is mounted."""
+
         async def serve(request: Request, receive: Any, send: Any) -> None:
             with self._database.active():
                 async with self._database.failures(), asyncio.timeout(ANSWER_SECONDS):
                     response = await self._answer(operation, request)
             await response(request.scope, receive, send)
 
-        # Starlette adds HEAD to GET, and asks an endpoint that is an object for every method.
-        endpoint = Endpoint(serve)
-        return Route(PREFIX + operation.path, endpoint, methods=[operation.method])
+        return serve
 
     async def _answer(self, operation: Operation, request: Request) -> Response:
         call = Call(request, permission=operation.permission, status=operation.status)

@@ -25,6 +25,7 @@ from hawker.apps.manager.database import Database
 from hawker.apps.manager.enrolments import Enrolments
 from hawker.apps.manager.identity import Identity
 from hawker.apps.manager.jobs.engine import Engine
+from hawker.apps.manager.jobs.harbor import Harbor
 from hawker.apps.manager.jobs.images import Images
 from hawker.apps.manager.jobs.planning import Planner
 from hawker.apps.manager.jobs.resource import Jobs
@@ -98,6 +99,7 @@ class Service:
         self._document = document(self.operations)
         layer = Layer(database, identity, roster)
         routes = [layer.route(operation) for operation in self.operations]
+        routes += Harbor(layer, self._jobs).routes()
         described = [Route(f"{PREFIX}/openapi.json", self._describe), *docs.routes(PREFIX)]
         self.app = Application(routes=[*described, *routes])
         self.app.router.redirect_slashes = False

@@ -90,7 +90,10 @@ class ClusterChange(Taken, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
+    """`number` names it where ids are numbers, as in Harbor."""
+
     id: str
+    number: int
     name: str
     description: str
     scopes: Scopes

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.conftest import Cluster, Origin, wait_for
@@ -39,6 +42,24 @@ def begin(managed: Managed, **wanted: Any) -> int:
     """A new job; its id."""
     job: int = made(managed.api.post("/jobs", json={"kind": "preheat", **wanted}))["id"]
     return job
+
+
+def there(managed: Managed, *hosts: Host) -> None:
+    """Wait until these are at work, and the manager knows where."""
+    for host in hosts:
+        host.daemon.wait_ready()
+
+    def known() -> bool:
+        return all(managed.member(host)["url"] for host in hosts)
+
+    wait_for(known, "they said where they are")
+
+
+def swarm(managed: Managed, peers: int) -> tuple[Host, list[Host]]:
+    """A seed, and peers."""
+    _, seed, made_ = managed.swarm(peers)
+    there(managed, seed, *made_)
+    return seed, made_
 
 
 def news(managed: Managed, job: int) -> Iterator[dict[str, Any]]:
@@ -76,7 +97,7 @@ def has(host: Host, data: bytes, url: str, origin: Origin) -> bool:
 def test_files_are_placed_on_all_peers_watched_live_and_read_once(
     managed: Managed, origin: Origin
 ) -> None:
-    _, _, peers = managed.swarm(3)
+    _, peers = swarm(managed, 3)
     # Each 64 KiB takes so long that the way there is seen.
     origin.delay = 0.02
     files = {f"/file-{n}": os.urandom(6 * MIB + n) for n in range(3)}
@@ -96,7 +117,7 @@ def test_files_are_placed_on_all_peers_watched_live_and_read_once(
 
 
 def test_a_manager_that_is_killed_goes_on_once_it_is_back(managed: Managed, origin: Origin) -> None:
-    _, _, peers = managed.swarm(3)
+    _, peers = swarm(managed, 3)
     origin.delay = 0.01
     files = {f"/file-{n}": os.urandom(4 * MIB + n) for n in range(6)}
     urls = [origin.put(path, data) for path, data in files.items()]
@@ -118,7 +139,7 @@ def test_a_manager_that_is_killed_goes_on_once_it_is_back(managed: Managed, orig
 
 
 def test_what_is_cancelled_stops_and_is_tried_again(managed: Managed, origin: Origin) -> None:
-    _, _, (one,) = managed.swarm(1)
+    _, (one,) = swarm(managed, 1)
     origin.delay = 0.05
     data = os.urandom(16 * MIB)
     url = origin.put("/file", data)
@@ -144,7 +165,7 @@ def test_what_is_cancelled_stops_and_is_tried_again(managed: Managed, origin: Or
 
 
 def test_only_what_failed_is_done_again(managed: Managed, origin: Origin) -> None:
-    _, seed, _ = managed.swarm(0)
+    seed, _ = swarm(managed, 0)
     good = os.urandom(MIB)
     urls = [origin.put("/good", good), origin.put("/bad", b"x")]
     origin.files.pop("/bad")
@@ -194,7 +215,7 @@ class _Strict(Quiet):
 def test_a_secret_is_shown_to_the_origin_and_to_nobody_else(managed: Managed) -> None:
     """A header field, and a URL's signature: neither is in an answer, the database, or the log; and
     content that was had with them is not for who shows none."""
-    _, _, (one,) = managed.swarm(1)
+    _, (one,) = swarm(managed, 1)
     _Strict.data = os.urandom(MIB)
     strict = Served(_Strict)
     try:
@@ -253,8 +274,7 @@ def test_an_image_is_placed_though_its_manager_is_killed_and_mirrors_give_it(
     managed.host("scheduler", "scheduler")
     hosts = [managed.host("seed", "seed")]
     hosts += [managed.host("peer", f"peer-{n}", roles=("peer", "registry")) for n in range(3)]
-    for host in hosts:
-        host.daemon.wait_ready()
+    there(managed, *hosts)
     layers = [MIB + n for n in range(20)]
     digests = registry.put_image("lib/img", "1", *layers)
     job = begin(managed, image=f"{registry.name}/lib/img:1", scope="all-peers", at_once=8)
@@ -284,9 +304,9 @@ def test_a_private_image_is_placed_for_those_who_may_have_it(
     registry: Registry, managed: Managed
 ) -> None:
     managed.host("scheduler", "scheduler")
-    managed.host("seed", "seed").daemon.wait_ready()
+    seed = managed.host("seed", "seed")
     peer = managed.host("peer", "peer", roles=("peer", "registry"))
-    peer.daemon.wait_ready()
+    there(managed, seed, peer)
     registry.open = set()
     registry.put_image("lib/img", "1", MIB)
     image = f"{registry.url}/v2/lib/img/manifests/1"
@@ -303,3 +323,84 @@ def test_a_private_image_is_placed_for_those_who_may_have_it(
     # Whoever shows something is asked about; what it gets is there.
     assert registry.sent.total() - before < 100
     assert sum(map(len, got.values())) > MIB
+
+
+def test_harbor_has_a_pushed_image_preheated(registry: Registry, managed: Managed) -> None:
+    """Its driver's requests, byte for byte, at the root of the process and below the manager; it
+    polls over a restart."""
+    managed.host("scheduler", "scheduler")
+    seed = managed.host("seed", "seed")
+    there(managed, seed)
+    registry.put_image("library/busybox", "latest", MIB, 10)
+    registry.open = set()
+    token = managed.api.headers["authorization"]
+    body = (
+        '{"type":"preheat","args":{"type":"image","url":"%s/v2/library/busybox/manifests/latest",'
+        '"tag":"","filtered_query_params":"","headers":{"Authorization":"Bearer'
+        ' user-library/busybox"},"scope":"","concurrent_count":0,"timeout":0},'
+        '"scheduler_cluster_ids":%s}'
+    )
+    fields = {
+        "accept": "application/json", "content-type": "application/json",
+        "user-agent": "Go-http-client/1.1", "accept-encoding": "gzip", "authorization": token,
+    }  # fmt: skip
+
+    def at(endpoint: str, path: str, content: str = "") -> dict[str, Any]:
+        with httpx.Client(headers=fields, timeout=30, trust_env=False) as client:
+            url = endpoint.removesuffix("/") + path
+            answer = client.post(url, content=content) if content else client.get(url)
+        assert answer.status_code == 200, answer.text
+        # What is said of health is for nobody.
+        healthy = path in ("/healthy", "/_ping")
+        told: dict[str, Any] = {} if healthy else answer.json()
+        return told
+
+    number = made(managed.api.get(f"/clusters/{managed.cluster}"))["number"]
+    for endpoint, clusters in (
+        (managed.url, "null"),
+        (f"{managed.url}/", f"[{number}]"),
+        (f"{managed.url}/manager", "null"),
+    ):
+        at(endpoint, "/healthy")
+        job = at(endpoint, "/oapi/v1/jobs", body % (registry.url, clusters))
+        assert type(job["id"]) is int and job["state"] == "PENDING" and job["result"] is None
+        assert "user-library" not in str(job)
+        if endpoint == managed.url:
+            managed.daemon.kill()
+            managed.start()
+
+        polled = functools.partial(at, endpoint, f"/oapi/v1/jobs/{job['id']}")
+        until = time.monotonic() + 60
+        while polled()["state"] == "PENDING":
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        over = polled()
+        assert over["state"] == "SUCCESS", over
+        for name in ("created_at", "updated_at"):
+            assert datetime.fromisoformat(over[name]).utcoffset() is not None
+        [state] = over["result"]["job_states"]
+        [results] = state["results"]
+        assert results["scheduler_cluster_id"] == number and state["error"] == ""
+        assert results["failure_tasks"] == []
+        urls = [task["url"] for task in results["success_tasks"]]
+        assert len(urls) == 4 and urls[0].startswith(f"{registry.url}/v2/library/busybox/")
+        assert all(
+            task["hostname"] and task["ip"] == "127.0.0.1" for task in results["success_tasks"]
+        )
+    # The driver of before, and one whose image is not there.
+    old = '{"type":"image","url":"%s/v2/library/busybox/manifests/%s","headers":{},"digest":"x"}'
+    at(managed.url, "/_ping")
+    id_ = at(managed.url, "/preheats", old % (registry.url, "latest"))["id"]
+    assert type(id_) is str
+
+    def ended_at(path: str) -> dict[str, Any]:
+        wait_for(lambda: at(managed.url, path)["status"] in ("SUCCESS", "FAIL"), "it ends")
+        return at(managed.url, path)
+
+    told = ended_at(f"/preheats/{id_}")
+    assert told["status"] == "FAIL" and "not given" in told["errorMsg"]
+    registry.open = None
+    id_ = at(managed.url, "/preheats", old % (registry.url, "latest"))["id"]
+    told = ended_at(f"/preheats/{id_}")
+    assert told["status"] == "SUCCESS" and told["errorMsg"] == ""
+    assert told["startTime"] <= told["finishTime"]

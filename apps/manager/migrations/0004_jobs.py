@@ -1,4 +1,4 @@
-"""Jobs and their parts."""
+"""Jobs and their parts, and numbers of clusters."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ class Migration(migrations.Migration):
     initial = False
 
     operations = [
+        ops.AddField(
+            model_name="Cluster",
+            name="number",
+            field=fields.IntField(default=0, db_default=0),
+        ),
         ops.CreateModel(
             name="Job",
             fields=[
