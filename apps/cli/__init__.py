@@ -41,6 +41,8 @@ COMMANDS = {
     "login": ("login_commands:login", "Sign in to a manager."),
     "logout": ("login_commands:logout", "Sign out of a manager."),
     "whoami": ("login_commands:whoami", "Show who is signed in to a manager."),
+    "preheat": ("job_commands:preheat", "Have hosts store content before it is asked for."),
+    "jobs": ("job_commands:jobs", "See, stop and repeat a manager's jobs."),
     "ca": ("ca_command:ca", "Make certificates for TLS between processes."),
     "simulate": ("simulate_command:simulate", "Simulate a swarm of any size."),
     "doctor": ("doctor_command:doctor", "Check this machine and these settings."),

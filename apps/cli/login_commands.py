@@ -78,7 +78,7 @@ def login(
     place = manager or logins.current() or DEFAULT_MANAGER
 
     async def sign_in() -> dict[str, Any]:
-        async with _client(session.settings, place) as client:
+        async with manager_client(session.settings, place) as client:
             if not elsewhere:
                 given = name or _ask("Name")
                 made = await client.by_password(given, _secret(f"Password of {given}"))
@@ -118,7 +118,7 @@ def logout(session: Session, manager: str) -> None:
     async def sign_out() -> HawkerError | None:
         failed: HawkerError | None = None
         try:
-            async with _client(session.settings, known.manager) as client:
+            async with manager_client(session.settings, known.manager) as client:
                 await client.sign_out(known)
         except HawkerError as exc:
             failed = exc
@@ -143,14 +143,15 @@ def whoami(session: Session, manager: str, as_json: bool) -> None:
     known = logins.find(manager)
 
     async def ask() -> bytes:
-        async with _client(session.settings, known.manager) as client:
+        async with manager_client(session.settings, known.manager) as client:
             return await client.ask(known, logins, "GET", "/me")
 
     answer = run_async(ask())
     click.echo(answer if as_json else _card(known, _object(answer)))
 
 
-def _client(settings: Settings, manager: str) -> UserClient:
+def manager_client(settings: Settings, manager: str) -> UserClient:
+    """A client of a manager, which asks providers through the egress policy."""
     context = origin_tls(settings.tls.ca, "tls.ca")
     services = PluginHost(settings).services
     return UserClient(manager, context, OriginClient(services, origin_tls(settings.egress.ca)))

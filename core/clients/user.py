@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import ssl
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
 
 import httpx
 import msgspec
 
-from hawker.core.clients.http import control_client, raise_for_problem
+from hawker.core.clients.events import sse
+from hawker.core.clients.http import (
+    CONNECT_TIMEOUT,
+    REQUEST_TIMEOUT,
+    control_client,
+    raise_for_problem,
+)
 from hawker.core.clients.logins import Login, Logins
 from hawker.core.clients.manager import API
 from hawker.core.errors import ConfigError, Unauthenticated, Unavailable
@@ -24,6 +32,8 @@ SECRET_VARIABLE = "HAWKER_CLIENT_SECRET"
 SESSION_SECONDS = 12 * 3600.0
 # A request takes a while, too.
 MARGIN = 30.0
+# A stream of events says something every ten.
+SILENCE = 30.0
 
 
 class Method(msgspec.Struct, frozen=True):
@@ -136,6 +146,25 @@ class UserClient:
             raise
         return answer.content
 
+    @asynccontextmanager
+    async def events(
+        self, login: Login, logins: Logins, path: str
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The data of a stream's events, as the one who signed in; raises as `ask`, here or from
+        the events."""
+        if not login.is_good(MARGIN):
+            login = await self.renewed(login, logins)
+        headers = {"accept": "text/event-stream", **_shown(login)}
+        timeout = httpx.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT, read=SILENCE)
+        try:
+            async with self._http.stream(
+                "GET", self.manager + API + path, headers=headers, timeout=timeout
+            ) as answer:
+                await raise_for_problem(answer)
+                yield (event.data async for event in sse(answer))
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise self._failed(exc) from exc
+
     async def renewed(self, login: Login, logins: Logins) -> Login:
         """The same one with a new access token; raises Unauthenticated where that cannot be had."""
         async with logins.locked():
@@ -200,11 +229,14 @@ class UserClient:
                 method, self.manager + API + path, headers=headers, content=content
             )
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            told = str(exc) or type(exc).__name__
-            hint = "see --tls-ca" if "certificate" in told.lower() else ""
-            raise Unavailable(f"{self.manager} cannot be asked: {told}", hint=hint) from exc
+            raise self._failed(exc) from exc
         await raise_for_problem(answer)
         return answer
+
+    def _failed(self, exc: Exception) -> Unavailable:
+        told = str(exc) or type(exc).__name__
+        hint = "see --tls-ca" if "certificate" in told.lower() else ""
+        return Unavailable(f"{self.manager} cannot be asked: {told}", hint=hint)
 
 
 def _shown(login: Login) -> dict[str, str]:

@@ -244,7 +244,7 @@ class Jobs(Collection[Job]):
         async with call.change():
             row = await self.find(call, lock=True)
             if row.state not in wire.OPEN:
-                raise Conflict(f"the job has ended: it {row.state}")
+                raise Conflict(f"the job has ended ({row.state})")
             before = await self.view(row)
             now = time.time()
             row.state, row.ended = "cancelled", now
