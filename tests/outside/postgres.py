@@ -4,8 +4,9 @@
 
 Starts a server of its own in a temporary directory, as the user `nobody` where this is root, on a
 free port of 127.0.0.1, and runs `tests/apps/manager` in a process of its own with a new database
-for each manager, then `two_managers.py` and `killed_managers.py`. Exits with 1 where a test fails
-or none ran, with 2 where PostgreSQL 15 (Debian: apt-get install postgresql) or asyncpg is missing.
+for each manager, then `two_managers.py`, `killed_managers.py` and `job_managers.py`. Exits with 1
+where a test fails or none ran, with 2 where PostgreSQL 15 (Debian: apt-get install postgresql) or
+asyncpg is missing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ WHAT = (
     "tests/apps/manager",
     "tests/outside/two_managers.py",
     "tests/outside/killed_managers.py",
+    "tests/outside/job_managers.py",
 )
 
 
