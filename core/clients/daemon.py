@@ -144,6 +144,11 @@ class DaemonClient:
             )
         return Content(None if length is None else int(length), response.aiter_raw())
 
+    async def host(self) -> str:
+        """Its host's id."""
+        async with self._exchange("GET", "/peer/v1/host") as response:
+            return self._decoded(_decode_host, await response.aread()).host
+
     async def tasks(self) -> list[TaskStat]:
         """Every task the daemon stores."""
         async with self._exchange("GET", "/peer/v1/tasks") as response:
@@ -219,6 +224,13 @@ class DaemonClient:
                 f"what {self.endpoint} sent cannot be understood: {exc.detail}",
                 hint="is it a Hawker daemon with a peer?",
             ) from exc
+
+
+class _Host(msgspec.Struct, frozen=True):
+    host: str
+
+
+_decode_host: Decoder[_Host] = Decoder(_Host)
 
 
 def _timeout(answer: float | None) -> httpx.Timeout:

@@ -404,3 +404,47 @@ def test_harbor_has_a_pushed_image_preheated(registry: Registry, managed: Manage
     told = ended_at(f"/preheats/{id_}")
     assert told["status"] == "SUCCESS" and told["errorMsg"] == ""
     assert told["startTime"] <= told["finishTime"]
+
+
+def done(managed: Managed, kind: str, **wanted: Any) -> dict[str, int]:
+    """A job's bytes by host, once it has succeeded."""
+    job = made(managed.api.post("/jobs", json={"kind": kind, **wanted}))["id"]
+    over = ended(managed, job)
+    assert over["state"] == "succeeded", (over, parts(managed, job))
+    return {part["host"]: part["bytes"] for part in parts(managed, job)}
+
+
+def test_content_is_found_pushed_deleted_and_collected(managed: Managed, origin: Origin) -> None:
+    seed, (one, two) = swarm(managed, 2)
+    everywhere = {seed.id, one.id, two.id}
+    first, second = os.urandom(2 * MIB), os.urandom(MIB)
+    urls = [origin.put("/first", first), origin.put("/second", second)]
+    done(managed, "preheat", urls=urls[:1])
+    found = done(managed, "find", urls=urls[:1])
+    assert found == {seed.id: len(first), one.id: 0, two.id: 0}
+    # Of those who have it; the origin is not asked.
+    asked = origin.requests
+    assert done(managed, "push", urls=urls[:1], scope="hosts", hosts=[one.id]) == {
+        one.id: len(first)
+    }
+    assert origin.requests == asked and has(one, first, urls[0], origin)
+    # What nobody has is not to be had that way.
+    pushed = {"kind": "push", "urls": urls[1:], "scope": "hosts", "hosts": [one.id], "timeout": 3}
+    job = made(managed.api.post("/jobs", json=pushed))["id"]
+    assert ended(managed, job)["state"] == "failed" and origin.requests == asked
+    done(managed, "preheat", urls=urls, scope="all-peers")
+    # The one that was used longest ago goes first, and what was used lately stays.
+    assert has(two, second, urls[1], origin)
+    gone = done(managed, "collect", keep=MIB + MIB // 2, scope="hosts", hosts=[two.id])
+    assert gone == {two.id: len(first)}
+    assert done(managed, "find", urls=urls[:1])[two.id] == 0
+    assert done(managed, "find", urls=urls[1:])[two.id] == len(second)
+    assert done(managed, "collect", unused=3600.0) == dict.fromkeys(everywhere, 0)
+    assert done(managed, "delete", urls=urls[1:])[two.id] == len(second)
+    assert done(managed, "find", urls=urls[1:]) == dict.fromkeys(everywhere, 0)
+    assert set(done(managed, "refresh")) == everywhere
+    two.daemon.kill()
+    over = ended(managed, made(managed.api.post("/jobs", json={"kind": "refresh"}))["id"])
+    assert over["state"] == "failed" and over["parts"]["succeeded"] == 2
+    [away] = [part for part in parts(managed, over["id"]) if part["state"] == "failed"]
+    assert away["host"] == two.id and away["attempts"] == 4

@@ -11,7 +11,7 @@ import msgspec
 from hawker.apps.manager.jobs.tables import Job
 from hawker.apps.manager.jobs.wire import NewJob
 from hawker.apps.manager.secret import Seal
-from hawker.core.ids import canonical_url, loses_credentials
+from hawker.core.ids import PRIVATE, SIGNED, TaskSpec, canonical_url, loses_credentials
 from hawker.core.messages import DownloadRequest
 
 _PLACE = "what is secret of a job"
@@ -85,7 +85,17 @@ def request_for(wanted: NewJob, url: str, secrets: Secrets) -> DownloadRequest:
         filtered_query_params=wanted.filtered_query_params,
         timeout=wanted.timeout,
         headers=secrets.headers,
+        disable_back_to_source=wanted.kind == "push",
     )
+
+
+def tasks_of(wanted: NewJob, url: str, tenant: str) -> list[str]:
+    """The ids that a content may have: everybody's, and those of what was had with header fields or
+    through a signature."""
+    spec = TaskSpec(url, tenant, wanted.tag, wanted.application)
+    return [
+        msgspec.structs.replace(spec, variant=variant).task_id for variant in ("", PRIVATE, SIGNED)
+    ]
 
 
 def args_of(told: NewJob) -> Mapping[str, Any]:

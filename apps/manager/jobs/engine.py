@@ -291,7 +291,7 @@ class Engine:
                     tenant = (await models.Tenant.get(id=job.tenant_id)).name
                 secrets = opened(job, self._seal)
             wanted = wish_of(job)
-            await work.preheat(self._members, part, wanted, tenant, secrets, held.figures)
+            await work.do(self._members, part, wanted, tenant, secrets, held.figures)
         except HawkerError as exc:
             failure = exc
         except Exception as exc:

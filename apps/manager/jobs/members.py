@@ -12,7 +12,7 @@ from tortoise.queryset import QuerySet
 
 from hawker.apps.manager import models
 from hawker.apps.manager.authority import known
-from hawker.apps.manager.jobs.wire import NewJob
+from hawker.apps.manager.jobs.wire import PLACING, NewJob
 from hawker.apps.manager.roster import EXPIRY
 from hawker.apps.manager.secret import Seal
 from hawker.core.clients.daemon import DaemonClient
@@ -75,26 +75,29 @@ class Members:
 
 
 async def chosen(clusters: Sequence[str], wanted: NewJob, now: float) -> list[models.Member]:
-    """The hosts of clusters that a job is for, by its scope: those that are there and take work.
+    """The hosts of clusters that a job is for, by its scope: those that are there. What brings
+    content is for those alone that take work.
 
     Raises:
         NotFound: a cluster has none, or one that was named is not there.
     """
     found: list[models.Member] = []
     for cluster in clusters:
-        there = joined(cluster).filter(kept_alive__gt=now - EXPIRY, draining=False).exclude(url="")
+        there = joined(cluster).filter(kept_alive__gt=now - EXPIRY).exclude(url="")
+        if wanted.kind in PLACING:
+            there = there.filter(draining=False)
         rows: list[models.Member] = await there
-        found += rows if wanted.scope == "hosts" else await _some(cluster, rows, wanted)
-    return _named(found, wanted.hosts) if wanted.scope == "hosts" else found
+        found += rows if wanted.where == "hosts" else await _some(cluster, rows, wanted)
+    return _named(found, wanted.hosts) if wanted.where == "hosts" else found
 
 
 async def _some(cluster: str, rows: Sequence[models.Member], wanted: NewJob) -> list[models.Member]:
-    kind = "peer" if wanted.scope == "all-peers" else "seed"
-    found = [row for row in rows if row.kind == kind]
+    kinds = {"all": KINDS, "all-peers": ("peer",)}.get(wanted.where, ("seed",))
+    found = [row for row in rows if row.kind in kinds]
     if not found:
         name = (await models.Cluster.get(id=cluster)).name
         raise NotFound(
-            f"the cluster {name} has no {kind} that joined and is active",
+            f"the cluster {name} has no {' or '.join(kinds)} that joined and is active",
             hint="choose another scope, or see what keeps its hosts away",
         )
     return random.sample(found, _how_many(wanted, len(found)))
@@ -113,7 +116,7 @@ def _named(rows: Sequence[models.Member], hosts: Sequence[str]) -> list[models.M
 
 def _how_many(wanted: NewJob, there: int) -> int:
     """Of a percentage, rounded up."""
-    if wanted.scope == "single-seed":
+    if wanted.where == "single-seed":
         return 1
     if wanted.percent is not None:
         return -(-there * wanted.percent // 100)

@@ -10,7 +10,7 @@ from hawker.apps.manager.jobs.contents import Content, Secrets, opened, wish_of
 from hawker.apps.manager.jobs.images import Image, Images
 from hawker.apps.manager.jobs.members import chosen
 from hawker.apps.manager.jobs.tables import Job
-from hawker.apps.manager.jobs.wire import NewJob
+from hawker.apps.manager.jobs.wire import OF_HOSTS, NewJob
 from hawker.apps.manager.secret import Seal
 from hawker.core.errors import NotFound, OriginRefused
 
@@ -41,6 +41,8 @@ class Planner:
         return await self._contents(wanted, opened(job, self._seal)), hosts
 
     async def _contents(self, wanted: NewJob, secrets: Secrets) -> list[Content]:
+        if wanted.kind in OF_HOSTS:
+            return [Content("", wanted.kind)]
         if not wanted.image:
             return [
                 Content(url, private=bool(secrets.headers) or url in secrets.urls)

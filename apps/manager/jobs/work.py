@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hawker.apps.manager.jobs.contents import Secrets, request_for
+from hawker.apps.manager.jobs.contents import Secrets, request_for, tasks_of
 from hawker.apps.manager.jobs.members import Members
 from hawker.apps.manager.jobs.tables import JobPart
-from hawker.apps.manager.jobs.wire import NewJob
-from hawker.core.errors import NotHereYet, Unavailable
+from hawker.apps.manager.jobs.wire import PLACING, NewJob
+from hawker.core.clients.daemon import DaemonClient
+from hawker.core.errors import Conflict, NotFound, NotHereYet, Unavailable
 
 SILENCE = 30.0
 """A host at work says so each second."""
@@ -25,18 +29,40 @@ class Figures:
     total: int | None = None
 
 
-async def preheat(
+async def do(
     members: Members, part: JobPart, wanted: NewJob, tenant: str, secrets: Secrets, done: Figures
 ) -> None:
-    """Have a host store a content; raises HawkerError where it does not."""
-    request = request_for(wanted, part.url, secrets if part.private else Secrets())
+    """Do a part; raises HawkerError where that fails."""
+    verbs = {"delete": ["tasks", "tasks:delete"], "collect": ["tasks", "tasks:delete"]}
+    placing = wanted.kind in PLACING
     client = await members.client(
-        part.cluster, part.host, tenant, ["downloads"], secrets=part.private
+        part.cluster,
+        part.host,
+        tenant,
+        ["downloads"] if placing else verbs.get(wanted.kind, ["tasks"]),
+        secrets=part.private and placing,
     )
+    async with client:
+        if placing:
+            await _place(client, part, wanted, secrets, done)
+        elif wanted.kind == "collect":
+            await _collect(client, wanted, done)
+        elif wanted.kind == "refresh":
+            await _refresh(client, part)
+        else:
+            delete = wanted.kind == "delete"
+            await _look(client, tasks_of(wanted, part.url, tenant), done, delete=delete)
+
+
+async def _place(
+    client: DaemonClient, part: JobPart, wanted: NewJob, secrets: Secrets, done: Figures
+) -> None:
+    """Have a host store a content."""
+    request = request_for(wanted, part.url, secrets if part.private else Secrets())
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wanted.timeout + GRACE
     try:
-        async with asyncio.timeout(SILENCE) as silence, client, client.download(request) as steps:
+        async with asyncio.timeout(SILENCE) as silence, client.download(request) as steps:
             async for step in steps:
                 done.bytes, done.total = step.valid_bytes, step.total
                 silence.reschedule(min(deadline, loop.time() + SILENCE))
@@ -44,3 +70,36 @@ async def preheat(
         if loop.time() >= deadline:
             raise NotHereYet(f"{part.url} was not there after {wanted.timeout:g} s") from exc
         raise Unavailable(f"{part.hostname} said nothing for {SILENCE:g} s") from exc
+
+
+async def _look(client: DaemonClient, tasks: Sequence[str], done: Figures, *, delete: bool) -> None:
+    """How much a host has of a content, which is deleted where that is wanted."""
+    done.bytes, done.total = 0, None
+    for task in tasks:
+        with contextlib.suppress(NotFound):
+            found = await client.stat(task)
+            if delete:
+                await client.remove(task)
+            done.bytes, done.total = done.bytes + found.valid_bytes, found.total
+
+
+async def _collect(client: DaemonClient, wanted: NewJob, done: Figures) -> None:
+    """Drop what was used longest ago, as far as it is not in use; `done` is what was dropped."""
+    stats = sorted(await client.tasks(), key=lambda stat: stat.used)
+    left = sum(stat.valid_bytes for stat in stats)
+    since = time.time() - wanted.unused if wanted.unused is not None else 0.0
+    done.bytes = 0
+    for stat in stats:
+        over = wanted.keep is not None and left > wanted.keep
+        if stat.in_use or not (over or stat.used < since):
+            continue
+        with contextlib.suppress(NotFound):
+            await client.remove(stat.task)
+        left -= stat.valid_bytes
+        done.bytes += stat.valid_bytes
+    done.total = done.bytes
+
+
+async def _refresh(client: DaemonClient, part: JobPart) -> None:
+    if (found := await client.host()) != part.host:
+        raise Conflict(f"another host answers at {client.endpoint}: {found}")

@@ -76,6 +76,12 @@ def test_a_job_without_hosts_fails_and_says_so(root: httpx.Client, clusters: lis
         ({"headers": {"a": "c\r\nd: e"}}, "$.headers"),
         ({"priority": 7}, "$.priority"),
         ({"typo": 1}, "typo"),
+        ({"kind": "push"}, "scope"),
+        ({"kind": "refresh"}, "urls, image"),
+        ({"kind": "find", "urls": []}, "urls, image"),
+        ({"kind": "collect", "urls": []}, "keep, unused"),
+        ({"keep": 1}, "keep, unused"),
+        ({"kind": "collect", "urls": [], "keep": -1}, "$.keep"),
     ],
 )
 def test_what_is_wrong_is_named(root: httpx.Client, more: dict[str, Any], place: str) -> None:
