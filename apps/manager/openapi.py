@@ -158,7 +158,11 @@ def _answers(operation: Operation) -> dict[str, Any]:
         refusals[428] = "If-Match is missing."
     good: dict[str, Any] = {"description": operation.summary, "headers": _headers(operation)}
     status = 204
-    if operation.answer is not None:
+    if operation.events:
+        status = operation.status
+        good["description"] += f"; the data of each event is a {operation.answer.__name__}"
+        good["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    elif operation.answer is not None:
         status = operation.status
         good["content"] = _json(operation.answer, many=operation.listing or operation.many)
     elif operation.html:

@@ -50,7 +50,8 @@ class Operation:
     `listing`: it answers with pages of `answer`. `conditional`:
     it needs If-Match. `repeatable`: it takes an Idempotency-Key. `many`: it answers with a list of
     `answer`. `choices`: what filters take, where that is not any text. `cookie`: it sets the
-    session's. `open_query`: others add parameters of their own. `html`: it answers with a page."""
+    session's. `open_query`: others add parameters of their own. `html`: it answers with a page.
+    `events`: with a stream of events whose data are of `answer`."""
 
     method: str
     path: str
@@ -71,6 +72,7 @@ class Operation:
     cookie: bool = False
     open_query: bool = False
     html: bool = False
+    events: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.who, tuple) and self.who[1] not in TABLE.get(self.who[0], ()):

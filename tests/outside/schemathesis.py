@@ -30,7 +30,7 @@ EXAMPLES = 40
 # A cookie and a token are two ways to say who one is; schemathesis makes a bad one of one of them
 # beside a good one of the other: `tests/apps/manager/test_routes.py` looks at all of them instead.
 # 412 tells of a condition that does not hold, whatever is in it. No schema says which request a
-# host has signed.
+# host has signed, or which fields of a job go together.
 CONFIGURATION = """
 headers = {{ Authorization = "Bearer {token}" }}
 [checks]
@@ -38,6 +38,9 @@ ignored_auth.enabled = false
 positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 412, 429]
 negative_data_rejection.expected-statuses = ["4xx"]
 missing_required_header.expected-statuses = ["4xx"]
+[[operations]]
+include-name = "POST /jobs"
+checks.positive_data_acceptance.enabled = false
 [[operations]]
 include-name = "POST /members"
 headers = {{ Authorization = "Bearer {enrolment}" }}
@@ -104,8 +107,10 @@ def _something_of_each(client: httpx.Client) -> dict[str, str]:
     answer = client.put(f"/clusters/{cluster}/members/{'0' * 32}", json=keepalive)
     assert answer.status_code == 200, answer.text
     [member] = client.get("/members").json()
+    job = {"kind": "find", "urls": ["http://127.0.0.1:1/file"]}
     return {
         "tenants": tenant,
+        "jobs": str(created(client.post("/jobs", json=job))["id"]),
         "clusters": cluster,
         "applications": created(client.post("/applications", json=application))["id"],
         "users": user,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 import msgspec
 from tortoise.functions import Count, Sum
@@ -48,6 +48,7 @@ class Jobs(Collection[Job]):
     filters: ClassVar = {
         "kind": "kind", "state": "state", "cluster": "cluster_id", "tenant": "tenant_id"
     }  # fmt: skip
+    choices: ClassVar = {"kind": get_args(wire.Kind), "state": get_args(wire.State)}
     order: ClassVar = ("-id",)
     deletable = False
 
@@ -72,12 +73,12 @@ class Jobs(Collection[Job]):
             Operation(
                 "GET", "/jobs/{id}/parts", "A job's parts: each content on each host",
                 ("jobs", "read"), self.parts, answer=wire.Part, listing=True,
-                filters=("state", "host"),
+                filters=("state", "host"), choices={"state": get_args(wire.State)},
             ),
             Operation(
                 "GET", "/jobs/{id}/events",
                 "Server-sent events with how a job is now, and its parts that changed; to its end",
-                ("jobs", "read"), self.watch, answer=wire.News,
+                ("jobs", "read"), self.watch, answer=wire.News, events=True,
             ),
             Operation(
                 "POST", "/jobs/{id}/cancel", "Stop a job; what is stored stays",
