@@ -53,6 +53,7 @@ PAUSE = 2.0
 """Before the second attempt; before each later one twice as long."""
 AT_ONCE = 128
 """Parts that one process works on."""
+MAX_PROBLEM = 4096
 PASSING = (Unavailable, OriginFailed, OriginChanged, Busy, GenerationGone)
 """What may be otherwise in a moment; but not a disk that cannot be used."""
 
@@ -117,10 +118,11 @@ class Engine:
                         async with self._database.failures():
                             await self._step(group)
                     failed = ""
-                except HawkerError as exc:
+                except Exception as exc:
                     if str(exc) != failed:
                         failed = str(exc)
-                        log.error("jobs stand still: %s", exc)
+                        fault = None if isinstance(exc, HawkerError) else exc
+                        log.error("jobs stand still: %s", exc, exc_info=fault)
                     await asyncio.sleep(LOOK)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK):
@@ -220,7 +222,7 @@ class Engine:
         job, failure, now = planned.job, planned.failure, time.time()
         mine = Job.filter(id=job.id, owner=self._owner, state="pending")
         if failure is not None:
-            values = {"problem": str(failure), "owner": "", "leased_until": 0.0}
+            values = {"problem": _told(failure), "owner": "", "leased_until": 0.0}
             if _may_pass(failure) and job.attempts < ATTEMPTS:
                 await mine.update(**values, after=now + PAUSE * 2 ** (job.attempts - 1))
             else:
@@ -327,7 +329,7 @@ class Engine:
             bytes=held.figures.bytes,
             total=held.figures.total,
             attempts=attempts,
-            problem="" if failure is None else str(failure),
+            problem="" if failure is None else _told(failure),
             after=after,
             owner="",
             leased_until=0.0,
@@ -345,6 +347,11 @@ class Engine:
             failed = await JobPart.filter(job_id=id_, state="failed").exists()
             state: Literal["failed", "succeeded"] = "failed" if failed else "succeeded"
             await Job.filter(id=id_, state="running").update(state=state, ended=time.time())
+
+
+def _told(failure: HawkerError) -> str:
+    """As a database takes it: others may have said it."""
+    return str(failure).replace("\0", "\N{REPLACEMENT CHARACTER}")[:MAX_PROBLEM]
 
 
 def _may_pass(failure: HawkerError) -> bool:

@@ -23,6 +23,8 @@ from hawker.core.upstreams import DOCKER, plain_name
 # As large as containerd takes them.
 MAX_MANIFEST = 4 * 1024 * 1024
 MAX_MANIFESTS = 1000
+MAX_NAME = 200
+MAX_SIZE = 2**53
 DEPTH = 3
 """Of indexes within indexes."""
 PAGES = 16
@@ -81,6 +83,8 @@ class _Found:
 
     def add(self, url: str, name: str, size: int | None) -> None:
         canonical = canonical_url(url)
+        # A registry may say anything of a platform.
+        name = "".join(c for c in name[:MAX_NAME] if c.isprintable())
         self.contents.setdefault(canonical, Content(canonical, name, size))
 
 
@@ -238,8 +242,8 @@ def _descriptors(document: Mapping[str, Any], name: str, url: str) -> list[_Desc
 
 def _descriptor(one: Mapping[str, Any]) -> _Descriptor:
     size = int(one["size"])
-    if size < 0:
-        raise ValueError("a size below 0")
+    if not 0 <= size < MAX_SIZE:
+        raise ValueError(f"a size of {size}")
     said = one.get("platform") or {}
     platform = "/".join(str(said[k]) for k in ("os", "architecture", "variant") if said.get(k))
     foreign = bool(one.get("urls")) and bool(

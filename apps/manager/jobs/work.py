@@ -17,6 +17,7 @@ from hawker.core.errors import Conflict, NotFound, NotHereYet, Unavailable
 
 SILENCE = 30.0
 """A host at work says so each second."""
+MAX_BYTES = 2**63 - 1
 GRACE = 30.0
 """More than the host's own deadline."""
 
@@ -27,6 +28,11 @@ class Figures:
 
     bytes: int = 0
     total: int | None = None
+
+    def set(self, bytes_: int, total: int | None) -> None:
+        """As a host says, which may say anything."""
+        self.bytes = min(bytes_, MAX_BYTES)
+        self.total = None if total is None else min(total, MAX_BYTES)
 
 
 async def do(
@@ -64,7 +70,7 @@ async def _place(
     try:
         async with asyncio.timeout(SILENCE) as silence, client.download(request) as steps:
             async for step in steps:
-                done.bytes, done.total = step.valid_bytes, step.total
+                done.set(step.valid_bytes, step.total)
                 silence.reschedule(min(deadline, loop.time() + SILENCE))
     except TimeoutError as exc:
         if loop.time() >= deadline:
@@ -74,13 +80,13 @@ async def _place(
 
 async def _look(client: DaemonClient, tasks: Sequence[str], done: Figures, *, delete: bool) -> None:
     """How much a host has of a content, which is deleted where that is wanted."""
-    done.bytes, done.total = 0, None
+    done.set(0, None)
     for task in tasks:
         with contextlib.suppress(NotFound):
             found = await client.stat(task)
             if delete:
                 await client.remove(task)
-            done.bytes, done.total = done.bytes + found.valid_bytes, found.total
+            done.set(done.bytes + found.valid_bytes, found.total)
 
 
 async def _collect(client: DaemonClient, wanted: NewJob, done: Figures) -> None:
@@ -88,7 +94,7 @@ async def _collect(client: DaemonClient, wanted: NewJob, done: Figures) -> None:
     stats = sorted(await client.tasks(), key=lambda stat: stat.used)
     left = sum(stat.valid_bytes for stat in stats)
     since = time.time() - wanted.unused if wanted.unused is not None else 0.0
-    done.bytes = 0
+    dropped = 0
     for stat in stats:
         over = wanted.keep is not None and left > wanted.keep
         if stat.in_use or not (over or stat.used < since):
@@ -96,8 +102,8 @@ async def _collect(client: DaemonClient, wanted: NewJob, done: Figures) -> None:
         with contextlib.suppress(NotFound):
             await client.remove(stat.task)
         left -= stat.valid_bytes
-        done.bytes += stat.valid_bytes
-    done.total = done.bytes
+        dropped += stat.valid_bytes
+        done.set(dropped, dropped)
 
 
 async def _refresh(client: DaemonClient, part: JobPart) -> None:

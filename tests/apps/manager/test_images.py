@@ -103,6 +103,16 @@ def test_of_an_index_all_or_the_chosen_platforms(registry: Registry) -> None:
     assert "linux/arm/v6" in caught.value.hint
 
 
+def test_names_are_fit_for_a_database_whatever_a_registry_calls_its_platforms(
+    registry: Registry,
+) -> None:
+    manifest, *_ = registry.put_image("lib/img", "one", 10)
+    put_index(registry, "1", (manifest, "a\0b/" + "x" * 1000))
+    names = [content.name for content in contents(registry, "1")]
+    assert any(name.startswith("manifest ab/xxx") for name in names)
+    assert max(map(len, names)) <= 200 and all(name.isprintable() for name in names)
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_what_refers_to_it_comes_along(registry: Registry, listed: bool) -> None:
     manifest, layer = registry.put_image("lib/img", "1", 10)
@@ -141,6 +151,7 @@ def test_a_private_image_needs_what_its_registry_wants_to_see(registry: Registry
         b'{"layers":[{"size":1}]}',
         b'{"layers":["x"]}',
         b'{"layers":[{"digest":"sha256:%s","size":-1}]}' % (b"ab" * 32),
+        b'{"layers":[{"digest":"sha256:%s","size":9223372036854775808}]}' % (b"ab" * 32),
         b'{"layers":7}',
         b'{"manifests":[null]}',
         b"[" * 100_000,
