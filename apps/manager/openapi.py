@@ -45,6 +45,7 @@ _HEADERS = {
     "ETag": _header("The revision, for If-Match.", pattern=f"^{_TAG}$"),
     "Link": _header("RFC 8288: `first`, `prev` and `next`, relative to the request."),
     "Location": _header("The path of what was made."),
+    "X-Accel-Buffering": _header("Proxies are to hand events on at once.", enum=["no"]),
     "Set-Cookie": _header("The session, or its end."),
     "Retry-After": _header("Seconds.", always=False, pattern="^[0-9]+$"),
     "WWW-Authenticate": _header("How to send a token."),
@@ -160,8 +161,12 @@ def _answers(operation: Operation) -> dict[str, Any]:
     status = 204
     if operation.events:
         status = operation.status
-        good["description"] += f"; the data of each event is a {operation.answer.__name__}"
-        good["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        [item] = _json(operation.answer, many=False).values()
+        # Of each event, as OpenAPI 3.2 describes streams; the data of these are JSON.
+        data = {"type": "string", "contentMediaType": "application/json"}
+        data |= {"contentSchema": item["schema"]}
+        event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        good["content"] = {"text/event-stream": {"schema": event}}
     elif operation.answer is not None:
         status = operation.status
         good["content"] = _json(operation.answer, many=operation.listing or operation.many)
@@ -193,6 +198,8 @@ def _headers(operation: Operation) -> dict[str, Any]:
         names.append("Location")
     if operation.cookie:
         names.append("Set-Cookie")
+    if operation.events:
+        names.append("X-Accel-Buffering")
     return _refer(*names)
 
 
