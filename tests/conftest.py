@@ -9,6 +9,8 @@ import pytest
 HERE = Path(__file__).parent
 # Swarms of many processes, which two cores have time for one after the other.
 SWARMS = ("e2e", "examples", "faults")
+# Those that mostly wait for a manager may run beside them.
+MANAGED = ("test_joining.py", "test_jobs.py", "test_job_commands.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,5 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     once."""
     for item in items:
         place = item.path.relative_to(HERE)
-        name = "swarms" if place.parts[0] in SWARMS else str(place)
+        swarm = place.parts[0] in SWARMS and place.name not in MANAGED
+        name = "swarms" if swarm else str(place)
         item.add_marker(pytest.mark.xdist_group(name))

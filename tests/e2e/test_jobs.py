@@ -99,7 +99,7 @@ def test_files_are_placed_on_all_peers_watched_live_and_read_once(
 ) -> None:
     _, peers = swarm(managed, 3)
     # Each 64 KiB takes so long that the way there is seen.
-    origin.delay = 0.02
+    origin.delay = 0.1
     files = {f"/file-{n}": os.urandom(6 * MIB + n) for n in range(3)}
     urls = [origin.put(path, data) for path, data in files.items()]
     job = begin(managed, urls=urls, scope="all-peers")

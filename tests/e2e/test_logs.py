@@ -52,7 +52,7 @@ def test_the_id_of_a_request_is_in_the_logs_of_all_who_worked_for_it(
     # Whoever was asked, whoever decided, and whoever read for it.
     assert {line["logger"] for line in mine} >= {
         "hawker.core.transfer.conductor",
-        "hawker.apps.scheduler.app",
+        "hawker.apps.scheduler.telling",
         "hawker.core.transfer.reader",
     }
     [task] = {line["task"] for line in mine}

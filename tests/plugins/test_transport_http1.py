@@ -449,7 +449,7 @@ def test_fetch_that_waits_for_a_thread_ends_with_the_transport() -> None:
     async def main() -> None:
         with _server(_then_wait()) as url:
             async with _transport() as transport:
-                request = msgspec.structs.replace(REQUEST, base_url=url, stall=0.5)
+                request = msgspec.structs.replace(REQUEST, base_url=url, stall=2.0)
                 running = [
                     asyncio.ensure_future(transport.fetch(request, Sink()))
                     for _ in range(THREADS + 1)
@@ -457,7 +457,7 @@ def test_fetch_that_waits_for_a_thread_ends_with_the_transport() -> None:
                 await asyncio.wait(running, timeout=0.1)
                 await transport.close()
                 with pytest.raises(asyncio.CancelledError):
-                    await asyncio.wait_for(running[-1], 0.3)
+                    await asyncio.wait_for(running[-1], 1.2)
                 ended = await asyncio.gather(*running[:-1], return_exceptions=True)
                 assert {type(end) for end in ended} == {Stalled}
 
