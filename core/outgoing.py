@@ -273,6 +273,25 @@ def origin_tls(ca: str, setting: str = "egress.ca") -> ssl.SSLContext:
     return context
 
 
+async def answer_body(response: httpx.Response, url: str, limit: int) -> bytes:
+    """All of an answer that is not read yet, as it was sent; the answer is closed.
+
+    Raises:
+        OriginFailed: it is longer than `limit` bytes, or breaks off.
+    """
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > limit:
+                raise OriginFailed(f"{shown(url)} sends more than {limit} bytes")
+    except httpx.HTTPError as exc:
+        raise OriginFailed(f"{shown(url)} broke off: {reason(exc)}") from exc
+    finally:
+        await response.aclose()
+    return bytes(body)
+
+
 def shown(url: str) -> str:
     """The URL for people: what follows the path may be a credential."""
     parts = urlsplit(url)

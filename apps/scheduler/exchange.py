@@ -46,13 +46,13 @@ class LeaseExchange:
         self._settings = settings
         self._core = core
         self._keep = keep
-        self.others = frozenset(url.rstrip("/") for url in settings.scheduler.others)
+        self.others = _schedulers(settings.scheduler.others)
         self._changed = asyncio.Event()
         self._followers: set[asyncio.Queue[LeaseRecord | None]] = set()
 
     def follow(self, others: Sequence[str]) -> bool:
         """The schedulers at these URLs are the others, from now on; whether they were not."""
-        before, self.others = self.others, frozenset(url.rstrip("/") for url in others)
+        before, self.others = self.others, _schedulers(others)
         self._changed.set()
         return before != self.others
 
@@ -137,3 +137,7 @@ class LeaseExchange:
             return
         if self._core.restore([record]):
             await self._keep([record])
+
+
+def _schedulers(urls: Sequence[str]) -> frozenset[str]:
+    return frozenset(url.rstrip("/") for url in urls)

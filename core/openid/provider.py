@@ -24,7 +24,7 @@ from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
 
 from hawker.core.egress import is_loopback
 from hawker.core.errors import HawkerError, OriginFailed, Unavailable
-from hawker.core.outgoing import OriginClient, reason, shown
+from hawker.core.outgoing import OriginClient, answer_body, shown
 
 log = logging.getLogger(__name__)
 
@@ -205,20 +205,11 @@ async def read_json(
 async def read_answer(response: httpx.Response, url: str) -> bytes:
     """The body of an answer that is not read yet; raises OriginFailed for one that is coded or
     longer than `MAX_DOCUMENT`, or breaks off."""
-    try:
-        coding = response.headers.get("content-encoding", "identity").lower()
-        if coding != "identity":
-            raise OriginFailed(f"{shown(url)} answered {response.status_code} {coding}")
-        body = bytearray()
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > MAX_DOCUMENT:
-                raise OriginFailed(f"{shown(url)} sends more than {MAX_DOCUMENT} bytes")
-    except httpx.HTTPError as exc:
-        raise OriginFailed(f"{shown(url)} broke off: {reason(exc)}") from exc
-    finally:
+    coding = response.headers.get("content-encoding", "identity").lower()
+    if coding != "identity":
         await response.aclose()
-    return bytes(body)
+        raise OriginFailed(f"{shown(url)} answered {response.status_code} {coding}")
+    return await answer_body(response, url, MAX_DOCUMENT)
 
 
 def is_trustworthy(url: str) -> bool:

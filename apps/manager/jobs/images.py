@@ -17,7 +17,7 @@ from hawker.apps.manager.jobs.contents import Content
 from hawker.core.digests import Digest
 from hawker.core.errors import BadRequest, NotFound, OriginFailed, OriginRefused
 from hawker.core.ids import canonical_url, origin_of
-from hawker.core.outgoing import OriginClient, shown
+from hawker.core.outgoing import OriginClient, answer_body, shown
 from hawker.core.upstreams import DOCKER, plain_name
 
 # As large as containerd takes them.
@@ -189,7 +189,7 @@ class _Reading:
                 if (answer := await self._ask(with_tag)) is None:
                     return
             link = answer.links.get("next", {}).get("url")
-            document = _document(await _body(answer), url)
+            document = _document(await answer_body(answer, str(answer.url), MAX_MANIFEST), url)
             for one in _descriptors(document, "manifests", url):
                 await self.take(one.digest, "referrer", 1, chosen=False)
             url = None if link is None else urljoin(url, link)
@@ -201,7 +201,7 @@ class _Reading:
         if answer is None:
             raise NotFound(f"{shown(url)} is not at its registry")
         stated = answer.headers.get(DIGEST_FIELD, "")
-        body = await _body(answer)
+        body = await answer_body(answer, str(answer.url), MAX_MANIFEST)
         digest = reference if ":" in reference else stated
         digest = digest or f"sha256:{hashlib.sha256(body).hexdigest()}"
         named = Digest.parse(digest)
@@ -265,17 +265,3 @@ def _document(body: bytes, url: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise OriginFailed(f"{shown(url)} is no manifest")
     return document
-
-
-async def _body(answer: httpx.Response) -> bytes:
-    body = bytearray()
-    try:
-        async for chunk in answer.aiter_raw():
-            body += chunk
-            if len(body) > MAX_MANIFEST:
-                raise OriginFailed(f"{shown(str(answer.url))} has more than {MAX_MANIFEST} bytes")
-    except httpx.HTTPError as exc:
-        raise OriginFailed(f"{shown(str(answer.url))} broke off: {exc or type(exc)}") from exc
-    finally:
-        await answer.aclose()
-    return bytes(body)

@@ -12,12 +12,8 @@ from tests.apps.manager.running import Manager
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    running = Manager(tmp_path_factory.mktemp("manager") / "data")
-    yield running
-    try:
-        running.check()
-    finally:
-        assert running.close() == 0
+    with Manager(tmp_path_factory.mktemp("manager") / "data") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,16 @@ class Manager:
     def with_token(self, value: str) -> httpx.Client:
         return self.client(headers={"authorization": f"Bearer {value}"})
 
+    def __enter__(self) -> Manager:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It had no fault, and stops when it is asked to."""
+        try:
+            self.check()
+        finally:
+            assert self.close() == 0
+
     def kill(self) -> None:
         self.process.kill()
         self._gone()

@@ -20,12 +20,8 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    running = Manager(tmp_path_factory.mktemp("up") / "data", "up", HAWKER_PROXY__PORT="0")
-    yield running
-    try:
-        running.check()
-    finally:
-        assert running.close() == 0
+    with Manager(tmp_path_factory.mktemp("up") / "data", "up", HAWKER_PROXY__PORT="0") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

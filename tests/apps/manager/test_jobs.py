@@ -139,10 +139,8 @@ def test_a_job_that_is_sent_again_is_made_once(root: httpx.Client, clusters: lis
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[Manager]:
-    running = Manager(tmp_path / "data", HAWKER_MANAGER__JOBS_PER_MINUTE="3")
-    yield running
-    running.check()
-    assert running.close() == 0
+    with Manager(tmp_path / "data", HAWKER_MANAGER__JOBS_PER_MINUTE="3") as running:
+        yield running
 
 
 def test_of_a_cluster_s_jobs_so_many_are_taken_in_a_minute(slow: Manager) -> None:
