@@ -114,7 +114,7 @@ class SignInProvider(IdentityProvider):
 
     def _answer(self, *, refresh: bool = False, **claims: Any) -> dict[str, Any]:
         # Two of one second are two all the same.
-        own = {"exp": int(time.time()) + self.lasts, "jti": secrets.token_hex(8)}
+        own: dict[str, Any] = {"exp": int(time.time()) + self.lasts, "jti": secrets.token_hex(8)}
         granted = own | self.granted | claims
         answer: dict[str, Any] = {
             "access_token": self.token(**granted),
