@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hawker.core.ids import DEFAULT_TENANT
 from hawker.core.ranges import ByteRange
 from hawker.core.settings import Settings
 
@@ -21,6 +22,7 @@ from hawker.core.settings import Settings
 class SourceRequest(msgspec.Struct, frozen=True):
     """What to read: the URL as the user wrote it, header fields for the origin only.
 
+    `tenant` is whose request it is: configured credentials are for one tenant each.
     `local`: this machine's own user asks, who may have what others may not (see the `file` source).
     `rate` is how many bytes per second will be taken of the body, 0 for as many as there are: a
     source should not let the origin send much more ahead of that.
@@ -30,6 +32,7 @@ class SourceRequest(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
     local: bool = False
     rate: int = 0
+    tenant: str = DEFAULT_TENANT
 
     def __repr__(self) -> str:
         # The fields may hold credentials, which must not reach a log.
@@ -136,8 +139,9 @@ class Credential(msgspec.Struct, frozen=True):
 class Credentials(Protocol):
     """Signs in at origins (group `hawker.credentials`)."""
 
-    async def find(self, url: str) -> Credential | None:
-        """What to show to the origin of this URL and to no other; None where it has nothing.
+    async def find(self, url: str, tenant: str) -> Credential | None:
+        """What to show to the origin of this URL and to no other, for requests of this tenant and
+        of no other; None where it has nothing.
 
         Raises:
             OriginRefused: there should be something, and it cannot be had (a broken helper, say).
@@ -379,14 +383,16 @@ class Transport(Protocol):
 class Caller(msgspec.Struct, frozen=True):
     """Who calls us: a subject, its tenant and the verbs it may use ("*" all).
 
+    `role`: it is a role of the cluster, which holds the cluster key, and not one of its clients.
     `proven`: the caller holds the private key of `host`.
     """
 
     subject: str
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     verbs: frozenset[str] = frozenset()
     task: str = ""
     host: str = ""
+    role: bool = False
     proven: bool = False
 
     def may(self, verb: str, task: str = "") -> bool:

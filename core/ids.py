@@ -93,11 +93,15 @@ SIGNATURE_FAMILIES: tuple[tuple[str, frozenset[str]], ...] = (
 )
 
 
+DEFAULT_TENANT = "default"
+"""Whose everything is that names no tenant."""
+
+
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What names a task. On the wire and in an index `url` is always canonical."""
 
     url: str
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     tag: str = ""
     application: str = ""
     revision: str = ""

@@ -4,6 +4,7 @@ to the upstream proxy, for what the policy lets it be asked for."""
 from __future__ import annotations
 
 import asyncio
+import http.cookiejar
 import ssl
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import Any
@@ -85,11 +86,18 @@ class OriginClient:
         self._tokens = Tokens(self._get)
 
     async def ask(
-        self, method: str, url: str, given: Mapping[str, str], extra: Mapping[str, str]
+        self,
+        method: str,
+        url: str,
+        given: Mapping[str, str],
+        extra: Mapping[str, str],
+        *,
+        tenant: str,
     ) -> httpx.Response:
         """The final answer to a GET or HEAD behind redirects, its body not read yet.
 
-        `given` are fields for the origin of this URL alone, `extra` for whoever answers.
+        `given` are fields for the origin of this URL alone, `extra` for whoever answers; `tenant`
+        is whose configured credentials are shown.
 
         Raises:
             OriginRefused: a redirect, or the place where a token is had, is not to be followed.
@@ -102,7 +110,7 @@ class OriginClient:
             fields: Mapping[str, str] = {}
             if origin_of(url) == first:
                 fields = {name.lower(): value for name, value in given.items()}
-            response = await self._signed(method, url, fields, extra, deadline)
+            response = await self._signed(method, url, fields, extra, deadline, tenant)
             if response.status_code not in (301, 302, 303, 307, 308):
                 return response
             target = response.headers.get("location")
@@ -134,10 +142,11 @@ class OriginClient:
         given: Mapping[str, str],
         extra: Mapping[str, str],
         deadline: float,
+        tenant: str,
     ) -> httpx.Response:
         """One answer. A registry that wants a token is asked again with one, unless the request
         brings an authorization of its own."""
-        credential = await self._credentials.find(url)
+        credential = await self._credentials.find(url, tenant)
         fields = {"accept": accepted(url), **_signing(credential), **given, **extra}
         token = ""
         if "authorization" not in given:
@@ -227,8 +236,8 @@ def _pinned_client(
     timeout: httpx.Timeout,
     proxy: UpstreamProxy | None = None,
 ) -> httpx.AsyncClient:
-    """A client that reads nothing from the environment and follows no redirect; with `proxy` every
-    request goes through it.
+    """A client that reads nothing from the environment, follows no redirect and keeps no cookie;
+    with `proxy` every request goes through it.
 
     TLS still verifies the name of the URL, not the address.
     """
@@ -242,8 +251,14 @@ def _pinned_client(
         network_backend=_PinnedBackend(egress, proxy),
         proxy=None if proxy is None else _as_proxy(proxy, context),
     )
+    # It asks for everybody: what an origin gives to one of them to be known by is no other's.
+    cookies = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return httpx.AsyncClient(
-        transport=transport, timeout=timeout, follow_redirects=False, trust_env=False
+        transport=transport,
+        timeout=timeout,
+        cookies=cookies,
+        follow_redirects=False,
+        trust_env=False,
     )
 
 

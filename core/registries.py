@@ -214,8 +214,12 @@ def _place(url: str) -> str:
 
 
 def _key(place: str, credential: Credential | None) -> str:
-    shown = () if credential is None else (credential.username, credential.password)
-    return digest_of_fields(place, *shown)
+    if credential is None:
+        return digest_of_fields(place)
+    # Some registries give a token by other fields than a user's name.
+    fields = (part for field in sorted(credential.headers.items()) for part in field)
+    shown = (credential.username, credential.password, credential.token)
+    return digest_of_fields(place, *shown, *fields)
 
 
 def _query(realm: str, fields: Mapping[str, str]) -> str:

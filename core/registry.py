@@ -203,10 +203,10 @@ class _Configured:
         self._host = host
         self._names = settings.sources.credentials
 
-    async def find(self, url: str) -> Credential | None:
+    async def find(self, url: str, tenant: str) -> Credential | None:
         for name in self._names:
             plugin: Credentials = self._host.get("hawker.credentials", name)
-            found = await plugin.find(url)
+            found = await plugin.find(url, tenant)
             if found is not None:
                 return found
         return None

@@ -23,11 +23,13 @@ from hawker.core.contracts import Caller
 from hawker.core.digests import HostKey, signed_by
 from hawker.core.errors import Unauthenticated
 from hawker.core.files import create_key, read_key
-from hawker.core.ids import digest_of_fields, host_id
+from hawker.core.ids import DEFAULT_TENANT, digest_of_fields, host_id
 
 LIFETIME = 600.0
 LEEWAY = 30.0
 ISSUER = "hawker-cluster"
+CLIENT = "client:"
+"""How subjects begin that are no roles of the cluster."""
 _ALGORITHMS = ["HS256"]
 _MAX_REMEMBERED = 4096
 _WHAT = "the cluster key"
@@ -64,7 +66,7 @@ class ClusterKey:
         verbs: Iterable[str],
         *,
         task: str = "",
-        tenant: str = "default",
+        tenant: str = DEFAULT_TENANT,
         subject: str = "",
     ) -> str:
         """A token for these verbs; the same one again until half its life is over."""
@@ -88,7 +90,7 @@ class ClusterKey:
     ) -> str:
         """A token that somebody keeps in a program's configuration, for `lifetime` seconds."""
         expires = self._clock() + lifetime
-        return self._encode(_claims(f"client:{name}", "", sorted(verbs), "", tenant, expires))
+        return self._encode(_claims(f"{CLIENT}{name}", "", sorted(verbs), "", tenant, expires))
 
     def _encode(self, claims: dict[str, Any]) -> str:
         return jwt.encode({"alg": "HS256"}, claims, self._key, algorithms=_ALGORITHMS)
@@ -108,6 +110,7 @@ class ClusterKey:
                 verbs=frozenset(str(verb) for verb in claims["verbs"]),
                 task=str(claims["task"]),
                 host=str(claims["host"]),
+                role=not str(claims["sub"]).startswith(CLIENT),
                 proven=_is_proven(claims),
             )
             issuer = claims["iss"]
@@ -123,6 +126,11 @@ class ClusterKey:
 
 def issuer_of(token: str) -> str:
     """The issuer that a JWT names, which nobody has verified; empty where it names none."""
+    return claim_of(token, "iss")
+
+
+def claim_of(token: str, name: str) -> str:
+    """What a JWT says by this claim, which nobody has verified; empty where that is no text."""
     parts = token.split(".")
     if len(parts) != 3:
         return ""
@@ -130,8 +138,8 @@ def issuer_of(token: str) -> str:
         claims = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=="))
     except (ValueError, RecursionError):
         return ""
-    issuer = claims.get("iss") if isinstance(claims, dict) else None
-    return issuer if isinstance(issuer, str) else ""
+    found = claims.get(name) if isinstance(claims, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _claims(

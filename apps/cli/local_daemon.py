@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0
 # What the command line does at a daemon; its tokens allow no more.
-VERBS = ("content", "downloads", "tasks", "tasks:delete", "tasks:import")
+VERBS = ("content", "downloads", "tasks", "tasks:delete", "tasks:import", "hosts")
 
 
 def find_daemon(settings: Settings, endpoint: str | None) -> str | None:

@@ -65,17 +65,16 @@ class Announcer:
     ) -> AsyncGenerator[Frame, None]:
         """Events until the generation is gone; a heartbeat at least each 500 ms.
 
-        A child may hear of a generation before this host does: the stream waits a while for it.
+        A child may hear of a generation before this host does: the stream waits a while for it. One
+        that this caller may not have is waited for as long, and in the same words.
         """
         conductor = self._conductor()
         waited = 0.0
-        while (entry := await conductor.entry(task, generation, BEAT)) is None:
+        while (entry := await self._offered(conductor, task, generation, caller)) is None:
             waited += BEAT
             if waited > APPEAR or self._draining():
                 return
             yield None, encode(Availability(free=self._slots.free, waiting_upstream=True))
-        if not offered(conductor.ground, entry, caller):
-            return
         try:
             with entry.using():
                 await entry.prepare()
@@ -85,6 +84,16 @@ class Announcer:
         except GenerationGone as exc:
             # Its file went missing: the child asks others.
             log.warning("%s", exc)
+
+    async def _offered(
+        self, conductor: Conductor, task: str, generation: str, caller: Caller
+    ) -> Entry | None:
+        """The generation, waited for a beat, if this caller may have it."""
+        entry = await conductor.entry(task, generation, BEAT)
+        if entry is not None and not offered(conductor.ground, entry, caller):
+            await asyncio.sleep(BEAT)
+            return None
+        return entry
 
     async def _events(
         self, conductor: Conductor, entry: Entry

@@ -167,25 +167,26 @@ def _seconds(text: str) -> int | None:
 
 @dataclass
 class Versions:
-    """The newest version of each URL, for the latest `limit` of them."""
+    """The newest version of each URL as each tenant knows it, for the latest `limit` of them: what
+    is known here tells that it was asked for."""
 
     limit: int = 16384
-    _known: dict[str, Version] = field(default_factory=dict)
+    _known: dict[tuple[str, str], Version] = field(default_factory=dict)
 
-    def get(self, url: str) -> Version | None:
-        """What is known of a URL."""
-        version = self._known.pop(url, None)
+    def get(self, tenant: str, url: str) -> Version | None:
+        """What a tenant knows of a URL."""
+        version = self._known.pop((tenant, url), None)
         if version is not None:
-            self._known[url] = version
+            self._known[tenant, url] = version
         return version
 
-    def put(self, url: str, version: Version) -> None:
+    def put(self, tenant: str, url: str, version: Version) -> None:
         """This is what its origin has now."""
-        self._known.pop(url, None)
-        self._known[url] = version
+        self._known.pop((tenant, url), None)
+        self._known[tenant, url] = version
         while len(self._known) > self.limit:
             del self._known[next(iter(self._known))]
 
-    def forget(self, url: str) -> None:
+    def forget(self, tenant: str, url: str) -> None:
         """Somebody wrote to it (RFC 9111 section 4.4)."""
-        self._known.pop(url, None)
+        self._known.pop((tenant, url), None)

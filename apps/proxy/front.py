@@ -96,19 +96,20 @@ class Front:
 
 class _Requests:
     """Answers requests, of which those within an intercepted tunnel are for the origin `base`, and
-    of the `caller` who opened it."""
+    of whoever opened it by what was `shown` then: that may end, or be revoked, while it is open."""
 
-    def __init__(self, front: Front, base: str = "", caller: Caller | None = None) -> None:
+    def __init__(self, front: Front, base: str = "", shown: str = "") -> None:
         self._front = front
         self._base = base
-        self._caller = caller
+        self._shown = shown
         self._idle: list[Relay] = []
         self._relays = 0
 
     async def admit(self, fields: Mapping[str, str]) -> Caller:
         """Who asks; raises Unauthenticated, Forbidden."""
         front = self._front
-        caller = self._caller or await front.admit(fields.get("proxy-authorization", ""))
+        shown = self._shown if self._base else fields.get("proxy-authorization", "")
+        caller = await front.admit(shown)
         if came_through(fields, front.name):
             front.handled["loop"] += 1
             raise Forbidden("the request comes back to this proxy again and again")
@@ -240,13 +241,15 @@ class _Session:
         return False
 
     async def _handle(self, request: h11.Request) -> None:
-        caller = await self._requests.admit(as_mapping(request.headers))
+        fields = as_mapping(request.headers)
+        caller = await self._requests.admit(fields)
         if request.method == b"CONNECT" and not self._inside:
-            await self._connect(request.target.decode("latin-1"), caller)
+            shown = fields.get("proxy-authorization", "")
+            await self._connect(request.target.decode("latin-1"), shown)
         else:
             await self._requests.answer(self._client, request, caller)
 
-    async def _connect(self, target: str, caller: Caller) -> None:
+    async def _connect(self, target: str, shown: str) -> None:
         front = self._front
         host, port = _authority(target)
         if front.rules.blocks(host, port):
@@ -254,7 +257,7 @@ class _Session:
             raise Forbidden(f"a rule blocks {host}:{port}", hint="see proxy.rules")
         if front.interception.covers(host):
             front.handled["intercept"] += 1
-            await self._intercept(host, port, caller)
+            await self._intercept(host, port, shown)
             return
         origin = await front.dialer.tunnel(host, port)
         front.handled["tunnel"] += 1
@@ -268,7 +271,7 @@ class _Session:
     async def _connected(self) -> None:
         await self._client.send(h11.Response(status_code=200, headers=[], reason=b"Connected"))
 
-    async def _intercept(self, host: str, port: int, caller: Caller) -> None:
+    async def _intercept(self, host: str, port: int, shown: str) -> None:
         """Answer within the tunnel in the place of its origin."""
         context = await self._front.interception.context(host)
         await self._connected()
@@ -286,7 +289,7 @@ class _Session:
             self._client.abort()
             return
         base = f"https://{host}" if port == 443 else f"https://{host}:{port}"
-        requests = _Requests(self._front, base, caller)
+        requests = _Requests(self._front, base, shown)
         if writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
             try:
                 await serve_accepted(partial(_serve_stream, requests), reader, writer)

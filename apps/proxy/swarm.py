@@ -84,9 +84,9 @@ class Swarm:
         # RFC 9111 section 3.5: what somebody signed in for is not kept for others.
         if wish.unstored or "authorization" in fields:
             return False
-        if wish.only_cached and self._origins.fresh(url, wish) is None:
+        if wish.only_cached and self._origins.fresh(tenant, url, wish) is None:
             raise _NothingFresh("nothing that is fresh is here")
-        version = await self._origins.version(url, wish, decision.fresh)
+        version = await self._origins.version(tenant, url, wish, decision.fresh)
         if version is None:
             return False
         wanted = _Wanted(url, Asker(tenant), {}, wishes, version.validator)

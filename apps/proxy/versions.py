@@ -17,7 +17,7 @@ PATIENCE = 10.0
 
 
 class Origins:
-    """What is known of URLs; an origin that knows no HEAD is left to its clients."""
+    """What each tenant knows of URLs; an origin that knows no HEAD is left to its clients."""
 
     def __init__(self, client: OriginClient, clock: Callable[[], float] = time.time) -> None:
         self.asked = 0
@@ -25,53 +25,58 @@ class Origins:
         self._clock = clock
         self._versions = Versions()
         # When it was asked about what is not shared, and how often anything was forgotten.
-        self._unshared: dict[str, float] = {}
+        self._unshared: dict[tuple[str, str], float] = {}
         self._forgotten = 0
-        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._asking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._tenants: set[str] = set()
 
     def now(self) -> float:
         """Seconds since 1970."""
         return self._clock()
 
-    def fresh(self, url: str, wish: Wish) -> Version | None:
+    def fresh(self, tenant: str, url: str, wish: Wish) -> Version | None:
         """The version that may be given without asking, None where there is none."""
-        version = self._versions.get(url)
+        version = self._versions.get(tenant, url)
         return version if version is not None and usable(version, wish, self._clock()) else None
 
-    async def version(self, url: str, wish: Wish, fixed: float | None) -> Version | None:
+    async def version(
+        self, tenant: str, url: str, wish: Wish, fixed: float | None
+    ) -> Version | None:
         """The version that its origin has, asked where that is not known; None for what is not
         shared, or where the origin does not say."""
         began = self._clock()
-        lock = self._asking.setdefault(url, asyncio.Lock())
+        self._tenants.add(tenant)
+        lock = self._asking.setdefault((tenant, url), asyncio.Lock())
         async with lock:
-            version = self._versions.get(url)
+            version = self._versions.get(tenant, url)
             # Many who want to know at once are answered by one question.
             if version is not None and version.asked_at >= began:
                 return version
-            if self._unshared.get(url, 0.0) >= began:
+            if self._unshared.get((tenant, url), 0.0) >= began:
                 return None
-            version = self.fresh(url, wish)
+            version = self.fresh(tenant, url, wish)
             if version is None:
-                version = await self._ask(url, fixed)
+                version = await self._ask(tenant, url, fixed)
             return version
 
     def forget(self, url: str) -> None:
         """It was written to, or is not what was thought."""
         self._forgotten += 1
-        self._versions.forget(url)
+        for tenant in self._tenants:
+            self._versions.forget(tenant, url)
 
-    async def _ask(self, url: str, fixed: float | None) -> Version | None:
+    async def _ask(self, tenant: str, url: str, fixed: float | None) -> Version | None:
         self.asked += 1
         now, forgotten = self._clock(), self._forgotten
         version = await self._asked(url, now, fixed)
         if version is None:
             if len(self._unshared) >= self._versions.limit:
                 self._unshared.clear()
-            self._unshared[url] = self._clock()
-            self._versions.forget(url)
+            self._unshared[tenant, url] = self._clock()
+            self._versions.forget(tenant, url)
         elif forgotten == self._forgotten:
             # What was written to meanwhile may be another version already.
-            self._versions.put(url, version)
+            self._versions.put(tenant, url, version)
         return version
 
     async def _asked(self, url: str, now: float, fixed: float | None) -> Version | None:

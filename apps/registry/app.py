@@ -127,7 +127,7 @@ class RegistryRole(Role):
             shown = asker.shown
             await hand_on(self._upstream, self._deleted, target, shown, request, receive, send)
             return
-        await self._deleted.check(self._upstream, target, asker.shown)
+        await self._deleted.check(self._upstream, target, asker)
         try:
             if target.kind == "blobs":
                 try:
@@ -137,7 +137,7 @@ class RegistryRole(Role):
                         # Of a part nobody could say whether it is right.
                         raise
                     fields = _fields(target.reference)
-                    work = send_straight(self._upstream, target, asker.shown, fields, send)
+                    work = send_straight(self._upstream, target, asker, fields, send)
                     await until_disconnected(receive, work)
             elif target.kind == "manifests":
                 response = await self._manifest(target, asker, wishes, request)
@@ -147,7 +147,7 @@ class RegistryRole(Role):
                 await response(request.scope, receive, send)
         except OriginRefused:
             # The peer cannot say what the upstream wants to see.
-            raise await self._upstream.challenge(target) from None
+            raise await self._upstream.challenge(target, asker.tenant) from None
 
     async def _manifest(
         self, target: Target, asker: Asker, wishes: Wishes, request: Request
@@ -168,7 +168,7 @@ class RegistryRole(Role):
     async def _listing(self, target: Target, asker: Asker, request: Request) -> Response:
         """Tags, or what refers to a manifest; asked anew each time."""
         assert self._upstream is not None
-        answer = await self._upstream.ask("GET", target, asker.shown, {}, request.url.query)
+        answer = await self._upstream.ask("GET", target, asker, {}, request.url.query)
         fields = listing_fields(answer, target)
         return Response(await self._upstream.read(answer, MAX_LISTING), headers=fields)
 

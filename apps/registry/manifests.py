@@ -42,7 +42,8 @@ class Manifests:
     def __init__(self, upstream: Upstream, content: SwarmContent) -> None:
         self._upstream = upstream
         self._content = content
-        # What upstreams called their manifests.
+        # What upstreams called their manifests, as each tenant was told: nobody learns by it, or by
+        # what need not be proven again, what another one pulled.
         self._types: OrderedDict[str, str] = OrderedDict()
         self._proven: OrderedDict[str, float] = OrderedDict()
 
@@ -62,7 +63,7 @@ class Manifests:
         body = await self._content.read(target.url, asker, MAX_MANIFEST, wishes)
         _check(target.reference, body, target.url)
         await self._prove(target, asker, body, wishes)
-        known = self._types.get(_named(target, target.reference), "")
+        known = self._types.get(_named(target, target.reference, asker), "")
         media_type = said_type(body) or known or media_type_of(body)
         return Manifest(target.reference, media_type, len(body), body)
 
@@ -72,7 +73,7 @@ class Manifests:
         """What a tag names now. Upstreams that do not answer a HEAD in full are asked by a GET."""
         fields = {"accept": accept} if accept else {}
         try:
-            response = await self._upstream.ask("HEAD", target, asker.shown, fields)
+            response = await self._upstream.ask("HEAD", target, asker, fields)
             await response.aclose()
         except RegistryError as exc:
             if exc.answer_status != 405:
@@ -84,14 +85,14 @@ class Manifests:
             if digest and media_type and length.isdecimal():
                 # What was asked for next is in its URL.
                 Digest.parse(digest)
-                self._remember(_named(target, digest), media_type)
+                self._remember(_named(target, digest, asker), media_type)
                 return Manifest(digest, media_type, int(length))
-        response = await self._upstream.ask("GET", target, asker.shown, fields)
+        response = await self._upstream.ask("GET", target, asker, fields)
         body = await self._upstream.read(response, MAX_MANIFEST)
         digest = response.headers.get(DIGEST_FIELD) or f"sha256:{hashlib.sha256(body).hexdigest()}"
         _check(digest, body, target.url)
         media_type = response.headers.get("content-type") or media_type_of(body)
-        self._remember(_named(target, digest), media_type)
+        self._remember(_named(target, digest, asker), media_type)
         if not head:
             await self._prove(target, asker, body, wishes)
         return Manifest(digest, media_type, len(body), body)
@@ -100,7 +101,7 @@ class Manifests:
         """See that an image's blobs can be had here, by the smallest: clients that got a manifest
         from a mirror take its blobs from there, or fail."""
         config = _config_of(body)
-        key = _named(target, config)
+        key = _named(target, config, asker)
         now = time.monotonic()
         if not config or self._proven.get(key, 0.0) > now:
             return
@@ -121,8 +122,8 @@ class Manifests:
         _shorten(self._types)
 
 
-def _named(target: Target, digest: str) -> str:
-    return f"{target.base}/{target.repository}@{digest}"
+def _named(target: Target, digest: str, asker: Asker) -> str:
+    return f"{asker.tenant} {target.base}/{target.repository}@{digest}"
 
 
 def said_type(body: bytes) -> str:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from hawker.apps.registry.names import Target
 from hawker.apps.registry.upstream import Upstream, challenge_of, through_here
+from hawker.apps.web.content import Asker
 from hawker.apps.web.disconnect import until_disconnected
 from hawker.apps.web.parts import send_part
 from hawker.core.errors import OriginFailed
@@ -39,10 +40,10 @@ class Deleted:
         if len(self._urls) > MAX_DELETED:
             self._urls.popitem(last=False)
 
-    async def check(self, upstream: Upstream, target: Target, shown: str) -> None:
+    async def check(self, upstream: Upstream, target: Target, asker: Asker) -> None:
         """Raise what the upstream says where this was deleted, and not pushed again since."""
         if target.url in self._urls:
-            answer = await upstream.ask("HEAD", target, shown, {})
+            answer = await upstream.ask("HEAD", target, asker, {})
             await answer.aclose()
             self._urls.pop(target.url, None)
 

@@ -9,16 +9,17 @@ import httpx
 
 from hawker.apps.registry.names import Target
 from hawker.apps.registry.upstream import Upstream
+from hawker.apps.web.content import Asker
 from hawker.apps.web.parts import send_part
 from hawker.core.digests import Digest
 from hawker.core.errors import DigestMismatch, OriginFailed
 
 
 async def send_straight(
-    upstream: Upstream, target: Target, shown: str, fields: dict[str, str], send: Any
+    upstream: Upstream, target: Target, asker: Asker, fields: dict[str, str], send: Any
 ) -> None:
-    """Answer a GET with the whole of a blob as the upstream sends it; `shown` is what the client
-    shows there, `fields` are those of every answer about this blob.
+    """Answer a GET with the whole of a blob as the upstream sends it; `asker` is
+    whom it is for, `fields` are those of every answer about this blob.
 
     The last of it is held back until the digest is known to be right: nobody takes another for it.
 
@@ -27,7 +28,7 @@ async def send_straight(
             in the midst of it, so that the server cuts it.
     """
     digest = Digest.parse(target.reference)
-    answer = await upstream.ask("GET", target, shown, {})
+    answer = await upstream.ask("GET", target, asker, {})
     kept = {n: answer.headers[n] for n in ("content-length",) if n in answer.headers}
     head = {**fields, **kept, "content-type": "application/octet-stream"}
     raw = [(name.encode(), value.encode()) for name, value in head.items()]

@@ -10,7 +10,7 @@ import httpx
 
 from hawker.apps.registry.errors import UNKNOWN, RegistryError
 from hawker.apps.registry.names import Target
-from hawker.apps.web.content import whole
+from hawker.apps.web.content import Asker, whole
 from hawker.core.errors import OriginFailed
 from hawker.core.outgoing import OriginClient
 from hawker.core.registries import parse_challenge, trusts
@@ -24,15 +24,15 @@ _LINK = re.compile(r"<([^>]*)>")
 class Upstream:
     """Every registry that is mirrored, as the mirror itself talks to it.
 
-    `shown` is what a client showed in `Authorization` for the upstream; without it the configured
-    credentials are used, and tokens that anybody gets.
+    What a client showed in `Authorization` for the upstream goes there; without it the credentials
+    that are configured for its tenant are used, and tokens that anybody gets.
     """
 
     def __init__(self, origins: OriginClient) -> None:
         self._origins = origins
 
     async def ask(
-        self, method: str, target: Target, shown: str, extra: Mapping[str, str], query: str = ""
+        self, method: str, target: Target, asker: Asker, extra: Mapping[str, str], query: str = ""
     ) -> httpx.Response:
         """A successful answer, its body not read yet.
 
@@ -40,9 +40,11 @@ class Upstream:
             RegistryError: the upstream refuses, with its challenge; or has no such object.
             OriginFailed: anything else.
         """
-        given = {"authorization": shown} if shown else {}
+        given = {"authorization": asker.shown} if asker.shown else {}
         fields = {**extra, "accept-encoding": "identity"}
-        response = await self._origins.ask(method, target.asked(query), given, fields)
+        response = await self._origins.ask(
+            method, target.asked(query), given, fields, tenant=asker.tenant
+        )
         if response.status_code == 200:
             return response
         await response.aclose()
@@ -57,10 +59,10 @@ class Upstream:
         finally:
             await response.aclose()
 
-    async def challenge(self, target: Target) -> RegistryError:
-        """Why a client that shows nothing is refused, with what the upstream wants to see; raises
-        OriginFailed where it cannot be asked."""
-        response = await self._origins.ask("HEAD", target.url, {}, {})
+    async def challenge(self, target: Target, tenant: str) -> RegistryError:
+        """Why a client of this tenant that shows nothing is refused, with what the upstream wants
+        to see; raises OriginFailed where it cannot be asked."""
+        response = await self._origins.ask("HEAD", target.url, {}, {}, tenant=tenant)
         await response.aclose()
         return _refused(response, target)
 

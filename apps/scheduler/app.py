@@ -284,7 +284,8 @@ class SchedulerRole(Role):
         return json_response([t for t in self.core.tasks() if t["tenant"] == caller.tenant])
 
     async def _list_hosts(self, request: Request) -> Response:
-        await self._access.require(request.scope, "tasks")
+        # How busy hosts are tells of all tenants' tasks.
+        await self._access.require(request.scope, "hosts")
         return json_response(self.core.hosts())
 
     async def _inspect(self, request: Request) -> Response:
@@ -299,9 +300,9 @@ class SchedulerRole(Role):
         task = task_of(request)
         caller = await self._access.require(request.scope, "tasks:delete", task)
         description = self.core.describe(task)
-        if description is not None and description["tenant"] != caller.tenant:
-            raise Forbidden(f"{caller.subject} is not of the tenant of task {task}")
-        await self._act(lambda now: self.core.delete(task, now))
+        # Of another tenant's task is said what is said of one that nobody knows.
+        if description is not None and description["tenant"] == caller.tenant:
+            await self._act(lambda now: self.core.delete(task, now))
         return Response(status_code=204)
 
     async def _leases(self, request: Request) -> Response:

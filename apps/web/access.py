@@ -81,14 +81,18 @@ class Access:
         """Who shows credentials, None where there are none, or none that an authenticator knows.
 
         Raises:
-            Unauthenticated: bad ones.
+            Unauthenticated: bad ones, or somebody of no tenant: an empty name is nowhere the
+                default one's.
             Unavailable: whoever could tell is away.
         """
         headers = Headers(raw=list(scope["headers"]))
         for authenticator in self._authenticators:
             caller = await authenticator.authenticate(headers)
-            if caller is not None:
-                return caller
+            if caller is None:
+                continue
+            if not caller.tenant:
+                raise Unauthenticated(f"{caller.subject} is of no tenant")
+            return caller
         return None
 
     async def require(self, scope: Mapping[str, Any], verb: str, task: str | None = "") -> Caller:
@@ -113,9 +117,12 @@ class Access:
         """The role that calls; its token must allow the verb, and be of `host` where one is named.
 
         Raises:
-            Unauthenticated, Forbidden: as for `require`, in open mode too.
+            Unauthenticated, Forbidden: as for `require`, in open mode too; Forbidden for a client
+                of the cluster, whatever its verbs are.
         """
         caller = check_allowed(await self.caller(scope), verb, task, scope)
+        if not caller.role:
+            raise Forbidden(f"{caller.subject} is a client: only roles of the cluster may ask this")
         if host and (caller.host != host or not caller.proven):
             raise Forbidden("the token is another host's, or not signed with its key")
         return caller

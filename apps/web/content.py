@@ -17,6 +17,7 @@ from hawker.core.clients.http import CONNECT_TIMEOUT, endpoint_client, raise_for
 from hawker.core.contracts import RoleContext
 from hawker.core.errors import (
     ConfigError,
+    Forbidden,
     HawkerError,
     NotFound,
     OriginFailed,
@@ -25,9 +26,10 @@ from hawker.core.errors import (
     Unavailable,
     from_problem,
 )
+from hawker.core.ids import DEFAULT_TENANT
 from hawker.core.messages import DownloadRequest, decode_progress, encode
 from hawker.core.tls import ClientTls
-from hawker.core.tokens import ClusterKey, read_key_file
+from hawker.core.tokens import ClusterKey, claim_of, read_key_file
 
 CONTENT = "/peer/v1/content"
 DOWNLOADS = "/peer/v1/downloads"
@@ -51,7 +53,8 @@ class Asker(msgspec.Struct, frozen=True):
 class SwarmContent:
     """Asks the peer at `endpoint`, the path of a unix socket or a base URL.
 
-    With the cluster's `key` it asks in the name of each tenant, else with `token`, if any.
+    With the cluster's `key` it asks in the name of each tenant. Without it, with `token`, if any,
+    and in the name of that token's tenant alone: any other would be given what is not its own.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class SwarmContent:
     ) -> None:
         self._endpoint = endpoint
         self._role, self._key, self._token = role, key, token
+        self._tenant = claim_of(token, "tenant") or DEFAULT_TENANT
         self._base, self._http = endpoint_client(endpoint, tls)
 
     @contextlib.asynccontextmanager
@@ -157,6 +161,11 @@ class SwarmContent:
         token = self._token
         if self._key is not None:
             token = self._key.mint("", [verb], tenant=asker.tenant, subject=self._role)
+        elif asker.tenant != self._tenant:
+            raise Forbidden(
+                f"this {self._role} cannot ask its peer in the name of the tenant {asker.tenant}",
+                hint="give it the cluster's key: cluster.key_file",
+            )
         return {"authorization": f"Bearer {token}"} if token else {}
 
     async def close(self) -> None:

@@ -2,7 +2,8 @@
 
 What was read with a request's own header fields, or through a signature in its URL, belongs to a
 task of its own, so that nobody gets it by asking without any. Whoever shows others is checked at
-the origin first; the answer is remembered for a moment, under a hash of what was shown.
+the origin first; the answer is remembered for a moment, under a hash of what was shown and of whose
+tenant showed it.
 
 A file of this machine that is not below `sources.file.roots` is its user's own: no other host hears
 of it, and it is given over the unix socket alone.
@@ -77,4 +78,5 @@ class AccessChecks:
 
 def _key(request: SourceRequest) -> str:
     fields = sorted((name.lower(), value) for name, value in request.headers.items())
-    return digest_of_fields(request.url, *(part for field in fields for part in field))
+    parts = (part for field in fields for part in field)
+    return digest_of_fields(request.tenant, request.url, *parts)

@@ -318,7 +318,7 @@ class Conductor:
             spec,
             self._find_port,
             self._bygone,
-            origin=origin or SourceRequest(spec.url),
+            origin=origin or SourceRequest(spec.url, tenant=spec.tenant),
             on_entry=lambda entry: self.appeared.fire(),
             on_end=self._ended,
         )

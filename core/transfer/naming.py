@@ -9,11 +9,17 @@ import msgspec
 from hawker.core.contracts import SourceRequest
 from hawker.core.digests import ALGORITHMS, Digest
 from hawker.core.errors import Forbidden
-from hawker.core.ids import OWN, PRIVATE, SIGNED, TaskSpec, canonical_url, loses_credentials
+from hawker.core.ids import (
+    DEFAULT_TENANT,
+    OWN,
+    PRIVATE,
+    SIGNED,
+    TaskSpec,
+    canonical_url,
+    loses_credentials,
+)
 from hawker.core.messages import DownloadRequest
 from hawker.core.roots import below, file_path
-
-TENANT = "default"
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -38,7 +44,7 @@ def name(
     canonical = canonical_url(request.url, request.filtered_query_params)
     spec = TaskSpec(
         url=canonical,
-        tenant=request.tenant or TENANT,
+        tenant=request.tenant or DEFAULT_TENANT,
         tag=request.tag,
         application=request.application,
         revision=request.revision,
@@ -53,12 +59,12 @@ def name(
                 hint="ask over the unix socket, or list its directory in sources.file.roots",
             )
         spec = msgspec.structs.replace(spec, variant=OWN + host)
-        return Named(spec, SourceRequest(url, local=True))
+        return Named(spec, SourceRequest(url, local=True, tenant=spec.tenant))
     if request.headers:
         spec = msgspec.structs.replace(spec, variant=PRIVATE)
     elif signed:
         spec = msgspec.structs.replace(spec, variant=SIGNED)
-    return Named(spec, SourceRequest(url, request.headers))
+    return Named(spec, SourceRequest(url, request.headers, tenant=spec.tenant))
 
 
 def named_digest(url: str) -> Digest | None:

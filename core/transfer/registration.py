@@ -85,7 +85,8 @@ class Registration:
     def _only_here(self) -> bool:
         """Nobody who did not ask can read the origin: it wants to see something, or it is a file,
         and which hosts have the same one is known to those who ask."""
-        return self._origin != SourceRequest(self._spec.url) or self._spec.url.startswith("file:")
+        asked = SourceRequest(self._spec.url, tenant=self._spec.tenant)
+        return self._origin != asked or self._spec.url.startswith("file:")
 
     def _offer(self, entry: Entry | None) -> Register:
         """Nothing is wanted here, and what is stored is given to others."""

@@ -4,7 +4,7 @@
 bucket. `HAWKER_CREDENTIAL_<NAME>` holds an origin, a space and a bearer token for that origin:
 `HAWKER_CREDENTIAL_MODELS="https://models.example:8443 eyJhb..."`. The origin stands in the value,
 because a variable's name can tell neither `a-b.example` from `a.b.example` nor one port from
-another.
+another. All of them are the default tenant's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from hawker.core.contracts import Credential, Credentials
 from hawker.core.errors import ConfigError
+from hawker.core.ids import DEFAULT_TENANT
 from hawker.pluggy_specs import hookimpl
 from hawker.plugins.credentials.origins import exact_origin, origin_of
 
@@ -31,7 +32,9 @@ class EnvironmentCredentials:
         self._store = _store(environ)
         self._tokens = _tokens(environ)
 
-    async def find(self, url: str) -> Credential | None:
+    async def find(self, url: str, tenant: str) -> Credential | None:
+        if tenant != DEFAULT_TENANT:
+            return None
         origin = origin_of(url)
         if origin.startswith("s3:"):
             return self._store

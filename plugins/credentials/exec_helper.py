@@ -1,8 +1,10 @@
 """`exec`: credentials from a helper program.
 
-The program gets `{"origin": "https://host:443"}` on its standard input and prints the credential's
-fields as a JSON object, and `expires_in`, seconds for which they hold; `{}` where it has nothing
-for that origin. Its standard error is thrown away, as it may show secrets.
+The program gets `{"origin": "https://host:443", "tenant": "default"}` on its standard input and
+prints the credential's fields as a JSON object, and `expires_in`, seconds for which they hold; `{}`
+where it has nothing for that origin. For another tenant than the default one it repeats the
+`tenant`: an answer without it is of a program that looks at the origin alone, and counts for
+nothing. Its standard error is thrown away, as it may show secrets.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import msgspec
 
 from hawker.core.contracts import Credential, Credentials
 from hawker.core.errors import ConfigError, OriginRefused
+from hawker.core.ids import DEFAULT_TENANT
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
 from hawker.plugins.credentials.origins import known_options, origin_of, read_credential
@@ -31,7 +34,7 @@ MAX_REMEMBERED = 1024
 
 
 class _Known(msgspec.Struct):
-    """What the helper said of one origin; asked one at a time."""
+    """What the helper said of one origin and tenant; asked one at a time."""
 
     lock: asyncio.Lock
     credential: Credential | None = None
@@ -39,27 +42,28 @@ class _Known(msgspec.Struct):
 
 
 class ExecCredentials:
-    """Runs a program for each origin, and keeps what it says while it holds."""
+    """Runs a program for each origin and tenant, and keeps what it says while it holds."""
 
     def __init__(self, command: Sequence[str], timeout: float = TIMEOUT) -> None:
         self._command = command
         self._timeout = timeout
-        self._known: dict[str, _Known] = {}
+        self._known: dict[tuple[str, str], _Known] = {}
 
-    async def find(self, url: str) -> Credential | None:
+    async def find(self, url: str, tenant: str) -> Credential | None:
         if not self._command:
             raise OriginRefused(
                 "no credentials helper is named", hint="set plugins.options.exec.command"
             )
-        origin = origin_of(url)
-        known = self._known.get(origin)
+        asked = origin_of(url), tenant
+        known = self._known.get(asked)
         if known is None:
             self._forget()
-            known = self._known[origin] = _Known(asyncio.Lock())
+            known = self._known[asked] = _Known(asyncio.Lock())
         async with known.lock:
             if time.monotonic() >= known.until:
                 since = time.monotonic()
-                known.credential, holds = _answer(await self._run(origin), self._command[0])
+                output = await self._run(*asked)
+                known.credential, holds = _answer(output, self._command[0], tenant)
                 known.until = since + holds
             return known.credential
 
@@ -71,12 +75,12 @@ class ExecCredentials:
         if len(self._known) < MAX_REMEMBERED:
             return
         now = time.monotonic()
-        free = [origin for origin, known in self._known.items() if not known.lock.locked()]
-        over = [origin for origin in free if self._known[origin].until <= now]
-        for origin in over or free[:1]:
-            del self._known[origin]
+        free = [asked for asked, known in self._known.items() if not known.lock.locked()]
+        over = [asked for asked in free if self._known[asked].until <= now]
+        for asked in over or free[:1]:
+            del self._known[asked]
 
-    async def _run(self, origin: str) -> bytes:
+    async def _run(self, origin: str, tenant: str) -> bytes:
         program = self._command[0]
         try:
             process = await asyncio.create_subprocess_exec(
@@ -94,7 +98,8 @@ class ExecCredentials:
         finished = False
         try:
             async with asyncio.timeout(self._timeout):
-                output = await _talk(process, msgspec.json.encode({"origin": origin}))
+                question = msgspec.json.encode({"origin": origin, "tenant": tenant})
+                output = await _talk(process, question)
                 status = await process.wait()
             finished = True
         except TimeoutError:
@@ -130,8 +135,9 @@ async def _talk(process: asyncio.subprocess.Process, question: bytes) -> bytes:
     return output
 
 
-def _answer(output: bytes, program: str) -> tuple[Credential | None, float]:
-    """The credential, None where there is none, and the seconds for which that holds."""
+def _answer(output: bytes, program: str, tenant: str) -> tuple[Credential | None, float]:
+    """The credential, None where there is none for this tenant, and the seconds for which that
+    holds."""
     where = f"what the credentials helper {program} printed"
     try:
         fields: Any = msgspec.json.decode(output)
@@ -142,7 +148,7 @@ def _answer(output: bytes, program: str) -> tuple[Credential | None, float]:
     holds = fields.pop("expires_in", HOLDS)
     if isinstance(holds, bool) or not isinstance(holds, (int, float)):
         raise OriginRefused(f"{where} has an expires_in that is no number of seconds")
-    if not fields:
+    if not fields or fields.pop("tenant", DEFAULT_TENANT) != tenant:
         return None, holds
     try:
         return read_credential(fields, where), holds

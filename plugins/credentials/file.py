@@ -1,7 +1,8 @@
-"""`file`: credentials in a TOML file that only its owner may read, by origin.
+"""`file`: credentials in a TOML file that only its owner may read, by tenant and origin.
 
-The form is that of `static`: a table `[origins."https://host"]` for each. The file is looked at for
-every request, and read again when it was replaced or written to.
+The form is that of `static`: a table `[origins."https://host"]` for each of the default tenant's,
+and `[tenants.NAME.origins."https://host"]` for another's. The file is looked at for every request,
+and read again when it was replaced or written to.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hawker.core.contracts import Credential, Credentials
 from hawker.core.errors import ConfigError, OriginRefused
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
-from hawker.plugins.credentials.origins import known_options, origin_of, read_origins
+from hawker.plugins.credentials.origins import TABLE, Table, known_options, read_table
 
 MAX_SIZE = 1024 * 1024
 # Device, inode, mode, owner, size, and times of content and of attributes.
@@ -28,37 +29,37 @@ class FileCredentials:
     def __init__(self, path: str) -> None:
         self._path = path
         self._mark: Mark | None = None
-        self._origins: dict[str, Credential] = {}
+        self._table = Table()
 
-    async def find(self, url: str) -> Credential | None:
+    async def find(self, url: str, tenant: str) -> Credential | None:
         if not self._path:
             raise OriginRefused(
                 "no credentials file is named", hint="set plugins.options.file.path"
             )
         # In a thread: the file may lie on a filesystem that answers slowly.
-        origins = await asyncio.to_thread(self._read)
-        return origins.get(origin_of(url))
+        table = await asyncio.to_thread(self._read)
+        return table.find(url, tenant)
 
     async def close(self) -> None:
         return
 
-    def _read(self) -> dict[str, Credential]:
+    def _read(self) -> Table:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             with open(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
                 mark = _mark(status)
                 if mark == self._mark:
-                    return self._origins
+                    return self._table
                 _check(status, self._path)
                 data = file.read(MAX_SIZE + 1)
         except OSError as exc:
             raise OriginRefused(
                 f"the credentials file {self._path} cannot be read: {exc.strerror}"
             ) from exc
-        origins = _parse(data, self._path)
-        self._origins, self._mark = origins, mark
-        return origins
+        table = _parse(data, self._path)
+        self._table, self._mark = table, mark
+        return table
 
 
 def _mark(status: os.stat_result) -> Mark:
@@ -83,13 +84,13 @@ def _check(status: os.stat_result, path: str) -> None:
         )
 
 
-def _parse(data: bytes, path: str) -> dict[str, Credential]:
+def _parse(data: bytes, path: str) -> Table:
     """Raises OriginRefused; where tomllib quotes the file, its words are left out."""
     if len(data) > MAX_SIZE:
         raise OriginRefused(f"the credentials file {path} has more than {MAX_SIZE} bytes")
     try:
         document = tomllib.loads(data.decode())
-        return read_origins(known_options(document, path, ("origins",)).get("origins", {}), path)
+        return read_table(known_options(document, path, TABLE), f"{path}, ")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         raise OriginRefused(
             f"the credentials file {path} is not TOML", hint='write [origins."https://host"]'

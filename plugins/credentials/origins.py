@@ -1,4 +1,4 @@
-"""Origins as credentials name them, and tables from origin to credential."""
+"""Origins as credentials name them, and tables from tenant and origin to credential."""
 
 from __future__ import annotations
 
@@ -77,6 +77,40 @@ def read_origins(table: Any, where: str) -> dict[str, Credential]:
             raise ConfigError(f"{where} names {origin} twice")
         found[origin] = read_credential(fields, f"{where}, {origin}")
     return found
+
+
+class Table(msgspec.Struct, frozen=True):
+    """Credentials by origin, for each tenant: `origins` are the default tenant's. What is one
+    tenant's is never shown for another, which would have content that it may not read."""
+
+    tenants: Mapping[str, Mapping[str, Credential]] = {}
+
+    def find(self, url: str, tenant: str) -> Credential | None:
+        """What this tenant has for the origin of a URL."""
+        return self.tenants.get(tenant, {}).get(origin_of(url))
+
+
+TABLE = ("origins", "tenants")
+
+
+def read_table(options: Mapping[str, Any], where: str) -> Table:
+    """From `origins`, and `tenants.<name>.origins` for others than the default tenant.
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
+    tenants = options.get("tenants", {})
+    if not isinstance(tenants, Mapping):
+        raise ConfigError(f"{where}tenants is no table of tenants", hint="write tenants.<name>")
+    found = {ids.DEFAULT_TENANT: read_origins(options.get("origins", {}), f"{where}origins")}
+    for number, (name, inner) in enumerate(tenants.items(), 1):
+        place = f"{where}tenants, tenant {number}"
+        if not name or name == ids.DEFAULT_TENANT:
+            raise ConfigError(f"{place} is the default one", hint="its origins stand in origins")
+        if not isinstance(inner, Mapping) or set(inner) - {"origins"}:
+            raise ConfigError(f"{place} has something else than origins")
+        found[str(name)] = read_origins(inner.get("origins", {}), f"{place}, origins")
+    return Table(found)
 
 
 def known_options(options: Any, name: str, known: tuple[str, ...]) -> Mapping[str, Any]:

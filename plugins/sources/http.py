@@ -213,7 +213,9 @@ class HttpSource:
         """The final answer behind redirects, its body not read yet."""
         _check_fields(request.headers)
         fields = {**extra, "accept-encoding": "identity"}
-        response = await self._origins.ask("GET", request.url, request.headers, fields)
+        response = await self._origins.ask(
+            "GET", request.url, request.headers, fields, tenant=request.tenant
+        )
         hold_back(response.extensions["network_stream"].get_extra_info("socket"), request.rate)
         return response
 

@@ -200,7 +200,7 @@ class S3Source:
                 f"{request.url}: requests to S3 are signed, and take no header fields",
                 hint="configure credentials with sources.credentials",
             )
-        found = await self._services.credentials.find(request.url)
+        found = await self._services.credentials.find(request.url, request.tenant)
         if found is not None and (found.anonymous or (found.access_key and found.secret_key)):
             return found
         if self._options.anonymous:

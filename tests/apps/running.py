@@ -54,7 +54,7 @@ ROUTES = (
     Endpoint("POST", "/peer/v1/tasks/import", "tasks:import", body=b"x"),
     Endpoint("GET", "/peer/v1/tasks/{task}", "tasks"),
     Endpoint("DELETE", "/peer/v1/tasks/{task}", "tasks:delete"),
-    Endpoint("GET", HOSTS, "tasks"),
+    Endpoint("GET", HOSTS, "hosts"),
     Endpoint("PUT", HOSTS + "/{host}", "announce", token=True, body=b"{}"),
     Endpoint("DELETE", HOSTS + "/{host}", "announce", token=True),
     Endpoint("GET", HOSTS + "/{host}/decisions", "decisions", token=True),

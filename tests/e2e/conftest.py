@@ -200,7 +200,7 @@ class Cluster:
 
     def view(self, url: str, what: str) -> list[dict[str, Any]]:
         """What the scheduler at this URL says of its hosts or tasks."""
-        token = ClusterKey(read_key_file(self.key)).mint("", ["tasks"])
+        token = ClusterKey(read_key_file(self.key)).mint("", ["tasks", "hosts"])
         headers = {"authorization": f"Bearer {token}"}
         answer = httpx.get(f"{url}/scheduler/v1/{what}", headers=headers, trust_env=False)
         views: list[dict[str, Any]] = answer.json()

@@ -177,9 +177,9 @@ class Host:
 
     def sees(self, what: str) -> Any:
         """What a scheduler tells people of its hosts or tasks."""
-        token = hawker(
-            "cluster", "token", "--name", "test", "--verb", "tasks", "--data", str(self.daemon.data)
-        )
+        verbs = ("--verb", "tasks", "--verb", "hosts")
+        data = ("--data", str(self.daemon.data))
+        token = hawker("cluster", "token", "--name", "test", *verbs, *data)
         headers = {"authorization": f"Bearer {token.stdout.decode().strip()}"}
         with self.client() as client:
             return made(client.get(f"/scheduler/v1/{what}", headers=headers))

@@ -280,7 +280,7 @@ class World:
     def leaks(self) -> list[str]:
         """Places where the requests' secret is seen: logs, and what the scheduler tells."""
         places = [daemon.name for daemon in self.daemons if SECRET in self.log_of(daemon)]
-        token = ClusterKey(read_key_file(self.key)).mint("", ["tasks"])
+        token = ClusterKey(read_key_file(self.key)).mint("", ["tasks", "hosts"])
         headers = {"authorization": f"Bearer {token}"}
         with httpx.Client(headers=headers, trust_env=False) as client:
             base = f"{self.scheduler.url}/scheduler/v1"

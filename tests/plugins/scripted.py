@@ -90,7 +90,7 @@ class Keys:
     def __init__(self, credential: Credential | None = None) -> None:
         self._credential = credential
 
-    async def find(self, url: str) -> Credential | None:
+    async def find(self, url: str, tenant: str) -> Credential | None:
         return self._credential
 
     async def close(self) -> None:

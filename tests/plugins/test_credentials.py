@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def loaded(name: str, options: dict[str, Any]) -> Credentials:
     return plugin
 
 
-def find(plugin: Credentials, url: str) -> Credential | None:
-    return asyncio.run(_within(plugin.find(url)))
+def find(plugin: Credentials, url: str, tenant: str = "default") -> Credential | None:
+    return asyncio.run(_within(plugin.find(url, tenant)))
 
 
 async def _within(work: Coroutine[Any, Any, Credential | None]) -> Credential | None:
@@ -56,6 +57,48 @@ def test_a_credential_is_for_exactly_its_origin() -> None:
         "file:///host.example",
     ):
         assert find(plugin, url) is None, url
+
+
+def test_a_credential_is_for_exactly_its_tenant(tmp_path: Path) -> None:
+    text = f"""
+[origins."https://host"]
+token = "ours"
+[tenants.acme.origins."https://host"]
+token = "theirs"
+[tenants.acme.origins."https://other"]
+token = "{SECRET}"
+"""
+    file = tmp_path / "credentials"
+    write(file, text)
+    for plugin in (FileCredentials(str(file)), loaded("static", tomllib.loads(text))):
+        assert find(plugin, "https://host/") == Credential(token="ours")
+        assert find(plugin, "https://host/", "acme") == Credential(token="theirs")
+        assert find(plugin, "https://other/") is None
+        for foreign in ("Acme", "acme ", "", "other", "*"):
+            assert find(plugin, "https://host/", foreign) is None, foreign
+    named = {"HAWKER_CREDENTIAL_A": f"https://host {SECRET}"}
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": SECRET}
+    plugin = EnvironmentCredentials({**named, **keys})
+    for url in ("https://host/", "s3://bucket/key"):
+        assert find(plugin, url) is not None
+        assert find(plugin, url, "acme") is None
+
+
+@pytest.mark.parametrize(
+    "tenants",
+    [
+        [SECRET],
+        {"acme": SECRET},
+        {"acme": {"origin": {"https://h": {"token": SECRET}}}},
+        {"acme": {"origins": {"h": {"token": SECRET}}}},
+        {"": {"origins": {}}},
+        {"default": {"origins": {"https://h": {"token": SECRET}}}},
+    ],
+)
+def test_a_wrong_table_of_tenants_is_refused_without_repeating_it(tenants: Any) -> None:
+    with pytest.raises(UnknownPlugin, match=r"plugins\.options\.static\.tenants") as caught:
+        loaded("static", {"tenants": tenants})
+    assert "ConfigError" in str(caught.value) and SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +225,14 @@ def test_a_helper_is_asked_once_while_its_answer_holds(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(plugin.find(f"https://host/{n}")) for n in range(5)]
+            tasks = [
+                group.create_task(plugin.find(f"https://host/{n}", "default")) for n in range(5)
+            ]
         for task in tasks:
             assert task.result() == Credential(token="https://host:443")
-        assert await plugin.find("https://host:8443/") == Credential(token="https://host:8443")
+        assert await plugin.find("https://host:8443/", "default") == Credential(
+            token="https://host:8443"
+        )
 
     asyncio.run(main())
     assert asked(tmp_path) == ["https://host:443", "https://host:8443"]
@@ -196,6 +243,18 @@ def test_a_helper_is_asked_again_when_its_answer_is_over(tmp_path: Path) -> None
     for _ in range(2):
         assert find(plugin, "https://host/") == Credential(token="t")
     assert len(asked(tmp_path)) == 2
+
+
+def test_a_helper_that_does_not_look_at_the_tenant_answers_for_one_alone(tmp_path: Path) -> None:
+    """Written when there was one tenant, it would give that one's credentials to all."""
+    old = helper(tmp_path, 'print(\'{"token": "t"}\')')
+    assert find(old, "https://host/") == Credential(token="t")
+    assert find(old, "https://host/", "acme") is None
+    (tmp_path / "new").mkdir()
+    body = 'print(json.dumps({"token": question["tenant"], "tenant": question["tenant"]}))'
+    new = helper(tmp_path / "new", body)
+    for tenant in ("default", "acme", "Acme"):
+        assert find(new, "https://host/", tenant) == Credential(token=tenant)
 
 
 def test_a_helper_may_have_nothing(tmp_path: Path) -> None:

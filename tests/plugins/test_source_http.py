@@ -361,3 +361,22 @@ def test_an_origin_with_a_private_authority(tmp_path: Path) -> None:
         assert asyncio.run(main(str(trusted))) == b"secret"
         with pytest.raises(HawkerError, match=r"egress\.ca"):
             asyncio.run(main(str(tmp_path / "none.pem")))
+
+
+def test_a_cookie_that_one_request_is_given_goes_with_no_other() -> None:
+    """It may stand for the credentials of whoever made the first, who is not who makes the next."""
+    body = response("200 OK", b"x", "set-cookie: session=secret; path=/")
+    with serving(body) as server:
+
+        async def main() -> None:
+            source = make_source()
+            for _ in range(2):
+                reading = await source.open(SourceRequest(server.url()))
+                async for _ in reading.stream():
+                    pass
+                await reading.close()
+            await source.close()
+
+        asyncio.run(main())
+        assert len(server.heads) == 2
+        assert not any("cookie" in head for head in server.heads)

@@ -77,7 +77,7 @@ class Turning(EgressPolicy):
 class Nothing:
     """No credentials."""
 
-    async def find(self, url: str) -> None:
+    async def find(self, url: str, tenant: str) -> None:
         return None
 
     async def close(self) -> None:

@@ -35,7 +35,7 @@ class Keyring:
     def __init__(self, known: dict[str, Credential] | None = None) -> None:
         self.known = known or {}
 
-    async def find(self, url: str) -> Credential | None:
+    async def find(self, url: str, tenant: str) -> Credential | None:
         return next((found for start, found in self.known.items() if url.startswith(start)), None)
 
     async def close(self) -> None:

@@ -138,7 +138,7 @@ async def scheduler(settings: Settings, url: str) -> list[Finding]:
 async def _known_there(settings: Settings, name: str, url: str) -> Finding:
     """Whether that scheduler has our key."""
     try:
-        token = ClusterKey(read_key_file(settings.cluster_key_file)).mint("", ["tasks"])
+        token = ClusterKey(read_key_file(settings.cluster_key_file)).mint("", ["hosts"])
     except HawkerError:
         return Finding(name, WARNING, "it answers", "there is no cluster key to try it with")
     tls = await ClientTls(settings.tls).towards(url)

@@ -26,7 +26,7 @@ from hawker.apps.manager.jobs import work
 from hawker.apps.manager.jobs.contents import Content, opened, wish_of
 from hawker.apps.manager.jobs.members import Members
 from hawker.apps.manager.jobs.planning import Planner
-from hawker.apps.manager.jobs.tables import Job, JobPart
+from hawker.apps.manager.jobs.tables import Job, JobPart, tenant_of
 from hawker.apps.manager.jobs.wire import OPEN, State
 from hawker.apps.manager.jobs.work import Figures
 from hawker.apps.manager.secret import Seal
@@ -39,7 +39,6 @@ from hawker.core.errors import (
     StorageFailed,
     Unavailable,
 )
-from hawker.core.transfer.naming import TENANT
 
 log = logging.getLogger(__name__)
 
@@ -288,9 +287,7 @@ class Engine:
         try:
             async with self._database.failures():
                 job = part.job
-                tenant = TENANT
-                if job.tenant_id is not None:
-                    tenant = (await models.Tenant.get(id=job.tenant_id)).name
+                tenant = await tenant_of(job)
                 secrets = opened(job, self._seal)
             wanted = wish_of(job)
             await work.do(self._members, part, wanted, tenant, secrets, held.figures)

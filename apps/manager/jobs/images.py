@@ -89,7 +89,8 @@ class _Found:
 
 
 class Images:
-    """Asks registries, through the egress policy and with the configured credentials."""
+    """Asks registries, through the egress policy and with the credentials that are configured for a
+    job's tenant."""
 
     def __init__(self, origins: OriginClient) -> None:
         self._origins = origins
@@ -100,6 +101,7 @@ class Images:
         platforms: Collection[str],
         headers: Mapping[str, str],
         *,
+        tenant: str,
         referrers: bool,
     ) -> list[Content]:
         """Manifests first, for they are asked for first. Of an index those for `platforms`, such as
@@ -110,7 +112,7 @@ class Images:
             OriginRefused: it does not give it for these header fields.
             OriginFailed: it cannot be asked, or what it answers is not understood.
         """
-        reading = _Reading(self._origins, image, platforms, headers)
+        reading = _Reading(self._origins, image, platforms, headers, tenant)
         digest = await reading.take(image.reference, "manifest", DEPTH)
         if referrers:
             for one in [digest, *(d for d in list(reading.found.manifests) if d != digest)]:
@@ -125,12 +127,14 @@ class _Reading:
         image: Image,
         platforms: Collection[str],
         headers: Mapping[str, str],
+        tenant: str,
     ) -> None:
         self.found = _Found()
         self._origins = origins
         self._image = image
         self._platforms = platforms
         self._headers = headers
+        self._tenant = tenant
 
     async def take(self, reference: str, name: str, depth: int, *, chosen: bool = True) -> str:
         """A manifest and all it names; returns its digest. `chosen`: of an index the platforms that
@@ -213,7 +217,7 @@ class _Reading:
     async def _ask(self, url: str) -> httpx.Response | None:
         """A successful answer, its body not read yet; None where there is no such thing."""
         fields = {"accept-encoding": "identity"}
-        answer = await self._origins.ask("GET", url, self._headers, fields)
+        answer = await self._origins.ask("GET", url, self._headers, fields, tenant=self._tenant)
         if answer.status_code == 200:
             return answer
         await answer.aclose()

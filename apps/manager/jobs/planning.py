@@ -9,7 +9,7 @@ from hawker.apps.manager import models
 from hawker.apps.manager.jobs.contents import Content, Secrets, opened, wish_of
 from hawker.apps.manager.jobs.images import Image, Images
 from hawker.apps.manager.jobs.members import chosen
-from hawker.apps.manager.jobs.tables import Job
+from hawker.apps.manager.jobs.tables import Job, tenant_of
 from hawker.apps.manager.jobs.wire import OF_HOSTS, NewJob
 from hawker.apps.manager.secret import Seal
 from hawker.core.errors import NotFound, OriginRefused
@@ -38,9 +38,10 @@ class Planner:
         """
         wanted = wish_of(job)
         hosts = await chosen(job.clusters, wanted, time.time())
-        return await self._contents(wanted, opened(job, self._seal)), hosts
+        contents = await self._contents(wanted, opened(job, self._seal), await tenant_of(job))
+        return contents, hosts
 
-    async def _contents(self, wanted: NewJob, secrets: Secrets) -> list[Content]:
+    async def _contents(self, wanted: NewJob, secrets: Secrets, tenant: str) -> list[Content]:
         if wanted.kind in OF_HOSTS:
             return [Content("", wanted.kind)]
         if not wanted.image:
@@ -53,12 +54,12 @@ class Planner:
             # As its hosts ask for what is everybody's: a mirror's clients that show nothing are
             # given that alone.
             return await self._images.contents(
-                image, wanted.platforms, {}, referrers=wanted.referrers
+                image, wanted.platforms, {}, tenant=tenant, referrers=wanted.referrers
             )
         except (OriginRefused, NotFound):
             if not secrets.headers:
                 raise
         found = await self._images.contents(
-            image, wanted.platforms, secrets.headers, referrers=wanted.referrers
+            image, wanted.platforms, secrets.headers, tenant=tenant, referrers=wanted.referrers
         )
         return [Content(one.url, one.name, one.size, private=True) for one in found]

@@ -10,6 +10,7 @@ from tortoise.indexes import Index
 from tortoise.models import Model
 
 from hawker.apps.manager.models import NAME, Cluster, Tenant
+from hawker.core.ids import DEFAULT_TENANT
 
 
 class Job(Model):
@@ -42,6 +43,13 @@ class Job(Model):
 
     class Meta:
         table = "job"
+
+
+async def tenant_of(job: Job) -> str:
+    """The name of the tenant whose content a job is about."""
+    if job.tenant_id is None:
+        return DEFAULT_TENANT
+    return (await Tenant.get(id=job.tenant_id)).name
 
 
 class JobPart(Model):

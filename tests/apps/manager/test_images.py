@@ -33,7 +33,9 @@ def contents(
         try:
             image = Image(registry.url, "lib/img", reference)
             images = Images(origins)
-            return await images.contents(image, platforms, headers, referrers=referrers)
+            return await images.contents(
+                image, platforms, headers, tenant="default", referrers=referrers
+            )
         finally:
             await origins.close()
 

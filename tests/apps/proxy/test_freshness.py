@@ -126,10 +126,11 @@ def test_the_oldest_of_many_are_forgotten() -> None:
     assert version is not None
     versions = Versions(limit=3)
     for url in "abc":
-        versions.put(url, version)
-    assert versions.get("a") is version
-    versions.put("d", version)
-    assert versions.get("b") is None
-    assert all(versions.get(url) for url in "acd")
-    versions.forget("a")
-    assert versions.get("a") is None
+        versions.put("one", url, version)
+    assert versions.get("one", "a") is version
+    assert versions.get("two", "a") is None, "what one tenant asked for tells nothing to another"
+    versions.put("one", "d", version)
+    assert versions.get("one", "b") is None
+    assert all(versions.get("one", url) for url in "acd")
+    versions.forget("one", "a")
+    assert versions.get("one", "a") is None

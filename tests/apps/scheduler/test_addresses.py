@@ -48,7 +48,7 @@ async def _clients(data: Path, **flags: Any) -> AsyncIterator[list[httpx.AsyncCl
 
     app = compose({"/scheduler": SchedulerRole(RoleContext(settings, plugins, advertise, True))})
     key = ClusterKey(read_key_file(settings.cluster_key_file), own=OWN)
-    headers = {"authorization": f"Bearer {key.mint(OWN.host, ['announce', 'tasks'])}"}
+    headers = {"authorization": f"Bearer {key.mint(OWN.host, ['announce', 'hosts'])}"}
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(plugins.close)
         await stack.enter_async_context(app.router.lifespan_context(app))

@@ -172,6 +172,35 @@ def test_token_of_a_role_is_for_its_verb_task_and_host(settings: Settings, key: 
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("verb", ["pieces", "leases", "announce", "decisions", "report", "*"])
+def test_a_client_is_no_role_whatever_its_verbs_are(
+    verb: str, settings: Settings, key: ClusterKey
+) -> None:
+    """Leases, for one, tell of all tenants' tasks."""
+    access = _access(settings)
+    token = key.mint_for_client("ci", [verb], tenant="acme", lifetime=60)
+
+    async def main() -> None:
+        asked = "leases" if verb == "*" else verb
+        with pytest.raises(Forbidden, match="client:ci is a client"):
+            await access.require_token(_scope(_bearer(token)), asked)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("open_", [False, True])
+def test_a_token_of_no_tenant_is_not_the_default_one_s(
+    open_: bool, settings: Settings, key: ClusterKey
+) -> None:
+    access = _access(settings, open_=open_)
+    for token in (
+        key.mint(HOST, ["content"], tenant=""),
+        key.mint_for_client("ci", ["content"], tenant="", lifetime=60),
+    ):
+        with pytest.raises(Unauthenticated, match="of no tenant"):
+            asyncio.run(access.require(_scope(_bearer(token)), "content"))
+
+
 def test_holder_of_the_cluster_key_cannot_act_as_another_host(
     settings: Settings, key: ClusterKey
 ) -> None:
@@ -312,7 +341,7 @@ def test_each_authenticator_leaves_to_the_next_what_is_not_its_own(
             with pytest.raises(Unauthenticated, match="nobody here knows such a token"):
                 await subject(foreign)
         # A provider's users are no hosts, whatever they may do.
-        with pytest.raises(Forbidden, match="another host's"):
+        with pytest.raises(Forbidden, match="is a client"):
             scope = _scope(_bearer(provider.token()))
             await access.require_token(scope, "content", host=HOST)
         await plugins.close()
