@@ -58,6 +58,7 @@ async def run(settings: Settings, roles: list[str], *, json: bool = False, up: b
         beside=tuple(roles),
         transports=("http1", "http2", "http3") if settings.listen.http3 else ("http1", "http2"),
         member=member is not None,
+        revoked=frozenset() if member is None else member.revoked,
     )
     made: dict[str, RoleApp] = {name: plugins.get_role(name, context) for name in roles}
     mounted = {getattr(role, "path", f"/{name}"): role for name, role in made.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 
@@ -384,7 +384,8 @@ class Caller(msgspec.Struct, frozen=True):
     """Who calls us: a subject, its tenant and the verbs it may use ("*" all).
 
     `role`: it is a role of the cluster, which holds the cluster key, and not one of its clients.
-    `proven`: the caller holds the private key of `host`.
+    `proven`: the caller holds the private key of `host`. `token` is the id of what was shown, by
+    which it can be revoked; empty where it cannot.
     """
 
     subject: str
@@ -394,6 +395,7 @@ class Caller(msgspec.Struct, frozen=True):
     host: str = ""
     role: bool = False
     proven: bool = False
+    token: str = ""
 
     def may(self, verb: str, task: str = "") -> bool:
         """Whether this caller may do `verb`, on `task` or, where none is named, on none alone.
@@ -403,6 +405,11 @@ class Caller(msgspec.Struct, frozen=True):
         if self.task and self.task != task:
             return False
         return "*" in self.verbs or verb in self.verbs
+
+
+ClientVerb = Literal["content", "downloads", "tasks", "tasks:delete", "tasks:import"]
+"""What clients of a cluster do: each within its own tenant."""
+CLIENT_VERBS: tuple[str, ...] = get_args(ClientVerb)
 
 
 class Authenticator(Protocol):
@@ -432,12 +439,14 @@ class Authenticator(Protocol):
 class Directions(msgspec.Struct, frozen=True):
     """What holds in a process from now on, as the manager of its cluster told it.
 
-    `draining`: it takes no new work. `removed` are hosts that are members no more.
+    `draining`: it takes no new work. `removed` are hosts that are members no more, `revoked` the
+    ids of clients' tokens that nobody is let in with.
     """
 
     settings: Settings
     draining: bool = False
     removed: frozenset[str] = frozenset()
+    revoked: frozenset[str] = frozenset()
 
 
 ASGIScope = dict[str, Any]
@@ -482,7 +491,7 @@ class RoleContext(msgspec.Struct, frozen=True):
     else's app says so, and may be empty). `open` says whether every listener is loopback or a unix
     socket. `beside` names the roles of the same process, `transports` the transports by which its
     listener can be asked for pieces. `member`: a manager tells the process by `Directions` which
-    settings hold; those here were told last.
+    settings hold; those here were told last, and so were `revoked`.
     """
 
     settings: Settings
@@ -492,6 +501,7 @@ class RoleContext(msgspec.Struct, frozen=True):
     beside: Sequence[str] = ()
     transports: Sequence[str] = ("http1",)
     member: bool = False
+    revoked: frozenset[str] = frozenset()
     path: str | None = None
 
 

@@ -133,7 +133,8 @@ class Kept(msgspec.Struct, frozen=True):
 
     `drain`: take no new work. `revision` names all that follows and `drain`, to be sent as `known`.
     `schedulers` are the URLs of the cluster's active ones that are not draining, sorted. `removed`
-    are hosts that are members no more; schedulers alone are told, and refuse them.
+    are hosts that are members no more; schedulers alone are told, and refuse them. `revoked` are
+    ids of clients' tokens of the cluster that have not ended by themselves.
     """
 
     after: float
@@ -142,6 +143,7 @@ class Kept(msgspec.Struct, frozen=True):
     schedulers: Sequence[str] = ()
     configuration: Configuration = Configuration()
     removed: Sequence[str] = ()
+    revoked: Sequence[str] = ()
 
 
 def statement(token: str, host: str, csr: str) -> bytes:

@@ -207,7 +207,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     searcher: str = "default"
     """Plugin that chooses a cluster for a host (group hawker.searchers)."""
     jobs_per_minute: int = 60
-    """Most jobs that are taken for one cluster within a minute."""
+    """Most jobs that are taken from one tenant for one cluster within a minute."""
     job_parts: int = 64
     """Most contents of jobs that hosts of one cluster are brought at a time."""
 

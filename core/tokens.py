@@ -86,11 +86,19 @@ class ClusterKey:
         return token
 
     def mint_for_client(
-        self, name: str, verbs: Iterable[str], *, tenant: str, lifetime: float
+        self,
+        name: str,
+        verbs: Iterable[str],
+        *,
+        tenant: str,
+        lifetime: float,
+        token: str = "",
     ) -> str:
-        """A token that somebody keeps in a program's configuration, for `lifetime` seconds."""
+        """A token that somebody keeps in a program's configuration, for `lifetime` seconds; `token`
+        is the id by which it can be revoked."""
         expires = self._clock() + lifetime
-        return self._encode(_claims(f"{CLIENT}{name}", "", sorted(verbs), "", tenant, expires))
+        claims = _claims(f"{CLIENT}{name}", "", sorted(verbs), "", tenant, expires)
+        return self._encode(claims | ({"jti": token} if token else {}))
 
     def _encode(self, claims: dict[str, Any]) -> str:
         return jwt.encode({"alg": "HS256"}, claims, self._key, algorithms=_ALGORITHMS)
@@ -111,6 +119,7 @@ class ClusterKey:
                 task=str(claims["task"]),
                 host=str(claims["host"]),
                 role=not str(claims["sub"]).startswith(CLIENT),
+                token=str(claims.get("jti", "")),
                 proven=_is_proven(claims),
             )
             issuer = claims["iss"]

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hawker.core.contracts import CLIENT_VERBS
 from hawker.core.errors import Unavailable
 from hawker.core.settings import Settings
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0
 # What the command line does at a daemon; its tokens allow no more.
-VERBS = ("content", "downloads", "tasks", "tasks:delete", "tasks:import", "hosts")
+VERBS = (*CLIENT_VERBS, "hosts")
 
 
 def find_daemon(settings: Settings, endpoint: str | None) -> str | None:

@@ -17,6 +17,7 @@ TABLE: Mapping[str, tuple[str, ...]] = {
     "enrolments": ("read", "create", "delete"),
     "jobs": ("read", "create", "update"),
     "tenants": ("read", "create", "update", "delete"),
+    "client-tokens": ("read", "create", "delete"),
     "applications": ("read", "create", "update", "delete"),
     "users": ("read", "create", "update"),
     "roles": ("read", "create", "update", "delete"),
@@ -40,11 +41,14 @@ def _of(*resources: str, verbs: Collection[str] = ()) -> frozenset[Permission]:
     )
 
 
-_VIEWER = _of("clusters", "members", "jobs", "tenants", "applications", "roles", verbs=("read",))
+_VIEWER = _of(
+    "clusters", "members", "jobs", "tenants", "client-tokens", "applications", "roles",
+    verbs=("read",),
+)  # fmt: skip
 ROLES: Mapping[str, frozenset[Permission]] = {
     "root": EVERYTHING,
     "operator": _VIEWER
-    | _of("clusters", "members", "enrolments", "jobs", "applications", "tokens")
+    | _of("clusters", "members", "enrolments", "jobs", "applications", "tokens", "client-tokens")
     | _of("users", "bindings", "audit", verbs=("read",)),
     "viewer": _VIEWER | _of("tokens"),
 }

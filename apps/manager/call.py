@@ -110,6 +110,11 @@ class Call:
             f"{self.who.user.name} may not do {permission_text(self.permission)!r} there"
         )
 
+    def own_tenant(self) -> str | None:
+        """The tenant of a caller who may do this within one tenant alone; None for others."""
+        tenants = {tenant for tenant, _ in self.reach()}
+        return None if len(tenants) != 1 else min(tenants) or None
+
     def reach(self) -> set[tuple[str, str]]:
         assert self.permission is not None
         return reach(self.who.grants, self.permission)

@@ -9,8 +9,11 @@ import msgspec
 
 from hawker.apps.manager import changes, models, wire
 from hawker.apps.manager.call import Call
+from hawker.apps.manager.client_tokens import forget_expired
 from hawker.apps.manager.collection import Collection
 from hawker.apps.manager.roster import EXPIRY, Roster
+from hawker.core.errors import Conflict
+from hawker.core.ids import DEFAULT_TENANT
 
 
 class Clusters(Collection[models.Cluster]):
@@ -93,6 +96,22 @@ class Tenants(Collection[models.Tenant]):
 
     async def view(self, row: models.Tenant) -> wire.Tenant:
         return wire.Tenant(row.id, row.name, row.description, row.created, row.revision)
+
+    async def changed(self, call: Call, row: models.Tenant) -> None:
+        if row.revision == 1 and await models.RetiredTenant.exists(name=row.name):
+            raise Conflict(
+                f"a tenant was called {row.name!r} that was deleted, and its content may be kept",
+                hint="choose another name",
+            )
+
+    async def check_delete(self, call: Call, row: models.Tenant) -> None:
+        # What has ended by itself does not keep its tenant from going.
+        await forget_expired()
+
+    async def remove(self, call: Call, row: models.Tenant) -> None:
+        await row.delete()
+        if row.name != DEFAULT_TENANT:
+            await models.RetiredTenant.get_or_create(name=row.name)
 
 
 class Applications(Collection[models.Application]):

@@ -25,7 +25,7 @@ from hawker.apps.manager import changes, models
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.heard import Heard, facts_of
 from hawker.apps.manager.secret import KeyedHash
-from hawker.apps.manager.standing import GONE, MEMBER, Home, Seat, Standing
+from hawker.apps.manager.standing import GONE, MEMBER, REVOCATION, Home, Seat, Standing
 from hawker.apps.manager.told import Slots, Told, end
 from hawker.core.contracts import ClusterView
 from hawker.core.errors import HawkerError, NotFound, Removed, Unauthenticated, Unavailable
@@ -198,6 +198,8 @@ class Roster:
             touched.update(standing.take(row) for row in members)
         async for gone in _pages(models.Gone, self._seen, GONE):
             touched.update(standing.drop(*row) for row in gone)
+        async for revoked in _pages(models.Revocation, self._seen, REVOCATION):
+            touched.update(standing.revoke(*row) for row in revoked)
         self._seen = number
         self._touched |= touched
         self._news.set()

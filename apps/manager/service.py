@@ -20,6 +20,7 @@ from starlette.routing import Route
 from hawker.apps.manager import changes, docs, models
 from hawker.apps.manager.accounts import Accounts
 from hawker.apps.manager.attempts import Attempts
+from hawker.apps.manager.client_tokens import ClientTokens, forget_expired
 from hawker.apps.manager.clusters import Applications, Clusters, Tenants
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.enrolments import Enrolments
@@ -88,7 +89,8 @@ class Service:
         collections = (
             Clusters(roster), Members(roster, seal), Enrolments(roster, search, hashed),
             Tenants(), Applications(), Users(passwords), Roles(), Bindings(),
-            Providers(accounts, seal), Tokens(identity), Audits(), self._jobs,
+            Providers(accounts, seal), Tokens(identity), ClientTokens(roster, seal), Audits(),
+            self._jobs,
         )  # fmt: skip
         self.operations: list[Operation] = [
             *self.own.operations(),
@@ -164,6 +166,7 @@ class Service:
                 await changes.forget(now - SILENT_MEMBER_SECONDS)
                 await models.Gone.filter(at__lte=now - GONE_SECONDS).delete()
                 await self._jobs.forget(now)
+                await forget_expired()
 
     async def work(self) -> None:
         """Follow the database and do what there is to do; until cancelled."""

@@ -16,6 +16,7 @@ from hawker.apps.manager.heard import FIELDS, Facts
 from hawker.apps.manager.told import Told, end
 from hawker.core.contracts import ClusterView
 from hawker.core.membership import Kind
+from hawker.core.tokens import LEEWAY
 
 REMOVED_SECONDS = 30 * 86400.0
 """As long as the certificate lives that a removed host may still have."""
@@ -24,6 +25,7 @@ MEMBER = (
     "id", "cluster_id", "host", "kind", "draining", "silent", "credential__digest", *FIELDS,
     "changed",
 )  # fmt: skip
+REVOCATION = ("id", "cluster_id", "expires", "changed")
 GONE = ("id", "cluster", "host", "kind", "why", "digest", "at", "changed")
 
 
@@ -60,6 +62,8 @@ class Home:
     """How many members each host is here."""
     removed: dict[str, float] = field(default_factory=dict)
     """Hosts that were removed, and when."""
+    revoked: dict[str, float] = field(default_factory=dict)
+    """Clients' tokens that were revoked, and when they end by themselves."""
     told: dict[tuple[str, bool], Told] = field(default_factory=dict)
 
     def active(self) -> list[str]:
@@ -72,10 +76,13 @@ class Home:
 
     def tell(self, kind: str, drain: bool) -> Told:
         """What members of this kind are told now."""
-        since = time.time() - REMOVED_SECONDS
+        now = time.time()
+        since = now - REMOVED_SECONDS
         self.removed = {host: at for host, at in self.removed.items() if at > since}
         removed = self.removed.keys() - self.hosts if kind == "scheduler" else ()
-        return Told(drain, self.active(), self.configurations.get(kind, {}), removed)
+        self.revoked = {id_: end for id_, end in self.revoked.items() if end + LEEWAY > now}
+        configuration = self.configurations.get(kind, {})
+        return Told(drain, self.active(), configuration, removed, self.revoked)
 
 
 class Standing:
@@ -142,6 +149,13 @@ class Standing:
         if seat.draining != draining and seat.poll is not None:
             end(seat.poll)
         seat.draining, seat.silent, seat.facts = draining, silent, cast(Facts, tuple(facts))
+        return cluster
+
+    def revoke(self, id_: str, cluster: str, expires: float, *rest: Any) -> str:
+        """A client's token is revoked; returns its cluster."""
+        home = self.clusters.get(cluster)
+        if home is not None:
+            home.revoked[id_] = expires
         return cluster
 
     def drop(self, id_: str, cluster: str, host: str, kind: str, why: str, *rest: Any) -> str:

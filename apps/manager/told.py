@@ -26,6 +26,7 @@ class Told:
         schedulers: Iterable[str],
         configuration: Mapping[str, Any],
         removed: Iterable[str],
+        revoked: Iterable[str],
     ) -> None:
         known = {name: configuration.get(name) for name in Configuration.__struct_fields__}
         kept = Kept(
@@ -34,6 +35,7 @@ class Told:
             schedulers=sorted(set(schedulers)),
             configuration=Configuration(**known),
             removed=sorted(removed),
+            revoked=sorted(revoked),
         )
         self.revision = hashlib.sha256(encode(kept)).hexdigest()[:32]
         self.answer = Response(

@@ -102,6 +102,12 @@ class Member:
         return effective(self._own, self._membership.told, self._membership.url)
 
     @property
+    def revoked(self) -> frozenset[str]:
+        """The ids of clients' tokens that were revoked, as it was told last."""
+        told = self._membership.told
+        return frozenset() if told is None else frozenset(told.revoked)
+
+    @property
     def cluster(self) -> str:
         """The name of the cluster."""
         return self._membership.cluster_name
@@ -235,7 +241,8 @@ class Member:
         told = self._membership.told
         if told is None:
             return
-        directions = Directions(self.settings, told.drain, frozenset(told.removed))
+        removed = frozenset(told.removed)
+        directions = Directions(self.settings, told.drain, removed, self.revoked)
         for role in self.roles:
             follow: Callable[[Directions], Awaitable[Any]] | None = getattr(role, "follow", None)
             if follow is None:

@@ -42,7 +42,7 @@ class PeerRole(Role):
 
     def __init__(self, context: RoleContext) -> None:
         super().__init__()
-        self.access = Access(context.settings, context.plugins, context.open)
+        self.access = Access(context.settings, context.plugins, context.open, context.revoked)
         self.slots = UploadSlots(context.settings.peer.upload_slots)
         self.codecs = _codecs(context)
         self.settings = context.settings
@@ -75,6 +75,7 @@ class PeerRole(Role):
             self._conductor.drain()
 
     async def follow(self, directions: Directions) -> None:
+        self.access.refuse(directions.revoked)
         self.settings = directions.settings
         self.slots.limit = self.settings.peer.upload_slots
         altered = self._relieved != directions.draining

@@ -22,7 +22,7 @@ from hawker.apps.web.content import swarm_content
 from hawker.apps.web.metrics import Metric, counter, counters, gauge
 from hawker.apps.web.prefetch import Prefetching
 from hawker.apps.web.role import Role
-from hawker.core.contracts import Caller, RoleContext
+from hawker.core.contracts import Caller, Directions, RoleContext
 from hawker.core.errors import ConfigError, Unavailable
 from hawker.core.outgoing import OriginClient, origin_tls
 from hawker.core.tls import server_context
@@ -44,13 +44,16 @@ class ProxyRole(Role):
         super().__init__()
         settings = context.settings
         self._context = context
-        self._access = Access(settings, context.plugins, context.open)
+        self._access = Access(settings, context.plugins, context.open, context.revoked)
         self._rules = Rules(settings.proxy.rules)
         self._front: Front | None = None
         self.listening = ""
 
     def routes(self) -> Sequence[BaseRoute]:
         return []
+
+    async def follow(self, directions: Directions) -> None:
+        self._access.refuse(directions.revoked)
 
     def metrics(self) -> Iterable[Metric]:
         yield from super().metrics()

@@ -26,7 +26,7 @@ from hawker.apps.web.endpoints import Endpoint
 from hawker.apps.web.parts import send_part
 from hawker.apps.web.prefetch import Prefetching
 from hawker.apps.web.role import Role
-from hawker.core.contracts import RoleContext
+from hawker.core.contracts import Directions, RoleContext
 from hawker.core.errors import (
     BadRequest,
     HawkerError,
@@ -49,7 +49,7 @@ class RegistryRole(Role):
 
     def __init__(self, context: RoleContext) -> None:
         super().__init__()
-        self._access = Access(context.settings, context.plugins, context.open)
+        self._access = Access(context.settings, context.plugins, context.open, context.revoked)
         self._context = context
         self._upstreams = Upstreams(context.settings.registry)
         self._content: SwarmContent | None = None
@@ -75,6 +75,9 @@ class RegistryRole(Role):
             self._upstream = Upstream(origins)
             self._manifests = Manifests(self._upstream, self._content)
             yield
+
+    async def follow(self, directions: Directions) -> None:
+        self._access.refuse(directions.revoked)
 
     # ------------------------------------------------------------------ requests
 

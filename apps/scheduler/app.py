@@ -83,7 +83,7 @@ class SchedulerRole(Role):
         super().__init__()
         settings = context.settings
         self.epoch = secrets.token_hex(8)
-        self._access = Access(settings, context.plugins, context.open)
+        self._access = Access(settings, context.plugins, context.open, context.revoked)
         evaluator: Evaluator = context.plugins.get(
             "hawker.evaluators", settings.scheduler.evaluator
         )
@@ -136,6 +136,7 @@ class SchedulerRole(Role):
         self._exchange.end()
 
     async def follow(self, directions: Directions) -> None:
+        self._access.refuse(directions.revoked)
         scheduler = directions.settings.scheduler
         before = self._aside
         # Without another one hosts would read origins without any.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,18 +71,29 @@ class Access:
         UnknownPlugin: one of them cannot be used, which nobody should learn from a request.
     """
 
-    def __init__(self, settings: Settings, plugins: Plugins, open_: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        plugins: Plugins,
+        open_: bool,
+        revoked: Collection[str] = frozenset(),
+    ) -> None:
         self._authenticators: list[Authenticator] = [
             plugins.get("hawker.auth", name) for name in settings.auth.plugins
         ]
         self._open = open_
+        self._revoked = revoked
+
+    def refuse(self, revoked: Collection[str]) -> None:
+        """Let nobody in with clients' tokens of these ids, from now on."""
+        self._revoked = revoked
 
     async def caller(self, scope: Mapping[str, Any]) -> Caller | None:
         """Who shows credentials, None where there are none, or none that an authenticator knows.
 
         Raises:
-            Unauthenticated: bad ones, or somebody of no tenant: an empty name is nowhere the
-                default one's.
+            Unauthenticated: bad ones, revoked ones, or somebody of no tenant: an empty name is
+                nowhere the default one's.
             Unavailable: whoever could tell is away.
         """
         headers = Headers(raw=list(scope["headers"]))
@@ -92,6 +103,10 @@ class Access:
                 continue
             if not caller.tenant:
                 raise Unauthenticated(f"{caller.subject} is of no tenant")
+            if caller.token and caller.token in self._revoked:
+                raise Unauthenticated(
+                    f"the token of {caller.subject} was revoked", hint="get another one"
+                )
             return caller
         return None
 

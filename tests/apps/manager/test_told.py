@@ -14,14 +14,14 @@ MEMBERS, WAIT = 10_000, 20.0
 
 def test_a_revision_is_of_all_that_is_told() -> None:
     told = [
-        Told(drain, schedulers, configuration, removed)
+        Told(drain, schedulers, configuration, removed, ())
         for drain in (False, True)
         for schedulers in ([], ["http://b:1", "http://a:1"])
         for configuration in ({}, {"readers": 2})
         for removed in ([], ["0" * 32])
     ]
     assert len({one.revision for one in told}) == 16
-    same = Told(True, ["http://a:1", "http://b:1", "http://b:1"], {"readers": 2}, ["0" * 32])
+    same = Told(True, ["http://a:1", "http://b:1", "http://b:1"], {"readers": 2}, ["0" * 32], ())
     assert same.revision == told[-1].revision
     kept = msgspec.json.decode(same.answer.body, type=Kept)
     assert kept.revision == same.revision and kept.schedulers == ["http://a:1", "http://b:1"]
