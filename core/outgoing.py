@@ -24,6 +24,10 @@ MAX_REDIRECTS = 10
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 HEAD_TIMEOUT = 30.0
 
+# Schemes by which an origin may take a connection, and not a request, for somebody's (RFC 4559,
+# section 6): what follows on it would be answered as theirs.
+OF_CONNECTIONS = ("negotiate", "ntlm")
+
 MAX_CONNECTIONS = 256
 KEPT_CONNECTIONS = 32
 
@@ -188,7 +192,10 @@ class OriginClient:
         content: AsyncIterable[bytes] | None = None,
     ) -> httpx.Request:
         try:
-            return self._client.build_request(method, url, headers=fields, content=content)
+            built = self._client.build_request(method, url, headers=fields, content=content)
+            if _signs_connection(built):
+                built.headers["connection"] = "close"
+            return built
         except (httpx.InvalidURL, UnicodeError) as exc:
             raise OriginFailed(f"{shown(url)} cannot be asked for: {reason(exc)}") from exc
 
@@ -223,6 +230,11 @@ class OriginClient:
         if self._through is None:
             self._through = _pinned_client(self._egress, self._context, TIMEOUT, proxy)
         return self._through
+
+
+def _signs_connection(built: httpx.Request) -> bool:
+    scheme, _, _ = built.headers.get("authorization", "").strip().partition(" ")
+    return scheme.lower() in OF_CONNECTIONS
 
 
 def _through(proxy: UpstreamProxy | None) -> str:

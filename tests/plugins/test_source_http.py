@@ -30,6 +30,7 @@ from hawker.core.scheduling.origin import STUCK
 from hawker.core.settings import EgressSettings, Settings
 from hawker.plugins.sources import answers, s3_store
 from hawker.plugins.sources.http import HttpSource
+from tests.e2e.served import Quiet, Served
 from tests.plugins.scripted import Keys, Scripted, Straight, Talk, serving
 
 
@@ -380,3 +381,44 @@ def test_a_cookie_that_one_request_is_given_goes_with_no_other() -> None:
         asyncio.run(main())
         assert len(server.heads) == 2
         assert not any("cookie" in head for head in server.heads)
+
+
+@pytest.mark.parametrize(
+    ("shown", "kept"),
+    [
+        ("Negotiate YIIabc", False),
+        ("negotiate YIIabc", False),
+        ("NTLM TlRMTVNT", False),
+        ("Bearer abc", True),
+    ],
+)
+def test_a_connection_that_may_be_somebody_s_carries_no_other_request(
+    shown: str, kept: bool
+) -> None:
+    """An origin that has let somebody in by Kerberos answers all that follows on the connection."""
+    seen: list[tuple[str, int]] = []
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            seen.append((self.headers.get("authorization", ""), self.client_address[1]))
+            self.send_response(200)
+            self.send_header("content-length", "1")
+            self.end_headers()
+            self.wfile.write(b"x")
+
+    served = Served(Handler)
+
+    async def main() -> None:
+        source = make_source()
+        for fields in ({"authorization": shown}, {}):
+            reading = await source.open(SourceRequest(f"{served.url}/a", fields))
+            assert [chunk async for chunk in reading.stream()] == [b"x"]
+            await reading.close()
+        await source.close()
+
+    try:
+        asyncio.run(main())
+    finally:
+        served.close()
+    (first, connection), (second, other) = seen
+    assert (first, second) == (shown, "") and (connection == other) is kept
