@@ -133,8 +133,6 @@ def http_session(authorities: list[str], pinned: Pinned) -> type[Any]:
 
         async def _get_session(self, proxy_url: str | None) -> Any:
             session = await super()._get_session(proxy_url)
-            # What a store gives to one tenant to be known by is no other's.
-            session.cookie_jar.clear()
             return session if proxy_url is None else _Still(session)
 
         def _get_ssl_context(self) -> ssl.SSLContext:
