@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
-from hawker.apps.manager import changes, models, wire
+from hawker.apps.manager import changes, models
+from hawker.apps.manager import client_token_wire as wire
 from hawker.apps.manager.authority import shared
 from hawker.apps.manager.call import Call
 from hawker.apps.manager.collection import Collection
 from hawker.apps.manager.operation import PREFIX, Operation
 from hawker.apps.manager.roster import Roster
 from hawker.apps.manager.secret import Seal
+from hawker.apps.manager.tenant_tables import ClientToken, Revocation
 from hawker.core.errors import BadRequest, Conflict, Forbidden, NotFound
 from hawker.core.tokens import LEEWAY, ClusterKey
 
@@ -24,11 +26,11 @@ MOST = 10_000
 DAY = 86_400.0
 
 
-class ClientTokens(Collection[models.ClientToken]):
+class ClientTokens(Collection[ClientToken]):
     """Deleting one revokes it."""
 
     name = "client-tokens"
-    model = models.ClientToken
+    model = ClientToken
     view_type = wire.ClientToken
     tenant_field = "tenant_id"
     cluster_field = "cluster_id"
@@ -48,7 +50,7 @@ class ClientTokens(Collection[models.ClientToken]):
             ),
         ]  # fmt: skip
 
-    async def view(self, row: models.ClientToken) -> wire.ClientToken:
+    async def view(self, row: ClientToken) -> wire.ClientToken:
         return wire.ClientToken(
             id=row.id,
             tenant=row.tenant_id,
@@ -79,7 +81,7 @@ class ClientTokens(Collection[models.ClientToken]):
             await _check_room(found)
             ours = await shared(found, self._seal)
             now = time.time()
-            row = await models.ClientToken.create(
+            row = await ClientToken.create(
                 tenant=tenant,
                 cluster=found,
                 name=body.name,
@@ -109,10 +111,10 @@ class ClientTokens(Collection[models.ClientToken]):
             raise BadRequest("cluster: which is it for?", hint="name a cluster by its id")
         return str(may[0])
 
-    async def remove(self, call: Call, row: models.ClientToken) -> None:
+    async def remove(self, call: Call, row: ClientToken) -> None:
         await row.delete()
         if row.expires + LEEWAY > time.time():
-            await models.Revocation.create(
+            await Revocation.create(
                 id=row.id,
                 cluster_id=row.cluster_id,
                 expires=row.expires,
@@ -126,14 +128,14 @@ class ClientTokens(Collection[models.ClientToken]):
 async def forget_expired() -> None:
     """Delete what nobody would take any more."""
     over = time.time() - LEEWAY
-    await models.ClientToken.filter(expires__lte=over).delete()
-    await models.Revocation.filter(expires__lte=over).delete()
+    await ClientToken.filter(expires__lte=over).delete()
+    await Revocation.filter(expires__lte=over).delete()
 
 
 async def _check_room(cluster: models.Cluster) -> None:
     now = time.time()
-    there = await models.ClientToken.filter(cluster=cluster, expires__gt=now).count()
-    there += await models.Revocation.filter(cluster=cluster, expires__gt=now).count()
+    there = await ClientToken.filter(cluster=cluster, expires__gt=now).count()
+    there += await Revocation.filter(cluster=cluster, expires__gt=now).count()
     if there >= MOST:
         raise Conflict(
             f"the cluster {cluster.name} has {there} tokens for clients that have not ended",

@@ -12,6 +12,7 @@ from hawker.apps.manager.call import Call
 from hawker.apps.manager.client_tokens import forget_expired
 from hawker.apps.manager.collection import Collection
 from hawker.apps.manager.roster import EXPIRY, Roster
+from hawker.apps.manager.tenant_tables import RetiredTenant
 from hawker.core.errors import Conflict
 from hawker.core.ids import DEFAULT_TENANT
 
@@ -98,7 +99,7 @@ class Tenants(Collection[models.Tenant]):
         return wire.Tenant(row.id, row.name, row.description, row.created, row.revision)
 
     async def changed(self, call: Call, row: models.Tenant) -> None:
-        if row.revision == 1 and await models.RetiredTenant.exists(name=row.name):
+        if row.revision == 1 and await RetiredTenant.exists(name=row.name):
             raise Conflict(
                 f"a tenant was called {row.name!r} that was deleted, and its content may be kept",
                 hint="choose another name",
@@ -111,7 +112,7 @@ class Tenants(Collection[models.Tenant]):
     async def remove(self, call: Call, row: models.Tenant) -> None:
         await row.delete()
         if row.name != DEFAULT_TENANT:
-            await models.RetiredTenant.get_or_create(name=row.name)
+            await RetiredTenant.get_or_create(name=row.name)
 
 
 class Applications(Collection[models.Application]):

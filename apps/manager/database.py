@@ -30,7 +30,11 @@ from hawker.core.masking import mask
 from hawker.core.storage.directory import DirectoryLock
 
 APP = "manager"
-MODELS = ["hawker.apps.manager.models", "hawker.apps.manager.jobs.tables"]
+MODELS = [
+    "hawker.apps.manager.models",
+    "hawker.apps.manager.tenant_tables",
+    "hawker.apps.manager.jobs.tables",
+]
 MIGRATIONS = "hawker.apps.manager.migrations"
 POSTGRES = ("postgres", "postgresql")
 OPEN_SECONDS = 20.0

@@ -170,52 +170,6 @@ class Tenant(Model):
         table = "tenant"
 
 
-class RetiredTenant(Model):
-    """The name of a tenant that was deleted. Roles know tenants by their names, and may have its
-    content for long: nobody else is called so."""
-
-    name = fields.CharField(max_length=NAME, primary_key=True)
-    at = fields.FloatField(default=time.time)
-
-    class Meta:
-        table = "retired_tenant"
-
-
-class ClientToken(Model):
-    """What is known of a token that a tenant's clients show to roles of a cluster; the token itself
-    is nowhere."""
-
-    id = fields.CharField(max_length=32, primary_key=True, default=new_id)
-    tenant: fields.ForeignKeyRelation[Tenant] = fields.ForeignKeyField(
-        "manager.Tenant", on_delete=fields.RESTRICT
-    )
-    tenant_id: str
-    cluster: fields.ForeignKeyRelation[Cluster] = fields.ForeignKeyField("manager.Cluster")
-    cluster_id: str
-    name = fields.CharField(max_length=NAME)
-    verbs = fields.JSONField[list[str]](default=list)
-    actor = fields.CharField(max_length=NAME)
-    created = fields.FloatField(default=time.time)
-    expires = fields.FloatField(db_index=True)
-
-    class Meta:
-        table = "client_token"
-
-
-class Revocation(Model):
-    """A client's token that is to be refused until it ends by itself."""
-
-    id = fields.CharField(max_length=32, primary_key=True)
-    cluster: fields.ForeignKeyRelation[Cluster] = fields.ForeignKeyField("manager.Cluster")
-    cluster_id: str
-    expires = fields.FloatField(db_index=True)
-    changed = fields.BigIntField()
-
-    class Meta:
-        table = "revocation"
-        indexes = (("changed", "id"),)
-
-
 class Application(Model):
     """What content is for; its priority is 0 to 6."""
 
@@ -424,9 +378,8 @@ class Fact(Model):
 
 
 TABLES: tuple[type[Model], ...] = (
-    Cluster, Member, Enrolment, Credential, Gone, Authority, Counter, Tenant, RetiredTenant,
-    ClientToken, Revocation, Application, User, Provider, Account, Attempt, Role, RoleBinding,
-    Token, Session, Audit, Repeat, Fact,
+    Cluster, Member, Enrolment, Credential, Gone, Authority, Counter, Tenant, Application, User,
+    Provider, Account, Attempt, Role, RoleBinding, Token, Session, Audit, Repeat, Fact,
 )  # fmt: skip
 for _table in TABLES:
     # Else docstrings would be comments in the database, and each new wording a migration.

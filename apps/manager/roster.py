@@ -26,6 +26,7 @@ from hawker.apps.manager.database import Database
 from hawker.apps.manager.heard import Heard, facts_of
 from hawker.apps.manager.secret import KeyedHash
 from hawker.apps.manager.standing import GONE, MEMBER, REVOCATION, Home, Seat, Standing
+from hawker.apps.manager.tenant_tables import Revocation
 from hawker.apps.manager.told import Slots, Told, end
 from hawker.core.contracts import ClusterView
 from hawker.core.errors import HawkerError, NotFound, Removed, Unauthenticated, Unavailable
@@ -198,7 +199,7 @@ class Roster:
             touched.update(standing.take(row) for row in members)
         async for gone in _pages(models.Gone, self._seen, GONE):
             touched.update(standing.drop(*row) for row in gone)
-        async for revoked in _pages(models.Revocation, self._seen, REVOCATION):
+        async for revoked in _pages(Revocation, self._seen, REVOCATION):
             touched.update(standing.revoke(*row) for row in revoked)
         self._seen = number
         self._touched |= touched

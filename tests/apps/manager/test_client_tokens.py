@@ -297,8 +297,9 @@ def test_no_list_has_anything_of_another_tenant(
 
 
 def test_a_job_is_of_its_maker_s_tenant_and_of_no_other(
-    manager: Manager, root: httpx.Client, bound: list[httpx.Client], tenants: list[str]
-) -> None:
+    manager: Manager, root: httpx.Client, bound: list[httpx.Client], tenants: list[str],
+    cluster: str,
+) -> None:  # fmt: skip
     find = {"kind": "find", "urls": ["http://origin.test/a"], "scope": "all-peers"}
     mine = created(bound[1].post("/jobs", json=find))
     assert mine["tenant"] == tenants[1]
@@ -324,7 +325,7 @@ def test_a_job_is_of_its_maker_s_tenant_and_of_no_other(
 
 
 def test_one_tenant_s_jobs_keep_no_other_from_making_some(
-    manager: Manager, bound: list[httpx.Client]
+    bound: list[httpx.Client], cluster: str
 ) -> None:
     find = {"kind": "find", "urls": ["http://origin.test/a"], "scope": "all-peers"}
     statuses = [bound[0].post("/jobs", json=find).status_code for _ in range(70)]
