@@ -118,4 +118,5 @@ def hawker_transport(name: str, settings: Any) -> Transport:  # type: ignore[emp
 
 @hookspec
 def hawker_job_broker(name: str, settings: Any) -> JobBroker:  # type: ignore[empty-body]
-    """Group `hawker.jobs`: a durable queue for the manager's jobs."""
+    """Group `hawker.jobs`: carries between managers what may be begun; chosen by
+    `manager.job_broker`. Called when a manager starts; must not connect."""

@@ -33,7 +33,11 @@ def compose(roles: Mapping[str, RoleApp], parts: Sequence[Part] = ()) -> Starlet
 
     Starlette's `Mount` does not run the lifespans of what it mounts; this app's lifespan does.
     """
-    health = Health(lambda: _ready(roles.values()), lambda: _metrics([*roles.values(), *parts]))
+    health = Health(
+        lambda: _ready(roles.values()),
+        lambda: [note for role in roles.values() for note in getattr(role, "notes", ())],
+        lambda: _metrics([*roles.values(), *parts]),
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -505,10 +505,46 @@ class RoleContext(msgspec.Struct, frozen=True):
     path: str | None = None
 
 
-class JobBroker(Protocol):
-    """A durable queue for jobs (group `hawker.jobs`)."""
+class JobMessage(msgspec.Struct, frozen=True):
+    """One delivery of what was put: `receipt` is the broker's own word for it."""
 
-    async def submit(self, kind: str, payload: bytes) -> str: ...
-    def claim(self, kinds: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]: ...
-    async def finish(self, job: str, problem: bytes | None = None) -> None: ...
+    body: str
+    receipt: str
+
+
+class JobBroker(Protocol):
+    """Tells managers what may be begun (group `hawker.jobs`, name = the broker).
+
+    What is to be done, and who does it, is in the managers' database: a broker may repeat what was
+    put, give it in another order, and lose it. Bodies are text of at most 1 KiB; queues of
+    different names have nothing to do with each other. A call ends 10 s after it should at the
+    latest, and connects anew where that is needed.
+
+    Attributes:
+        redelivery: seconds after which what was taken and not acknowledged is given again.
+    """
+
+    redelivery: float
+
+    async def put(self, queue: str, bodies: Sequence[str]) -> None:
+        """Raises Unavailable where the broker is away; some may have been put all the same."""
+        ...
+
+    async def take(self, queue: str, most: int, wait: float) -> Sequence[JobMessage]:
+        """At most `most`, as soon as there is one; none where none comes within `wait` seconds.
+        Whoever asks takes them from the others, until `redelivery` is over.
+
+        Raises:
+            Unavailable: the broker is away, or has lost what was put before.
+        """
+        ...
+
+    async def acknowledge(self, queue: str, messages: Sequence[JobMessage]) -> None:
+        """They are not to be given again. Those that the broker does not know are left out.
+
+        Raises:
+            Unavailable: the broker is away; they may be given again.
+        """
+        ...
+
     async def close(self) -> None: ...

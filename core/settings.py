@@ -210,6 +210,9 @@ class ManagerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most jobs that are taken from one tenant for one cluster within a minute."""
     job_parts: int = 64
     """Most contents of jobs that hosts of one cluster are brought at a time."""
+    job_broker: str = ""
+    """Plugin that tells managers of one database what may be begun (group hawker.jobs); empty:
+    each of them looks into the database."""
 
 
 class EgressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

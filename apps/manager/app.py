@@ -72,6 +72,11 @@ class ManagerRole(Role):
         """Whether it answers, be it after its database was opened."""
         return super().ready and self._failure is None
 
+    @property
+    def notes(self) -> Sequence[str]:
+        queue = None if self._service is None else self._service.engine.queue
+        return [queue.note] if queue is not None and queue.note else []
+
     def metrics(self) -> Iterable[Metric]:
         yield from super().metrics()
         service = self._service
@@ -89,6 +94,12 @@ class ManagerRole(Role):
         parts = {} if service is None else service.engine.parts_ended
         text = "Contents of jobs on a host, by how that ended."
         yield counters("hawker_manager_job_parts", text, "outcome", parts)
+        queue = None if service is None else service.engine.queue
+        if queue is not None:
+            text = "1 while the job broker is there."
+            yield gauge("hawker_manager_job_broker_connected", text, int(queue.connected))
+            text = "Messages of the job broker, by what became of them."
+            yield counters("hawker_manager_job_messages", text, "outcome", queue.messages)
 
     @contextlib.asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:

@@ -29,6 +29,7 @@ from hawker.apps.manager.jobs.engine import Engine
 from hawker.apps.manager.jobs.harbor import Harbor
 from hawker.apps.manager.jobs.images import Images
 from hawker.apps.manager.jobs.planning import Planner
+from hawker.apps.manager.jobs.queue import Queue
 from hawker.apps.manager.jobs.resource import Jobs
 from hawker.apps.manager.keepalives import Keepalives
 from hawker.apps.manager.members import Members
@@ -43,7 +44,7 @@ from hawker.apps.manager.secret import KeyedHash, Passwords
 from hawker.apps.manager.signing_in import SigningIn
 from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
-from hawker.core.contracts import Plugins, Searcher
+from hawker.core.contracts import JobBroker, Plugins, Searcher
 from hawker.core.errors import ConfigError, Unavailable
 from hawker.core.outgoing import OriginClient, origin_tls
 from hawker.core.settings import Settings
@@ -68,6 +69,7 @@ class Service:
         accounts: Accounts,
         roster: Roster,
         searcher: Searcher,
+        broker: JobBroker | None,
         origins: OriginClient,
         settings: Settings,
     ) -> None:
@@ -82,7 +84,11 @@ class Service:
         seal = hashed.seal
         self._origins = origins
         planner = Planner(Images(origins), base_urls(settings.registry.upstreams), seal)
-        self.engine = Engine(database, planner, seal, settings.manager.job_parts)
+        queue = None
+        if broker is not None:
+            # Of the managers that have the same key: those of one database.
+            queue = Queue(broker, settings.manager.job_broker, hashed.fingerprint[:16])
+        self.engine = Engine(database, planner, seal, settings.manager.job_parts, queue)
         per_minute = settings.manager.jobs_per_minute
         self._jobs = Jobs(database, self.engine, planner, seal, per_minute)
         self.signing_in = SigningIn(identity, accounts, self._attempts)
@@ -114,9 +120,11 @@ class Service:
         Raises:
             ConfigError, StorageFailed, Unavailable: as `Database.open`; ConfigError where the key
                 is missing, or is another database's.
-            UnknownPlugin: the searcher cannot be used.
+            UnknownPlugin: the searcher or the job broker cannot be used.
         """
         searcher: Searcher = plugins.get("hawker.searchers", settings.manager.searcher)
+        name = settings.manager.job_broker
+        broker: JobBroker | None = plugins.get("hawker.jobs", name) if name else None
         database = Database(settings.manager.database, settings.data)
         await database.open()
         try:
@@ -128,7 +136,9 @@ class Service:
                     await roster.load()
                     origins = OriginClient(plugins.services, context)
                     accounts = Accounts(plugins, context)
-                    return cls(database, hashed, accounts, roster, searcher, origins, settings)
+                    return cls(
+                        database, hashed, accounts, roster, searcher, broker, origins, settings
+                    )
         except BaseException:
             await database.close()
             raise

@@ -26,10 +26,16 @@ LAG_BUCKETS = (
 
 
 class Health:
-    """The health routes of a process; `ready` and `metrics` ask its roles."""
+    """The health routes of a process; `ready`, `notes` and `metrics` ask its roles."""
 
-    def __init__(self, ready: Callable[[], bool], metrics: Callable[[], Iterable[Metric]]) -> None:
+    def __init__(
+        self,
+        ready: Callable[[], bool],
+        notes: Callable[[], Sequence[str]],
+        metrics: Callable[[], Iterable[Metric]],
+    ) -> None:
         self._ready = ready
+        self._notes = notes
         self._metrics = metrics
         self._lag = Timings(LAG_BUCKETS)
 
@@ -51,7 +57,10 @@ class Health:
 
     async def _readyz(self, request: Request) -> Response:
         ready = self._ready()
-        return JSONResponse({"ready": ready, "version": version()}, 200 if ready else 503)
+        told: dict[str, object] = {"ready": ready, "version": version()}
+        if notes := self._notes():
+            told["notes"] = notes
+        return JSONResponse(told, 200 if ready else 503)
 
     async def _show(self, request: Request) -> Response:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest

@@ -57,6 +57,11 @@ class Role:
         """Whether the role can do its work now."""
         return self._entered > 0
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is not as it should be, though the role does its work; it is told to anybody."""
+        return ()
+
     def metrics(self) -> Iterable[Metric]:
         """What the role counts, for `/metrics`."""
         return self._edge.metrics()

@@ -1,10 +1,11 @@
 """Jobs of two managers on one PostgreSQL, of which one dies in the middle; `python -m
-tests.outside.postgres` runs this."""
+tests.outside.postgres` runs this, and `python -m tests.outside.brokers` with brokers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.apps.manager.running import SERVER, Manager, created, new_database
 from tests.e2e.conftest import Cluster, hawker, wait_for
 from tests.e2e.managed import Host
 from tests.e2e.upstream import Registry
+from tests.outside.broker_servers import figure
 
 MIB = 2**20
 PEERS = 3
@@ -159,5 +161,10 @@ def test_both_work_and_each_part_is_one_s(
     assert most <= 4, "both together work on no more than the job says"
     parts = root.get(f"/jobs/{job}/parts", params={"per_page": 100}).json()
     assert {part["attempts"] for part in parts} == {1}
+    done = [figure(manager.url, "hawker_manager_job_parts_total") for manager in pair]
+    assert sum(one for one in done if one > 0) == PEERS * (LAYERS + 2)
+    if os.environ.get("HAWKER_MANAGER__JOB_BROKER"):
+        # Without a broker it is whoever looks first.
+        assert min(done) > 0, done
     for manager in pair:
         manager.check()

@@ -1,60 +1,54 @@
 """Jobs at work: who does which part, and that each is done though managers die.
 
-All managers of a database look twice a second for what there is to do. A part is somebody's under
-a lease, which is renewed while it is worked on; what is done, and what is to be tried again, is
-written only by whoever has the lease. A part whose lease ran out is another's: hosts store a
-content once, however often they are asked, and go on where they were.
+All managers of a database look twice a second for what there is to do, or take it from a broker's
+queue, and look less often. A part is somebody's under a lease, which is renewed while it is worked
+on; what is done, and what is to be tried again, is written only by whoever has the lease. A part
+whose lease ran out is another's: hosts store a content once, however often they are asked, and go
+on where they were.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tortoise.expressions import Q
-from tortoise.functions import Count
 from tortoise.queryset import QuerySet
 
-from hawker.apps.manager import changes, models
+from hawker.apps.manager import models
 from hawker.apps.manager.database import Database, transaction
-from hawker.apps.manager.jobs import work
-from hawker.apps.manager.jobs.contents import Content, opened, wish_of
+from hawker.apps.manager.jobs import leases, work
+from hawker.apps.manager.jobs.contents import opened, wish_of
+from hawker.apps.manager.jobs.failures import pause, told
+from hawker.apps.manager.jobs.leases import LEASE
 from hawker.apps.manager.jobs.members import Members
 from hawker.apps.manager.jobs.planning import Planner
+from hawker.apps.manager.jobs.plans import Plans
+from hawker.apps.manager.jobs.queue import Queue
 from hawker.apps.manager.jobs.tables import Job, JobPart, tenant_of
 from hawker.apps.manager.jobs.wire import OPEN, State
 from hawker.apps.manager.jobs.work import Figures
 from hawker.apps.manager.secret import Seal
-from hawker.core.errors import (
-    Busy,
-    GenerationGone,
-    HawkerError,
-    OriginChanged,
-    OriginFailed,
-    StorageFailed,
-    Unavailable,
-)
+from hawker.core.contracts import JobMessage
+from hawker.core.errors import HawkerError
 
 log = logging.getLogger(__name__)
 
 LOOK = 0.5
-LEASE = 10.0
 RENEW = 2.0
+"""Leases are renewed so often, and the database is looked into where a broker tells the rest."""
 GATHER = 0.05
 """What ends within so many seconds is written down together."""
-ATTEMPTS = 4
-PAUSE = 2.0
-"""Before the second attempt; before each later one twice as long."""
 AT_ONCE = 128
 """Parts that one process works on."""
-MAX_PROBLEM = 4096
-PASSING = (Unavailable, OriginFailed, OriginChanged, Busy, GenerationGone)
-"""What may be otherwise in a moment; but not a disk that cannot be used."""
+TAKE = 4
+"""Parts that are taken from a queue at a time: managers share what comes in."""
 
 
 @dataclass(eq=False)
@@ -67,34 +61,33 @@ class _Held:
     task: asyncio.Task[None] | None = None
 
 
-@dataclass
-class _Planned:
-    """How the planning of a job ended: its contents and hosts, or why there are none."""
-
-    job: Job
-    contents: list[Content] = field(default_factory=list)
-    hosts: list[models.Member] = field(default_factory=list)
-    failure: HawkerError | None = None
-
-
 class Engine:
     """`run` works until it is cancelled; `limit` is how many parts of one cluster are under way at
-    a time, whoever works on them."""
+    a time, whoever works on them; `queue` tells which parts may be begun, where there is one."""
 
-    def __init__(self, database: Database, planner: Planner, seal: Seal, limit: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        planner: Planner,
+        seal: Seal,
+        limit: int,
+        queue: Queue | None = None,
+    ) -> None:
+        self.queue = queue
         self.parts_ended: Counter[str] = Counter()
         self._database = database
-        self._planner = planner
         self._seal = seal
         self._members = Members(seal)
         self._limit = limit
         self._owner = models.new_id()
         self._held: dict[int, _Held] = {}
-        self._planning: dict[int, asyncio.Task[None]] = {}
-        self._planned: list[_Planned] = []
+        self._plans = Plans(database, planner, self._owner, self.look)
         self._ended: list[tuple[_Held, HawkerError | None]] = []
         self._wake = asyncio.Event()
+        self._room = asyncio.Event()
         self._renewed = 0.0
+        self._recall = False
+        self._failed = ""
 
     def look(self) -> None:
         """There is something new to do."""
@@ -108,38 +101,46 @@ class Engine:
                     await table.filter(owner=self._owner).update(leased_until=0.0)
 
     async def run(self) -> None:
-        failed = ""
         async with asyncio.TaskGroup() as group:
+            if self.queue is not None:
+                group.create_task(self._receive(group, self.queue))
             while True:
                 self._wake.clear()
-                try:
-                    with self._database.active():
-                        async with self._database.failures():
-                            await self._step(group)
-                    failed = ""
-                except Exception as exc:
-                    if str(exc) != failed:
-                        failed = str(exc)
-                        fault = None if isinstance(exc, HawkerError) else exc
-                        log.error("jobs stand still: %s", exc, exc_info=fault)
-                    await asyncio.sleep(LOOK)
+                await self._try(lambda: self._step(group))
+                queued = self.queue is not None and self.queue.connected
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK):
+                    async with asyncio.timeout(RENEW if queued else LOOK):
                         await self._wake.wait()
                         await asyncio.sleep(GATHER)
 
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> bool:
+        """Whether a step with the database succeeded; what went wrong is told once."""
+        try:
+            with self._database.active():
+                async with self._database.failures():
+                    await step()
+        except Exception as exc:
+            if str(exc) != self._failed:
+                self._failed = str(exc)
+                fault = None if isinstance(exc, HawkerError) else exc
+                log.error("jobs stand still: %s", exc, exc_info=fault)
+            await asyncio.sleep(LOOK)
+            return False
+        self._failed = ""
+        return True
+
     async def _step(self, group: asyncio.TaskGroup) -> None:
         await self._write_ends()
-        await self._write_plans()
+        await self._plans.write()
         jobs = await Job.filter(state__in=OPEN).order_by("id").values_list("id", "state")
-        if not jobs and not self._held and not self._planning:
+        if not jobs and not self._held and not self._plans:
             return
         await self._renew()
         await self._let_go()
-        await self._plan(group)
+        await self._plans.begin(group)
         running = [id_ for id_, state in jobs if state == "running"]
         if running:
-            await self._claim(group)
+            await self._begin(group)
             await self._finish(running)
 
     # ------------------------------------------------------------------ leases
@@ -150,12 +151,13 @@ class Engine:
             return
         self._renewed = now
         until = time.time() + LEASE
-        if self._planning:
-            await Job.filter(owner=self._owner, state="pending").update(leased_until=until)
+        await self._plans.renew(until)
         if not self._held:
             return
         async with transaction():
-            await JobPart.filter(owner=self._owner, state="running").update(leased_until=until)
+            # Of what became ours while the database failed nobody knows here: it ends.
+            ours = JobPart.filter(owner=self._owner, state="running", id__in=list(self._held))
+            await ours.update(leased_until=until)
             for held in self._held.values():
                 if held.figures == held.told:
                     continue
@@ -176,111 +178,56 @@ class Engine:
                 task = self._held[id_].task
                 if task is not None:
                     task.cancel()
-        if self._planning:
-            ours_too = Job.filter(owner=self._owner, state="pending")
-            planned = set(await ours_too.values_list("id", flat=True))
-            for id_ in self._planning.keys() - planned:
-                self._planning[id_].cancel()
-
-    # ------------------------------------------------------------------ planning
-
-    async def _plan(self, group: asyncio.TaskGroup) -> None:
-        now = time.time()
-        waiting = Job.filter(state="pending", leased_until__lte=now, after__lte=now)
-        for job in await waiting.order_by("id").limit(16):
-            taken = await Job.filter(
-                id=job.id, state="pending", leased_until=job.leased_until
-            ).update(owner=self._owner, leased_until=now + LEASE, attempts=job.attempts + 1)
-            if taken:
-                job.attempts += 1
-                self._planning[job.id] = group.create_task(self._plan_one(job))
-
-    async def _plan_one(self, job: Job) -> None:
-        planned = _Planned(job)
-        try:
-            async with self._database.failures():
-                planned.contents, planned.hosts = await self._planner.plan(job)
-        except HawkerError as exc:
-            planned.failure = exc
-        except Exception as exc:
-            log.exception("job %d cannot be planned", job.id)
-            planned.failure = HawkerError(f"{type(exc).__name__}: {exc}")
-        finally:
-            del self._planning[job.id]
-        self._planned.append(planned)
-        self.look()
-
-    async def _write_plans(self) -> None:
-        while self._planned:
-            planned = self._planned[0]
-            async with transaction():
-                await self._write_plan(planned)
-            self._planned.pop(0)
-
-    async def _write_plan(self, planned: _Planned) -> None:
-        job, failure, now = planned.job, planned.failure, time.time()
-        mine = Job.filter(id=job.id, owner=self._owner, state="pending")
-        if failure is not None:
-            values = {"problem": _told(failure), "owner": "", "leased_until": 0.0}
-            if _may_pass(failure) and job.attempts < ATTEMPTS:
-                await mine.update(**values, after=now + PAUSE * 2 ** (job.attempts - 1))
-            else:
-                await mine.update(**values, state="failed", ended=now)
-            return
-        begun = {"state": "running", "begun": now, "problem": "", "owner": "", "leased_until": 0.0}
-        if await mine.update(**begun):
-            # Content by content: hosts that want the same at the same time get it of each other.
-            await JobPart.bulk_create(
-                [
-                    _part(job, number, content, host)
-                    for number, content in enumerate(planned.contents)
-                    for host in planned.hosts
-                ],
-                batch_size=500,
-            )
+        await self._plans.let_go()
 
     # ------------------------------------------------------------------ parts
 
-    async def _claim(self, group: asyncio.TaskGroup) -> None:
-        """Take parts that are nobody's, as far as there is room."""
-        room = AT_ONCE - len(self._held)
-        now = time.time()
-        free = Q(state="pending", after__lte=now) | Q(state="running", leased_until__lte=now)
-        if room <= 0 or not await JobPart.filter(free, job__state="running").exists():
+    async def _begin(self, group: asyncio.TaskGroup) -> None:
+        """Have parts begun that are nobody's, by whoever takes them from the queue, or here."""
+        queue = self.queue
+        if queue is None or not queue.connected:
+            room = AT_ONCE - len(self._held)
+            self._start(group, await leases.claim(self._owner, self._limit, room))
             return
-        async with transaction():
-            # One manager at a time counts what is under way.
-            await changes.lock(changes.JOBS)
-            taken = await self._take(free, room, now)
-        for held in taken:
-            self._held[held.part.id] = held
+        if self._recall:
+            await leases.recall()
+            self._recall = False
+        ids = await leases.enqueue(self._limit, max(leases.QUEUED, queue.lasting))
+        if ids:
+            await queue.put([str(id_) for id_ in ids])
+
+    def _start(self, group: asyncio.TaskGroup, parts: Sequence[JobPart]) -> None:
+        for part in parts:
+            held = self._held[part.id] = _Held(part, Figures(part.bytes, part.total))
             held.task = group.create_task(self._work(held))
 
-    async def _take(self, free: Q, room: int, now: float) -> list[_Held]:
-        clusters = await _under_way("cluster", now)
-        jobs = await _under_way("job_id", now)
-        taken: list[_Held] = []
-        ids: Any = (
-            await JobPart.filter(free, job__state="running")
-            .distinct()
-            .values_list("job_id", flat=True)
-        )
-        for id_ in sorted(ids):
-            most = wish_of(await Job.get(id=id_)).at_once - jobs[id_]
-            most = min(most, room - len(taken))
-            if most <= 0:
+    async def _receive(self, group: asyncio.TaskGroup, queue: Queue) -> None:
+        """Begin what comes from the queue, as far as there is room."""
+        while True:
+            self._room.clear()
+            room = AT_ONCE - len(self._held)
+            if room <= 0:
+                await self._room.wait()
                 continue
-            full = [name for name, many in clusters.items() if many >= self._limit]
-            rows = JobPart.filter(free, job_id=id_).exclude(cluster__in=full).order_by("id")
-            for part in await rows.limit(most).select_related("job"):
-                if clusters[part.cluster] >= self._limit:
-                    continue
-                clusters[part.cluster] += 1
-                taken.append(_Held(part, Figures(part.bytes, part.total)))
-        await JobPart.filter(id__in=[held.part.id for held in taken]).update(
-            state="running", owner=self._owner, leased_until=now + LEASE, updated=now
-        )
-        return taken
+            came = await queue.take(min(TAKE, room), self._back)
+            # What is just being left here comes again, once that is done.
+            messages = [message for message in came if _number(message) not in self._held]
+            accept = functools.partial(self._accept, group, queue, messages)
+            if messages and await self._try(accept):
+                await queue.acknowledge(messages)
+
+    async def _accept(
+        self, group: asyncio.TaskGroup, queue: Queue, messages: Sequence[JobMessage]
+    ) -> None:
+        parts = await leases.accept(self._owner, [_number(message) for message in messages])
+        self._start(group, parts)
+        queue.messages["taken"] += len(messages)
+        queue.messages["void"] += len(messages) - len(parts)
+
+    def _back(self) -> None:
+        """The broker is there, and may have lost what was put before."""
+        self._recall = True
+        self.look()
 
     async def _work(self, held: _Held) -> None:
         part, failure = held.part, None
@@ -297,10 +244,14 @@ class Engine:
             log.exception("part %d of job %d failed", part.id, part.job_id)
             failure = HawkerError(f"{type(exc).__name__}: {exc}")
         except asyncio.CancelledError:
-            self._held.pop(part.id, None)
+            self._drop(held)
             raise
         self._ended.append((held, failure))
         self.look()
+
+    def _drop(self, held: _Held) -> None:
+        self._held.pop(held.part.id, None)
+        self._room.set()
 
     async def _write_ends(self) -> None:
         if not self._ended:
@@ -310,7 +261,7 @@ class Engine:
             outcomes = [await self._write_end(held, failure) for held, failure in ended]
         del self._ended[: len(ended)]
         for (held, _), outcome in zip(ended, outcomes, strict=True):
-            self._held.pop(held.part.id, None)
+            self._drop(held)
             if outcome:
                 self.parts_ended[outcome] += 1
 
@@ -319,14 +270,14 @@ class Engine:
         now, attempts = time.time(), held.part.attempts + 1
         state: State = "succeeded" if failure is None else "failed"
         after = 0.0
-        if failure is not None and _may_pass(failure) and attempts < ATTEMPTS:
-            state, after = "pending", now + PAUSE * 2 ** (attempts - 1)
+        if failure is not None and (wait := pause(failure, attempts)) is not None:
+            state, after = "pending", now + wait
         written = await self._mine(held).update(
             state=state,
             bytes=held.figures.bytes,
             total=held.figures.total,
             attempts=attempts,
-            problem="" if failure is None else _told(failure),
+            problem="" if failure is None else told(failure),
             after=after,
             owner="",
             leased_until=0.0,
@@ -346,33 +297,7 @@ class Engine:
             await Job.filter(id=id_, state="running").update(state=state, ended=time.time())
 
 
-def _told(failure: HawkerError) -> str:
-    """As a database takes it: others may have said it."""
-    return str(failure).replace("\0", "\N{REPLACEMENT CHARACTER}")[:MAX_PROBLEM]
-
-
-def _may_pass(failure: HawkerError) -> bool:
-    return isinstance(failure, PASSING) and not isinstance(failure, StorageFailed)
-
-
-def _part(job: Job, number: int, content: Content, host: models.Member) -> JobPart:
-    return JobPart(
-        job_id=job.id,
-        number=number,
-        url=content.url,
-        name=content.name,
-        private=content.private,
-        cluster=host.cluster_id,
-        host=host.host,
-        hostname=host.hostname,
-        address=host.addresses[0] if host.addresses else "",
-        state="pending",
-        total=content.size,
-    )
-
-
-async def _under_way(column: str, now: float) -> Counter[str]:
-    """How many parts are being worked on, by a column's value."""
-    working = JobPart.filter(state="running", leased_until__gt=now)
-    rows = await working.annotate(many=Count("id")).group_by(column).values(column, "many")
-    return Counter({row[column]: row["many"] for row in rows})
+def _number(message: JobMessage) -> int:
+    """Of the part that a message names; of none, where it says something else."""
+    said = message.body
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else 0

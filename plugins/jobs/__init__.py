@@ -1,0 +1,1 @@
+"""Brokers that tell managers which parts of jobs may be begun."""
