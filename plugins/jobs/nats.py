@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 from nats.aio.client import Client
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 SCHEMES = ("nats://", "tls://")
 CONSUMER = "managers"
 LEAST_WAIT = 0.05
+CLOSE_SECONDS = 1.0
 PING_SECONDS = 5
 """A server that leaves two of them unanswered is away."""
 OTHER_CONFIGURATION = 10058
@@ -111,7 +112,7 @@ class NatsBroker:
         client, self._client, self._context = self._client, None, None
         self._taking.clear()
         if client is not None:
-            await client.close()
+            await _end(client)
 
     # ------------------------------------------------------------------ connection, stream
 
@@ -148,7 +149,7 @@ class NatsBroker:
                 error_cb=_note,
             )
         except BaseException:
-            await client.close()
+            await _end(client)
             raise
         self._client, self._context = client, client.jetstream(timeout=CALL_SECONDS)
 
@@ -202,6 +203,13 @@ class NatsBroker:
                 failure = failure.exceptions[0]
             told = str(failure) or "it did not answer in time"
             raise Unavailable(f"the job broker {self._name} failed: {told}") from exc
+
+
+async def _end(client: Client) -> None:
+    """Close it; the library waits for ever where TLS was refused."""
+    with suppress(Error, OSError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await client.close()
 
 
 async def _note(failure: Exception) -> None:

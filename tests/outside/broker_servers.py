@@ -33,9 +33,11 @@ class Server:
 
     name: ClassVar[str]
 
-    def __init__(self, root: Path, *, lasting: bool) -> None:
+    def __init__(self, root: Path, *, lasting: bool, certificate: Path | None = None) -> None:
+        """`certificate`: PEM, with its key; the server speaks TLS then."""
         self.port = free_port()
         self.lasting = lasting
+        self.certificate = certificate
         self.data = root / f"data-{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -94,12 +96,18 @@ class Redis(Server):
 
     @property
     def url(self) -> str:
-        return f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
+        scheme = "rediss" if self.certificate else "redis"
+        return f"{scheme}://:{PASSWORD}@127.0.0.1:{self.port}/0"
 
     def command(self) -> list[str]:
+        ports = ["--port", str(self.port)]
+        if self.certificate:
+            pem = str(self.certificate)
+            ports = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+            ports += ["--tls-cert-file", pem, "--tls-key-file", pem, "--tls-ca-cert-file", pem]
         lasting = ["--appendonly", "yes", "--appendfsync", "always"]
         return [
-            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+            "redis-server", *ports, "--bind", "127.0.0.1", "--save", "",
             "--dir", str(self.data), "--requirepass", PASSWORD, *(lasting if self.lasting else ()),
         ]  # fmt: skip
 
@@ -115,18 +123,21 @@ class Redis(Server):
 class Nats(Server):
     name = "nats"
 
-    def __init__(self, root: Path, *, lasting: bool) -> None:
-        super().__init__(root, lasting=lasting)
+    def __init__(self, root: Path, *, lasting: bool, certificate: Path | None = None) -> None:
+        super().__init__(root, lasting=lasting, certificate=certificate)
         self.monitor = free_port()
 
     @property
     def url(self) -> str:
-        return f"nats://hawker:{PASSWORD}@127.0.0.1:{self.port}"
+        scheme = "tls" if self.certificate else "nats"
+        return f"{scheme}://hawker:{PASSWORD}@127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
+        pem = str(self.certificate)
         return [
             "nats-server", "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.data),
             "-m", str(self.monitor), "--user", "hawker", "--pass", PASSWORD,
+            *(["--tls", "--tlscert", pem, "--tlskey", pem] if self.certificate else ()),
         ]  # fmt: skip
 
     def carried(self) -> int:

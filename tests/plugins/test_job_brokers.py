@@ -7,7 +7,9 @@ that the manager's tests use.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,25 @@ from hawker.core.settings import PluginSettings, Settings
 from hawker.core.testing.brokers import REDELIVERY, SECRET, JobBrokerContract
 from tests.e2e.test_schedulers import free_port
 from tests.plugins.memory_broker import MemoryBroker, MemoryServer
+
+
+class TestExampleOfTheDocumentation(JobBrokerContract):
+    @pytest.fixture(autouse=True)
+    def spool(self, tmp_path: Path) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+        found = re.search(r"```python\n(# spool\.py.*?)```", page, re.DOTALL)
+        assert found is not None
+        names: dict[str, Any] = {}
+        exec(found[1], names)
+        self._spool, self._folder = names["Spool"], tmp_path / "spool"
+
+    def make_broker(self) -> JobBroker:
+        made: JobBroker = self._spool(self._folder, redelivery=REDELIVERY)
+        return made
+
+    def make_away(self) -> JobBroker:
+        made: JobBroker = self._spool("/dev/null/spool")
+        return made
 
 
 class TestMemory(JobBrokerContract):
