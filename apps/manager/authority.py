@@ -53,6 +53,16 @@ class Shared:
         )
         return certificate_pem(certificate).decode(), certificate.not_valid_after_utc.timestamp()
 
+    def manager_pem(self) -> bytes:
+        """A certificate for the manager as a client of the members, and its new key. It has no
+        names, so that nobody can be a server by it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = host_certificate(
+            "manager", [], key.public_key(), self.certificate, self.key, now - BEFORE, now + LIFE
+        )
+        return certificate_pem(certificate) + key_pem(key)
+
 
 class Request:
     """A certificate signing request that has been read: a key, and names for it."""

@@ -184,6 +184,21 @@ def test_only_what_failed_is_done_again(managed: Managed, origin: Origin) -> Non
     assert has(seed, b"better now", urls[1], origin)
 
 
+def test_hosts_that_ask_for_certificates_of_clients_are_reached(
+    managed: Managed, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAWKER_TLS__MUTUAL", "true")
+    seed, (one,) = swarm(managed, 1)
+    with one.client() as client, pytest.raises(httpx.HTTPError):
+        client.get("/healthy")
+    data = os.urandom(2 * MIB)
+    url = origin.put("/file", data)
+    job = begin(managed, urls=[url], scope="all-peers")
+    assert ended(managed, job)["state"] == "succeeded", parts(managed, job)
+    assert done(managed, "find", urls=[url]) == {seed.id: len(data), one.id: len(data)}
+    assert origin.sent_bytes == len(data)
+
+
 class _Strict(Quiet):
     """Gives content to whoever shows a header field, or a signature; counts bytes."""
 

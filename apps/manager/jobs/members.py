@@ -1,9 +1,13 @@
-"""The hosts of clusters, as a manager calls them: with a token of the cluster that they joined."""
+"""The hosts of clusters, as a manager calls them: with a token of the cluster that they joined, and
+a certificate of its authority, which those with `tls.mutual` ask for."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import ssl
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -11,7 +15,7 @@ from urllib.parse import urlsplit
 from tortoise.queryset import QuerySet
 
 from hawker.apps.manager import models
-from hawker.apps.manager.authority import known
+from hawker.apps.manager.authority import Shared, known
 from hawker.apps.manager.jobs.wire import PLACING, NewJob
 from hawker.apps.manager.roster import EXPIRY
 from hawker.apps.manager.secret import Seal
@@ -21,14 +25,17 @@ from hawker.core.errors import Forbidden, NotFound, Unavailable
 from hawker.core.tokens import ClusterKey
 
 KINDS = ("seed", "peer")
+RENEWED = 86400.0
+"""What opens a cluster's hosts is made anew after so many seconds."""
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What opens the hosts of one cluster to a manager."""
+    """What opens the hosts of one cluster to a manager, `until` it is made anew."""
 
     key: ClusterKey
     tls: ssl.SSLContext
+    until: float
 
 
 class Members:
@@ -65,13 +72,27 @@ class Members:
         return DaemonClient(row.url, token=token, tls=trust.tls)
 
     async def _trust(self, cluster: str) -> Trust:
-        if cluster not in self._trusted:
+        now = time.time()
+        trust = self._trusted.get(cluster)
+        if trust is None or now >= trust.until:
             shared = await known(cluster, self._seal)
             if shared is None:
                 raise NotFound("no host has joined the cluster")
-            context = ssl.create_default_context(cadata=shared.ca)
-            self._trusted[cluster] = Trust(ClusterKey(bytes.fromhex(shared.cluster_key)), context)
-        return self._trusted[cluster]
+            context = await asyncio.to_thread(_context, shared)
+            key = ClusterKey(bytes.fromhex(shared.cluster_key))
+            trust = self._trusted[cluster] = Trust(key, context, now + RENEWED)
+        return trust
+
+
+def _context(shared: Shared) -> ssl.SSLContext:
+    """Towards hosts of a cluster: who they are, and who calls them, is said by its authority."""
+    context = ssl.create_default_context(cadata=shared.ca)
+    # OpenSSL reads files alone; this one only we may read, and only for now.
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(shared.manager_pem())
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
 
 
 async def chosen(clusters: Sequence[str], wanted: NewJob, now: float) -> list[models.Member]:
