@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.conftest import Cluster, Daemon, Origin, fetch, wait_for
+from tests.e2e.test_schedulers import free_port
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 SIZE = 9 * 2**20 + 17
@@ -42,12 +45,26 @@ def one(values: Figures, name: str, **labels: str) -> float:
 
 
 def test_the_document_names_what_there_is_and_nothing_else(
-    cluster: Cluster, origin: Origin, tmp_path: Path
+    cluster: Cluster, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # With all there is: a broker, too, which is away.
+    monkeypatch.setenv("HAWKER_MANAGER__JOB_BROKER", "redis")
+    options = {"redis": {"url": f"redis://:opensesame@127.0.0.1:{free_port()}/0"}}
+    monkeypatch.setenv("HAWKER_PLUGINS__OPTIONS", json.dumps(options))
     up = cluster.start("up", "up")
     up.wait_ready()
     assert fetch(up, origin.put("/x", os.urandom(SIZE)), tmp_path / "out") == (0, "")
-    _, kinds = scrape(up)
+
+    def ready() -> httpx.Response:
+        return httpx.get(f"{up.url}/readyz", trust_env=False)
+
+    wait_for(lambda: "notes" in ready().json(), "the manager's database is open")
+    told = ready()
+    assert told.status_code == 200 and told.json()["ready"] is True
+    assert "the job broker redis is away" in told.json()["notes"][0]
+    assert "opensesame" not in told.text
+    values, kinds = scrape(up)
+    assert values["hawker_manager_job_broker_connected"] == {(): 0.0}
     # Those of members are looked at where there is one.
     alone = {name: kind for name, kind in documented().items() if "_membership_" not in name}
     assert kinds == alone

@@ -34,6 +34,11 @@ class Recording(Role):
         self.tasks: list[asyncio.Task[Any] | None] = []
         self.start_error: Exception | None = None
         self.stop_error: Exception | None = None
+        self.noted: list[str] = []
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.noted
 
     def routes(self) -> Sequence[BaseRoute]:
         return [Route("/hello", _hello)]
@@ -198,7 +203,11 @@ def test_composed_roles_start_in_order_and_stop_in_reverse() -> None:
     async def main() -> None:
         async with app.router.lifespan_context(app):
             assert (await _ask(app, "/two/hello")).text == "hello"
-            assert (await _ask(app, "/readyz")).json()["ready"] is True
+            ready = (await _ask(app, "/readyz")).json()
+            assert ready["ready"] is True and "notes" not in ready
+            roles["/two"].noted = ["something is away"]
+            ready = (await _ask(app, "/readyz")).json()
+            assert ready["ready"] is True and ready["notes"] == ["something is away"]
             assert (await _ask(app, "/healthy")).text == "ok\n"
             assert "hawker_event_loop_lag_seconds" in (await _ask(app, "/metrics")).text
         assert asyncio.all_tasks() == {asyncio.current_task()}
