@@ -87,12 +87,12 @@ class NatsBroker:
 
     async def take(self, queue: str, most: int, wait: float) -> Sequence[JobMessage]:
         async with self._failures(wait + CALL_SECONDS):
-            await self._ready(queue)
+            context = await self._ready(queue)
             try:
                 found = await self._taking[queue].fetch(most, timeout=max(wait, LEAST_WAIT))
             except TimeoutError:
-                if self._client is None or not self._client.is_connected:
-                    raise
+                # Nobody answers, either, where there is no such consumer any more.
+                await context.consumer_info(_stream(queue), CONSUMER)
                 return []
             return [
                 JobMessage(message.data.decode(errors="replace"), message.reply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import trustme
 from nats.aio.client import Client
 from nats.js.api import StorageType, StreamConfig
+from redis.asyncio import Redis as Connection
 
 from hawker.core.contracts import JobBroker
 from hawker.core.errors import Unavailable
@@ -126,6 +128,45 @@ def test_a_stream_that_somebody_made_is_used_as_it_is(tmp_path: Path) -> None:
             await nats.close()
 
     with Nats(tmp_path, lasting=False) as server:
+        asyncio.run(check(server))
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_queue_that_was_deleted_is_told_and_made_again(
+    kind: type[Server], tmp_path: Path
+) -> None:
+    async def delete(server: Server) -> None:
+        if server.name == "nats":
+            nats = Client()
+            await nats.connect(server.url)
+            await nats.jetstream().delete_stream("HAWKER-JOBS-queue")
+            await nats.close()
+            return
+        async with Connection.from_url(server.url) as redis:
+            assert await redis.delete("hawker:jobs:queue") == 1
+
+    async def check(server: Server) -> None:
+        broker = client(server)
+        try:
+            for waiting in (True, False):
+                await broker.put("queue", ["1"])
+                [message] = await broker.take("queue", 1, 5.0)
+                await broker.acknowledge("queue", [message])
+                task = asyncio.ensure_future(broker.take("queue", 1, 0.5 if waiting else 0.0))
+                await asyncio.sleep(0.2)
+                await delete(server)
+                with pytest.raises(Unavailable):
+                    await task
+                    # Where it had ended before, the next ones tell.
+                    for _ in range(3):
+                        await broker.take("queue", 1, 0.3)
+                with contextlib.suppress(Unavailable):
+                    await broker.take("queue", 1, 0.3)
+        finally:
+            await broker.close()
+        await goes(client(server))
+
+    with kind(tmp_path, lasting=True) as server:
         asyncio.run(check(server))
 
 

@@ -185,13 +185,14 @@ class Engine:
     async def _begin(self, group: asyncio.TaskGroup) -> None:
         """Have parts begun that are nobody's, by whoever takes them from the queue, or here."""
         queue = self.queue
+        room = AT_ONCE - len(self._held)
         if queue is None or not queue.connected:
-            room = AT_ONCE - len(self._held)
             self._start(group, await leases.claim(self._owner, self._limit, room))
             return
         if self._recall:
             await leases.recall()
             self._recall = False
+        self._start(group, await leases.claim_lost(self._owner, self._limit, room))
         ids = await leases.enqueue(self._limit, max(leases.QUEUED, queue.lasting))
         if ids:
             await queue.put([str(id_) for id_ in ids])

@@ -3,7 +3,8 @@
 A part is a manager's for as long as its lease lasts. A pending part that has a lease was put into
 the broker's queue: nobody but who takes it from there begins it, until that lease is over, or the
 queue was recalled. Both kinds count as under way, so that a job, and a cluster, has no more of
-them than it may, whoever works on them.
+them than it may, whoever works on them. What nobody took in its time may be lost: it is begun by
+whoever has room, and not put again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LEASE = 10.0
 QUEUE = "queue"
 """The owner of parts that were put into the queue."""
 QUEUED = 60.0
-"""What is not taken from the queue in so many seconds is put again: it may be lost."""
+"""What is not taken from the queue in so many seconds may be lost."""
 MOST_QUEUED = 512
 
 
@@ -36,12 +37,26 @@ async def claim(owner: str, limit: int, room: int) -> list[JobPart]:
     later is nobody's."""
     now = time.time()
     free = Q(state="pending", after__lte=now) | Q(state="running", leased_until__lte=now)
+    return await _claim(free, owner, limit, room, now, recalling=True)
+
+
+async def claim_lost(owner: str, limit: int, room: int) -> list[JobPart]:
+    """The same of what nobody has taken from the queue in time."""
+    now = time.time()
+    free = Q(state="pending", owner=QUEUE, leased_until__lte=now)
+    return await _claim(free, owner, limit, room, now, recalling=False)
+
+
+async def _claim(
+    free: Q, owner: str, limit: int, room: int, now: float, *, recalling: bool
+) -> list[JobPart]:
     if room <= 0 or not await _is_any(free):
         return []
     async with transaction():
         # One manager at a time counts what is under way.
         await changes.lock(changes.JOBS)
-        await _recall()
+        if recalling:
+            await _recall()
         parts = await _choose(free, limit, room, now)
         await _ids(parts).update(
             state="running", owner=owner, leased_until=now + LEASE, updated=now
@@ -53,7 +68,8 @@ async def enqueue(limit: int, seconds: float) -> list[int]:
     """Parts that may be begun, by their ids: they are to be put into the queue now, and are
     reserved for who takes them from there within `seconds`."""
     now = time.time()
-    free = Q(leased_until__lte=now, after__lte=now, state__in=OPEN)
+    free = Q(state="pending", owner="", after__lte=now)
+    free |= Q(state="running", leased_until__lte=now)
     if not await _is_any(free):
         return []
     async with transaction():
@@ -68,7 +84,7 @@ async def enqueue(limit: int, seconds: float) -> list[int]:
 
 async def accept(owner: str, ids: Collection[int]) -> list[JobPart]:
     """Those of the parts that came from the queue that become `owner`'s: the others have been
-    begun, called back, or put again."""
+    begun, called back, or have waited too long."""
     now = time.time()
     there = JobPart.filter(_queued(now), id__in=list(ids)).order_by("id").select_related("job")
     return [

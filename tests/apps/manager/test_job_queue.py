@@ -28,7 +28,7 @@ from hawker.apps.manager.jobs.queue import Queue
 from hawker.apps.manager.jobs.tables import Job, JobPart
 from hawker.apps.manager.jobs.wire import NewJob
 from hawker.apps.manager.secret import Seal
-from hawker.core.contracts import JobBroker
+from hawker.core.contracts import JobBroker, JobMessage
 from hawker.core.errors import OriginFailed, Unavailable
 from tests.apps.manager.running import new_database
 from tests.plugins.memory_broker import MemoryBroker, MemoryServer
@@ -121,8 +121,10 @@ class World:
 
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Check) -> None:
+    url = new_database()
+
     async def main() -> None:
-        database = Database(new_database(), tmp_path)
+        database = Database(url, tmp_path)
         await database.open()
         try:
             with database.active():
@@ -302,6 +304,28 @@ def test_a_plugin_with_a_fault_stops_no_jobs(
             two.queue.connected = True
             async with world.working(two):
                 await world.over(await world.job(10, at_once=4))
+
+    run(tmp_path, monkeypatch, check)
+
+
+def test_a_broker_that_gives_nothing_back_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    """It takes what is put, says that there is nothing, and never fails."""
+
+    class Swallows(MemoryBroker):
+        async def take(self, queue: str, most: int, wait: float) -> list[JobMessage]:
+            await asyncio.sleep(wait)
+            return []
+
+    async def check(world: World) -> None:
+        one = world.engine(Swallows(world.server, redelivery=0.2))
+        async with world.working(one):
+            await until(lambda: one.queue is not None and one.queue.connected)
+            job = await world.job(12, at_once=6)
+            await world.over(job)
+            assert one.queue is not None and one.queue.connected
+        assert world.most[job] <= 6 and len(world.server.waiting[NAME]) >= 12
 
     run(tmp_path, monkeypatch, check)
 
