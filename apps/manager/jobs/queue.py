@@ -66,7 +66,7 @@ class Queue:
     async def put(self, bodies: Sequence[str]) -> None:
         """Where that fails the broker is away from now on."""
         with contextlib.suppress(Unavailable):
-            await self._ask(self._broker.put(self._name, bodies), PATIENCE)
+            await self._ask(lambda: self._broker.put(self._name, bodies), PATIENCE)
             self.messages["put"] += len(bodies)
 
     async def take(self, most: int, returned: Callable[[], None]) -> Sequence[JobMessage]:
@@ -74,10 +74,12 @@ class Queue:
         is there, and was not before."""
         wait = WAIT if self.connected else TRY
         try:
-            found = await self._ask(self._broker.take(self._name, most, wait), wait + TAKING)
+            found = await self._ask(
+                lambda: self._broker.take(self._name, most, wait), wait + TAKING
+            )
             if not self.connected:
                 # One that is full, or may only be read, is of no use.
-                await self._ask(self._broker.put(self._name, [NOTHING]), PATIENCE)
+                await self._ask(lambda: self._broker.put(self._name, [NOTHING]), PATIENCE)
                 log.info("the job broker %s is there", self._plugin)
                 self.connected, self._told = True, ""
                 returned()
@@ -88,9 +90,9 @@ class Queue:
 
     async def acknowledge(self, messages: Sequence[JobMessage]) -> None:
         with contextlib.suppress(Unavailable):
-            await self._ask(self._broker.acknowledge(self._name, messages), PATIENCE)
+            await self._ask(lambda: self._broker.acknowledge(self._name, messages), PATIENCE)
 
-    async def _ask(self, call: Awaitable[Answer], seconds: float) -> Answer:
+    async def _ask(self, call: Callable[[], Awaitable[Answer]], seconds: float) -> Answer:
         """A call's answer; whatever else comes of it, the broker is away, and it is told once.
 
         Raises:
@@ -98,7 +100,7 @@ class Queue:
         """
         try:
             async with asyncio.timeout(seconds):
-                return await call
+                return await call()
         except TimeoutError:
             failure = f"the job broker {self._plugin} did not answer within {seconds:g} s"
         except HawkerError as exc:

@@ -287,13 +287,17 @@ def test_a_plugin_with_a_fault_stops_no_jobs(
         async def put(self, *_: Any) -> None:
             raise RuntimeError("a fault")
 
+    class IsNotAsync(MemoryBroker):
+        def take(self, *_: Any) -> Any:
+            raise RuntimeError("a fault")
+
     class Hangs(MemoryBroker):
         async def put(self, *_: Any) -> None:
             await asyncio.Event().wait()
 
     async def check(world: World) -> None:
         monkeypatch.setattr(queues, "PATIENCE", 0.3)
-        for kind in (Raises, Hangs):
+        for kind in (Raises, IsNotAsync, Hangs):
             one = world.engine(kind(world.server))
             async with world.working(one):
                 await world.over(await world.job(10, at_once=4))
