@@ -174,7 +174,8 @@ class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=
 
     `want` None means all of it; an empty list nothing (it only serves what it has). `private`
     means that only this host can read the origin (its URL carries a signature, say).
-    `readable` False forbids that anybody reads the origin for this request. `lease` is the one
+    `readable` False forbids that anybody reads the origin for this request; without a `priority`
+    it is that of its application, tag or URL. `lease` is the one
     under which its stored content was read; for content that was imported it is empty. `failover`
     says that the scheduler which should decide for this task is away. `request` is the id of the
     user's request, for the logs of those who have to do with it.
@@ -184,7 +185,7 @@ class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=
     want: list[ByteRange] | None = None
     private: bool = False
     readable: bool = True
-    priority: int = 6
+    priority: int | None = None
     generation: str = ""
     layout: Layout | None = None
     have: list[Run] = []
@@ -325,7 +326,8 @@ class Availability(msgspec.Struct, frozen=True, omit_defaults=True):
 class DownloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """POST /peer/v1/downloads: make content valid in this peer's store.
 
-    Without a `tenant` it is the caller's own. `digest` is checked over the whole. `timeout` is in
+    Without a `tenant` it is the caller's own. `priority` is 0 to 6 (see `hawker.core.priorities`),
+    or that of the application, tag or URL. `digest` is checked over the whole. `timeout` is in
     seconds. `pin` keeps the stream open after
     `done` until the client leaves, so that the stored file cannot be evicted meanwhile;
     `hard_link` prepares the stored file for a hard link (it becomes read-only). `headers` are shown
@@ -338,7 +340,7 @@ class DownloadRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     tenant: str = ""
     revision: str = ""
     digest: str = ""
-    priority: int = 6
+    priority: int | None = None
     filtered_query_params: list[str] = []
     disable_back_to_source: bool = False
     range: ByteRange | None = None

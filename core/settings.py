@@ -101,6 +101,17 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds to wait for an absent scheduler before the origin is read without one."""
 
 
+class PriorityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The priority of downloads that name none: of a tenant, an application, a tag, of URLs in
+    which a regular expression is found. What is left out fits all."""
+
+    level: int
+    tenant: str = ""
+    application: str = ""
+    tag: str = ""
+    url: str = ""
+
+
 class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The scheduler role."""
 
@@ -117,6 +128,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     others: list[str] = []
     """Base URLs of the cluster's other schedulers: their leases count, origins are shared with
     them."""
+    priorities: list[PriorityRule] = []
+    """Priorities of downloads that name none; the first that fits counts."""
 
 
 class FileSourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

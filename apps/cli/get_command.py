@@ -53,9 +53,8 @@ from hawker.core.settings import Settings
     "-p",
     "--priority",
     type=click.IntRange(0, 6),
-    default=6,
-    show_default=True,
-    help="Priority, with dfget's meaning.",
+    help="With dfget's meaning, unless its application, tag or URL has one: at 1 and 2 only what"
+    " peers have, at 3 this peer reads the origin, else a seed peer.",
 )
 @click.option(
     "-H",
@@ -84,7 +83,7 @@ def get(
     force_hard_link: bool,
     timeout: float,
     digest: str,
-    priority: int,
+    priority: int | None,
     tag: str,
     application: str,
     headers: dict[str, str],

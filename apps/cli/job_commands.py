@@ -97,7 +97,7 @@ def _run(session: Session, manager: str, work: Callable[[Asking], Awaitable[T]])
 @click.option("--tag", default="", help="Name versions of a URL apart.")
 @click.option("--application", default="", help="Name uses of a URL apart.")
 @click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="For the origin.")
-@click.option("--priority", type=click.IntRange(0, 6), help="0 is the most urgent.")
+@click.option("--priority", type=click.IntRange(0, 6), help="As of `hawker get`.")
 @click.option("--no-wait", is_flag=True, help="Print the job's number, and leave it to itself.")
 @manager_option
 @json_option

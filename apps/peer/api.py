@@ -192,10 +192,10 @@ class Api:
         return entry if entry and visible(ground, entry, caller, local=local) else None
 
 
-def _priority(text: str) -> int:
+def _priority(text: str) -> int | None:
     if text not in PRIORITIES:
         raise BadRequest(f"{text[:40]!r} is no priority", hint="it is 0 to 6")
-    return int(text or 6)
+    return int(text) if text else None
 
 
 def _listed(text: str) -> list[str]:

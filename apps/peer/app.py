@@ -24,6 +24,7 @@ from hawker.core.contracts import Caller, Codec, Directions, RoleContext
 from hawker.core.digests import HostKey
 from hawker.core.errors import UnknownPlugin
 from hawker.core.messages import HostAnnouncement, Load
+from hawker.core.priorities import RuledLevels
 from hawker.core.storage import Entry, Store
 from hawker.core.storage.identity import load_host_key
 from hawker.core.tls import ClientTls
@@ -83,6 +84,7 @@ class PeerRole(Role):
         if self._conductor is None:
             return
         conductor = self._conductor
+        conductor.ground.levels = RuledLevels(self.settings.scheduler.priorities)
         # One that it was about to leave goes on as it is.
         running = {
             link.base_url: link for link in self._made if link in conductor.schedulers.linked
@@ -129,6 +131,7 @@ class PeerRole(Role):
                 tls=tls,
                 codecs=self.codecs if settings.peer.compression else {},
                 roots=settings.sources.file.roots,
+                levels=RuledLevels(settings.scheduler.priorities),
             )
             conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)
             self.links = self._made = self._make_links(conductor, ground)

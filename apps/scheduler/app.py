@@ -47,6 +47,7 @@ from hawker.core.messages import (
     encode,
     report_decoder,
 )
+from hawker.core.priorities import RuledLevels
 from hawker.core.scheduling import (
     GRACE,
     MAX_RECORDS,
@@ -88,6 +89,7 @@ class SchedulerRole(Role):
             "hawker.evaluators", settings.scheduler.evaluator
         )
         self.core = Scheduler(evaluator, random.Random(), OriginLimits.of(settings.scheduler))
+        self.core.prioritise(RuledLevels(settings.scheduler.priorities))
         self._path = settings.data / "scheduler.sqlite"
         self._ledger: Ledger | None = None
         self._saved_hosts: set[str] = set()
@@ -149,6 +151,7 @@ class SchedulerRole(Role):
             seconds = GRACE if scheduler.others else 0.0
             self.core.regroup(self._now(), seconds=seconds)
         self._removed = directions.removed
+        self.core.prioritise(RuledLevels(scheduler.priorities))
         limits = OriginLimits.of(scheduler)
         await self._act(lambda now: self.core.limit(limits, now))
         for host in self._removed & self.core.host_ids():

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
-from hawker.apps.web.dragonfly import LEAST_URGENT, NOTHING, Wishes
+from hawker.apps.web.dragonfly import NOTHING, Wishes
 from hawker.core.clients.http import CONNECT_TIMEOUT, endpoint_client, raise_for_problem
 from hawker.core.contracts import RoleContext
 from hawker.core.errors import (
@@ -91,7 +91,7 @@ class SwarmContent:
         query = {"url": url, "revision": revision, "tag": wishes.tag}
         query |= {"application": wishes.application}
         query |= {"filtered_query_params": ",".join(wishes.filtered)}
-        if wishes.priority != LEAST_URGENT:
+        if wishes.priority is not None:
             query["priority"] = str(wishes.priority)
         query = {name: value for name, value in query.items() if value}
         if asker.shown:

@@ -20,6 +20,7 @@ from hawker.core.errors import (
     Unauthenticated,
 )
 from hawker.core.ids import MAX_FIELD_LENGTH
+from hawker.core.priorities import LAST, LEVELS
 
 PREFIX = "x-dragonfly-"
 # Of answers out of the swarm, and of our own refusals.
@@ -27,18 +28,18 @@ TASK = "x-dragonfly-task-id"
 FINISHED = "x-dragonfly-task-download-finished"
 ERROR_TYPE = "x-dragonfly-error-type"
 
-LEAST_URGENT = 6
 # They name paths of this machine, which no proxy writes to for its clients.
 _PATHS = ("output-path", "force-hard-link")
 
 
 class Wishes(msgspec.Struct, frozen=True):
-    """What a request wants. `swarm` is None where the rules decide; `priority` is 0 to 6, 0 the
-    most urgent; `registry` the upstream of a mirror, as a name or URL."""
+    """What a request wants. `swarm` is None where the rules decide; `priority` is 0 to 6 (see
+    `hawker.core.priorities`), None where none is named; `registry` the upstream of a mirror, as a
+    name or URL."""
 
     tag: str = ""
     application: str = ""
-    priority: int = LEAST_URGENT
+    priority: int | None = None
     filtered: tuple[str, ...] = ()
     swarm: bool | None = None
     prefetch: bool = False
@@ -96,10 +97,12 @@ def _text(given: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _priority(given: Mapping[str, str]) -> int:
-    value = given.get("priority", str(LEAST_URGENT))
-    if value not in {str(n) for n in range(LEAST_URGENT + 1)}:
-        raise _wrong("priority", f"{value[:40]!r} is not 0 to {LEAST_URGENT}")
+def _priority(given: Mapping[str, str]) -> int | None:
+    value = given.get("priority")
+    if value is None:
+        return None
+    if value not in {str(level) for level in LEVELS}:
+        raise _wrong("priority", f"{value[:40]!r} is not 0 to {LAST}")
     return int(value)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, HostAnnouncement, LeaseProgress
 from hawker.core.pieces import Layout, PieceSet
+from hawker.core.priorities import LAST
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.members import Members
 from hawker.core.scheduling.states import GENERATION, HOST, PEER, TASK, Machine
@@ -99,6 +100,7 @@ class Peer:
     want: list[ByteRange] | None = None
     private: bool = False
     readable: bool = True
+    level: int = LAST
     have: PieceSet = field(default_factory=PieceSet)
     generation: Generation | None = None
     order: int = 0

@@ -7,7 +7,6 @@ import msgspec
 from hawker.core.digests import Digest
 from hawker.core.errors import (
     DigestMismatch,
-    NotFound,
     OriginFailed,
     Problem,
     QuotaExceeded,
@@ -16,6 +15,7 @@ from hawker.core.errors import (
 )
 from hawker.core.messages import Changed, Failed, LeaseProgress, Length, Stop
 from hawker.core.pieces import MIB, Layout, PieceSet
+from hawker.core.priorities import refusal
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.board import Board
 from hawker.core.scheduling.entities import Generation, Host, Lease, Peer, Task
@@ -419,15 +419,12 @@ class Leases:
     # ------------------------------------------------------------------ ends
 
     def give_up(self, task: Task, problem: Problem | None, now: float) -> None:
-        """Tell every peer that cannot be served by others that this is the end."""
-        if problem is None:
-            problem = NotFound(
-                f"no peer has {task.spec.url}, and nobody may read its origin"
-            ).problem()
+        """Tell every peer that cannot be served by others that this is the end; without a problem
+        it is that nobody may read."""
         for peer in [peer for peer in task.peers.values() if peer.wants]:
             if self._generations.can_finish(task, peer):
                 continue
-            self._stop(task, peer, problem, now)
+            self._stop(task, peer, problem or refusal(peer.level, task.spec).problem(), now)
         if task.current is None and task.machine.allows("fail"):
             task.machine.fire("fail")
         # Whoever asks next is not answered by what happened to these.

@@ -27,6 +27,7 @@ from hawker.core.messages import (
     kind_of,
 )
 from hawker.core.pieces import PieceSet
+from hawker.core.priorities import Levels
 from hawker.core.scheduling.board import Board
 from hawker.core.scheduling.entities import Avoided, Host, LeaseRecord, Outgoing, Peer, Task
 from hawker.core.scheduling.figures import Figures, Standing
@@ -292,6 +293,10 @@ class Scheduler:
     def limits(self) -> OriginLimits:
         """What this scheduler grants."""
         return self._leases.limits
+
+    def prioritise(self, levels: Levels) -> None:
+        """Take these priorities for what asks without one from now on."""
+        self._registrations.levels = levels
 
     def limit(self, limits: OriginLimits, now: float) -> list[Outgoing]:
         """Grant by other limits from now on, also what is being read."""

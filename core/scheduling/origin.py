@@ -10,6 +10,7 @@ import msgspec
 
 from hawker.core.digests import Reader
 from hawker.core.pieces import PieceSet
+from hawker.core.priorities import by_seeds
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.entities import Generation, Host, Lease, LeaseRecord, Peer, Task
 
@@ -170,20 +171,22 @@ def union_of(ranges: Iterable[ByteRange]) -> list[ByteRange]:
 def choose_reader(
     task: Task, hosts: dict[str, Host], now: float, *, used: Collection[str] = ()
 ) -> str | None:
-    """The host that should read: a seed by rendezvous hashing, else one that asks for it.
+    """The host that should read: a seed by rendezvous hashing, else one that asks for it, which
+    comes first where everybody's priority says so.
 
     Hosts that failed this task lately come only where there is no other, and so do peers that
     drain; those in `used` never; None where nobody may.
     """
     wanting = [peer for peer in task.peers.values() if peer.wants]
     public = [peer for peer in wanting if not peer.private]
-    if public and any(peer.readable for peer in public):
+    if any(peer.readable and by_seeds(peer.level) for peer in public):
         seeds = [host for host in hosts.values() if host.connected and host.announcement.seed]
         # Who does not even serve its peers will hardly read for them.
         sound = [s for s in seeds if s.suspect_until <= now and not s.announcement.draining]
         chosen = _freshest(task, [seed.id for seed in sound if seed.id not in used], now)
         if chosen is not None:
             return chosen
+    if any(peer.readable for peer in public):
         own = [peer.host for peer in public if peer.readable and _present(hosts, peer.host)]
     else:
         own = [peer.host for peer in wanting if peer.readable and _present(hosts, peer.host)]

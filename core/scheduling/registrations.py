@@ -7,6 +7,7 @@ import msgspec
 from hawker.core.errors import BadRequest, Unavailable
 from hawker.core.messages import Register, Stop, WhoHas
 from hawker.core.pieces import Layout, PieceSet
+from hawker.core.priorities import LAST, LEVELS, Levels, RuledLevels, reads_origin
 from hawker.core.scheduling.board import Board
 from hawker.core.scheduling.entities import Generation, Host, LeaseRecord, Peer, Task
 from hawker.core.scheduling.generations import Generations
@@ -23,7 +24,10 @@ IMPORT = "import-"
 
 
 class Registrations:
-    """Brings hosts into tasks, and what they have stored into generations."""
+    """Brings hosts into tasks, and what they have stored into generations.
+
+    `levels` are the priorities of those who name none.
+    """
 
     def __init__(
         self, board: Board, generations: Generations, leases: Leases, recall: Recall
@@ -32,6 +36,7 @@ class Registrations:
         self._generations = generations
         self._leases = leases
         self._recall = recall
+        self.levels: Levels = RuledLevels()
 
     def take(self, host: Host, report: Register, now: float) -> None:
         """What a host wants of a task, and what it has.
@@ -48,7 +53,9 @@ class Registrations:
         if peer is None:
             peer = task.peers[host.id] = Peer(host.id)
             host.tasks.add(task.id)
-        peer.want, peer.private, peer.readable = report.want, report.private, report.readable
+        peer.want, peer.private = report.want, report.private
+        peer.level = self.levels.of(report.spec) if report.priority is None else report.priority
+        peer.readable = report.readable and reads_origin(peer.level)
         if peer.want != []:
             task.request = report.request if is_request_id(report.request) else ""
         peer.machine.fire("offer" if report.want == [] else "ask")
@@ -186,6 +193,8 @@ def _checked(report: Register) -> PieceSet:
         raise BadRequest(f"more than {MAX_RANGES} ranges are wanted")
     if len(report.readers) > MAX_READERS:
         raise BadRequest(f"more than {MAX_READERS} readers are named")
+    if report.priority is not None and report.priority not in LEVELS:
+        raise BadRequest(f"the priority is {report.priority}", hint=f"it is 0 to {LAST}")
     report.spec.check()
     have = PieceSet.from_runs(report.have)
     if report.layout is not None:

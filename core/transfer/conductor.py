@@ -50,7 +50,7 @@ class Conductor:
         self._guards: set[asyncio.Task[None]] = set()
         self._offered: dict[str, Link] = {}
         self._bygone = Bygone()
-        self._solo = Solo(ground.key, self._decide_own)
+        self._solo = Solo(ground.key, self._decide_own, lambda spec: ground.levels.of(spec))
         ground.store.on_removed = self._removed
 
     @contextlib.asynccontextmanager

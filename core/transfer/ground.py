@@ -15,6 +15,7 @@ from hawker.core.errors import Unavailable
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyReport, DownloadRequest, ParentRef
 from hawker.core.pieces import Layout, PieceSet
+from hawker.core.priorities import Levels, RuledLevels
 from hawker.core.settings import TlsSettings
 from hawker.core.storage import Entry, Store
 from hawker.core.tls import ClientTls
@@ -48,7 +49,8 @@ class Counters:
 @dataclass
 class Ground:
     """Shared by all tasks of a host. `tokens` is None where there is no cluster to talk to; `roots`
-    are the directories whose files other hosts may have read."""
+    are the directories whose files other hosts may have read; `levels` the priorities of downloads
+    that name none, where no scheduler knows them."""
 
     store: Store
     plugins: Plugins
@@ -57,6 +59,7 @@ class Ground:
     transports: Sequence[str] = ("http1",)
     codecs: Mapping[str, Codec] = field(default_factory=dict)
     roots: Sequence[str] = ()
+    levels: Levels = field(default_factory=RuledLevels)
     tls: ClientTls = field(default_factory=lambda: ClientTls(TlsSettings()))
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic

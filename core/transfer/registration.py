@@ -9,6 +9,7 @@ import msgspec
 from hawker.core.contracts import SourceRequest
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyReport, Finished, Left, Register
+from hawker.core.priorities import freest
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.telemetry import REQUEST
@@ -107,7 +108,7 @@ class Registration:
             want=wants,
             private=self._only_here,
             readable=any(user.readable for user in users),
-            priority=min(user.priority for user in users),
+            priority=freest(user.priority for user in users),
             failover=self.failover,
             request=REQUEST.get(),
         )
@@ -128,4 +129,9 @@ def with_stored(register: Register, entry: Entry | None) -> Register:
 
 
 def _same_wish(old: Register, new: Register) -> bool:
-    return (old.want, old.readable, old.private) == (new.want, new.readable, new.private)
+    return (old.want, old.readable, old.private, old.priority) == (
+        new.want,
+        new.readable,
+        new.private,
+        new.priority,
+    )

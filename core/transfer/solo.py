@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hawker.core.digests import ALONE, HostKey, Reader
-from hawker.core.errors import NotFound, OriginFailed, Problem
+from hawker.core.errors import OriginFailed, Problem
+from hawker.core.ids import TaskSpec
 from hawker.core.messages import (
     AnyDecision,
     AnyReport,
@@ -25,6 +26,7 @@ from hawker.core.messages import (
     Stop,
     Withdrawn,
 )
+from hawker.core.priorities import reads_origin, refusal
 
 ATTEMPTS = 3
 AGAIN_AFTER = 0.25
@@ -52,9 +54,15 @@ class _Case:
 class Solo:
     """A `SchedulerPort` that answers each register with a lease."""
 
-    def __init__(self, key: HostKey, deliver: Callable[[AnyDecision], None]) -> None:
+    def __init__(
+        self,
+        key: HostKey,
+        deliver: Callable[[AnyDecision], None],
+        level_of: Callable[[TaskSpec], int],
+    ) -> None:
         self._key = key
         self._deliver = deliver
+        self._level_of = level_of
         self._cases: dict[str, _Case] = {}
 
     async def wait_connected(self, timeout: float) -> bool:
@@ -131,11 +139,12 @@ class Solo:
 
     def _lease(self, case: _Case) -> AnyDecision:
         register = case.register
-        if not register.readable:
-            absent = NotFound(
-                f"{register.spec.url} is not stored here, and the origin may not be read"
-            )
-            return Stop(task=register.task, problem=absent.problem())
+        level = register.priority
+        if level is None:
+            level = self._level_of(register.spec)
+        if not register.readable or not reads_origin(level):
+            refused = refusal(level, register.spec)
+            return Stop(task=register.task, problem=refused.problem())
         if not case.lease:
             case.lease = ALONE + secrets.token_hex(8)
             case.read_pieces = 0

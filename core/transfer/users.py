@@ -24,7 +24,7 @@ class User:
     ranges: list[ByteRange] | None = None
     position: int | None = None
     readable: bool = True
-    priority: int = 6
+    priority: int | None = None
 
     def wanted(self, layout: Layout, offered: PieceSet) -> PieceSet:
         """The pieces this user wants; of unknown content what anybody offers."""

@@ -65,7 +65,7 @@ class NewJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     application: Field = ""
     filtered_query_params: Annotated[list[Field], Meta(max_length=64)] = []
     headers: Annotated[dict[HeaderName, HeaderValue], Meta(max_length=64)] = {}
-    priority: Priority = 6
+    priority: Priority | None = None
     at_once: Annotated[int, Meta(ge=1, le=256)] = 16
     timeout: Annotated[float, Meta(ge=1, le=86_400)] = 7200.0
     keep: Annotated[int, Meta(ge=0, lt=2**53)] | None = None

@@ -12,6 +12,8 @@ from hawker.core.errors import HawkerError, NotFound, OriginFailed
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, Failed, LeaseProgress, Left, Read, Register, Stop
 from hawker.core.pieces import MIB, Layout
+from hawker.core.priorities import RuledLevels
+from hawker.core.settings import PriorityRule
 from hawker.core.transfer import solo
 from hawker.core.transfer.solo import Solo
 
@@ -22,9 +24,9 @@ REGISTER = Register(task=SPEC.task_id, spec=SPEC)
 class Bench:
     """A port and what it decided."""
 
-    def __init__(self) -> None:
+    def __init__(self, *rules: PriorityRule) -> None:
         self.decided: list[AnyDecision] = []
-        self.port = Solo(HostKey.generate(), self.decided.append)
+        self.port = Solo(HostKey.generate(), self.decided.append, RuledLevels(rules).of)
 
     async def reads(self, count: int) -> Read:
         """The lease, once so many were granted."""
@@ -145,3 +147,20 @@ def test_who_asks_again_soon_finds_the_reading_at_work(monkeypatch: pytest.Monke
         assert len(bench.decided) == 2
 
     run(check)
+
+
+@pytest.mark.parametrize(("level", "code"), [(1, "forbidden"), (2, "not-found")])
+def test_alone_a_priority_keeps_the_origin_from_being_read_too(level: int, code: str) -> None:
+    assert asyncio.run(_refused(Bench(), level)) == code
+
+
+def test_alone_an_application_has_its_priority() -> None:
+    assert asyncio.run(_refused(Bench(PriorityRule(level=2, url=SPEC.url)), None)) == "not-found"
+
+
+async def _refused(bench: Bench, level: int | None) -> str:
+    bench.port.report(Register(task=SPEC.task_id, spec=SPEC, priority=level))
+    await asyncio.sleep(0.05)
+    [told] = bench.decided
+    assert isinstance(told, Stop)
+    return told.problem.code

@@ -1,0 +1,113 @@
+"""What a download's priority allows for content that no peer of its cluster has yet.
+
+The levels are those of Dragonfly, whose clients send them (its API's `Priority`, and what its
+scheduler does with them):
+
+    1        it is refused
+    2        it gets what peers have, and the origin is not read
+    3        the peer that asks reads the origin, and no seed peer
+    the rest a seed peer reads the origin
+
+A level of a request counts before one of its application, tag or URL. Levels order nothing: all
+downloads that go on share what there is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from hawker.core.errors import ConfigError, Forbidden, HawkerError, NotFound
+from hawker.core.ids import TaskSpec
+from hawker.core.settings import PriorityRule
+
+REFUSED: Final = 1
+FROM_PEERS: Final = 2
+BY_PEERS: Final = 3
+LAST: Final = 6
+LEVELS: Final = range(LAST + 1)
+
+
+class Levels(Protocol):
+    """Decides for requests that name no level."""
+
+    def of(self, spec: TaskSpec) -> int:
+        """The level of this content."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    told: PriorityRule
+    url: re.Pattern[str]
+
+
+class RuledLevels:
+    """The level of the first rule that fits.
+
+    Raises:
+        ConfigError: a rule has another level, names nothing, or its URL is no regular expression.
+    """
+
+    def __init__(self, rules: Sequence[PriorityRule] = ()) -> None:
+        self._rules = [_compiled(rule, number) for number, rule in enumerate(rules, 1)]
+
+    def of(self, spec: TaskSpec) -> int:
+        """The level of this content; the last one where no rule is for it."""
+        for rule in self._rules:
+            told = rule.told
+            if (
+                told.tenant in ("", spec.tenant)
+                and told.application in ("", spec.application)
+                and told.tag in ("", spec.tag)
+                and rule.url.search(spec.url)
+            ):
+                return told.level
+        return LAST
+
+
+def reads_origin(level: int) -> bool:
+    """Whether the origin may be read for such a request."""
+    return level not in (REFUSED, FROM_PEERS)
+
+
+def by_seeds(level: int) -> bool:
+    """Whether seed peers may read for such a request."""
+    return reads_origin(level) and level != BY_PEERS
+
+
+def freest(levels: Iterable[int | None]) -> int | None:
+    """One level for all who ask on one host: the one that allows most. None, of one who named
+    none, gives way only to a level at which seeds read."""
+    levels = list(levels)
+    named = [level or LAST for level in levels if level is not None]
+    if any(level > BY_PEERS for level in named):
+        return LAST
+    return None if len(named) < len(levels) else max(named, default=None)
+
+
+def refusal(level: int, spec: TaskSpec) -> HawkerError:
+    """Why whoever asked at this level gets nothing.
+
+    A priority at which the origin may not be read is the reason, where it is one.
+    """
+    if level == REFUSED:
+        return Forbidden(
+            f"{spec.url} is asked for at priority {REFUSED}, at which only what peers have is given"
+        )
+    return NotFound(f"no peer has {spec.url}, and the origin may not be read")
+
+
+def _compiled(rule: PriorityRule, number: int) -> _Rule:
+    where = f"scheduler.priorities, rule {number}"
+    if rule.level not in LEVELS:
+        raise ConfigError(f"{where} has the level {rule.level}", hint=f"it is 0 to {LAST}")
+    if not (rule.application or rule.tag or rule.url or rule.tenant):
+        raise ConfigError(
+            f"{where} is for everything", hint="give it a tenant, an application, a tag or a url"
+        )
+    try:
+        return _Rule(rule, re.compile(rule.url))
+    except re.error as exc:
+        raise ConfigError(f"{where}: {rule.url!r} is no regular expression: {exc}") from exc
