@@ -23,6 +23,21 @@ ALGORITHMS = {"RS256": "rsa", "PS256": "rsa", "ES256": "ec", "EdDSA": "okp", "Ed
 _RSA = RSAKey.generate_key(2048, {"kid": "rsa-1"})
 
 
+_PORTS: set[int] = set()
+
+
+def _on_a_new_port(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """On a port that none had before: a manager keeps what it knows of a provider under its URL,
+    and ports are given again."""
+    while True:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        port = server.server_address[1]
+        if port not in _PORTS:
+            _PORTS.add(port)
+            return server
+        server.server_close()
+
+
 class IdentityProvider:
     """Answers until it is closed, over TLS where a context is given; its fields are what the next
     answer says."""
@@ -89,7 +104,7 @@ class IdentityProvider:
             def log_message(self, format: str, *args: object) -> None:
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _on_a_new_port(Handler)
         self._server.daemon_threads = True
         scheme = "http"
         if context is not None:
