@@ -78,8 +78,11 @@ class Site:
 @pytest.fixture
 def site(manager: Manager, root: httpx.Client) -> Iterator[Site]:
     provider = SignInProvider()
-    yield Site(manager, root, provider)
-    provider.close()
+    try:
+        yield Site(manager, root, provider)
+    finally:
+        # Else its thread keeps the run from ending.
+        provider.close()
 
 
 def changed(url: str, **fields: str | None) -> str:
