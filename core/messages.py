@@ -194,11 +194,13 @@ class Register(Report, frozen=True, kw_only=True, tag="register", omit_defaults=
     request: str = ""
 
 
-class Have(Report, frozen=True, kw_only=True, tag="have"):
-    """Pieces that became valid in this host's store."""
+class Have(Report, frozen=True, kw_only=True, tag="have", omit_defaults=True):
+    """Pieces that became valid in this host's store; `senders` are bytes of them by the host that
+    sent them."""
 
     generation: str
     pieces: list[Run]
+    senders: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
 
 
 class ParentFailed(Report, frozen=True, kw_only=True, tag="parent-failed", omit_defaults=True):

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from math import inf
 
@@ -17,10 +18,11 @@ from starlette.routing import BaseRoute, Route
 
 from hawker.apps.scheduler.addresses import AddressPolicy
 from hawker.apps.scheduler.exchange import LeaseExchange
-from hawker.apps.scheduler.figures import scheduler_metrics
+from hawker.apps.scheduler.figures import scheduler_metrics, window_metrics
 from hawker.apps.scheduler.ledger import Ledger
 from hawker.apps.scheduler.mailbox import Mailbox
 from hawker.apps.scheduler.telling import log_decision
+from hawker.apps.scheduler.window import Window
 from hawker.apps.web.access import Access
 from hawker.apps.web.events import Frame, event_stream
 from hawker.apps.web.metrics import Metric
@@ -88,8 +90,10 @@ class SchedulerRole(Role):
         evaluator: Evaluator = context.plugins.get(
             "hawker.evaluators", settings.scheduler.evaluator
         )
-        self.core = Scheduler(evaluator, random.Random(), OriginLimits.of(settings.scheduler))
+        limits = OriginLimits.of(settings.scheduler)
+        self.core = Scheduler(evaluator, random.Random(), limits, record=True)
         self.core.prioritise(RuledLevels(settings.scheduler.priorities))
+        self.window = Window(self.core, self._access, self._now)
         self._path = settings.data / "scheduler.sqlite"
         self._ledger: Ledger | None = None
         self._saved_hosts: set[str] = set()
@@ -112,6 +116,9 @@ class SchedulerRole(Role):
         ledger = await asyncio.to_thread(Ledger, self._path)
         self._ledger = ledger
         try:
+            assert self.core.recorder is not None
+            self.core.recorder.begin(time.time() - self._now(), self._now())
+            self.window.open()
             self.core.restore(await asyncio.to_thread(ledger.load))
             self._saved_hosts = await asyncio.to_thread(ledger.hosts)
             others = bool(self._settings.scheduler.others)
@@ -136,6 +143,7 @@ class SchedulerRole(Role):
             mailbox.put([Goaway(task="")])
             mailbox.close()
         self._exchange.end()
+        self.window.close()
 
     async def follow(self, directions: Directions) -> None:
         self._access.refuse(directions.revoked)
@@ -166,9 +174,8 @@ class SchedulerRole(Role):
             Route("/v1/hosts/{host}/decisions", self._decisions, methods=["GET"]),
             Route("/v1/hosts/{host}/reports", self._reports, methods=["POST"]),
             Route("/v1/leases", self._leases, methods=["GET"]),
-            Route("/v1/tasks", self._list_tasks, methods=["GET"]),
-            Route("/v1/tasks/{task}", self._inspect, methods=["GET"]),
             Route("/v1/tasks/{task}", self._delete, methods=["DELETE"]),
+            *self.window.routes(),
         ]
 
     def metrics(self) -> Iterable[Metric]:
@@ -176,6 +183,7 @@ class SchedulerRole(Role):
         yield from super().metrics()
         if self._ledger is not None:
             yield from scheduler_metrics(self.core, self._now())
+            yield from window_metrics(self.core, self.window.observers)
 
     # ------------------------------------------------------------------ hosts
 
@@ -283,29 +291,17 @@ class SchedulerRole(Role):
 
     # ------------------------------------------------------------------ tasks
 
-    async def _list_tasks(self, request: Request) -> Response:
-        caller = await self._access.require(request.scope, "tasks")
-        return json_response([t for t in self.core.tasks() if t["tenant"] == caller.tenant])
-
     async def _list_hosts(self, request: Request) -> Response:
         # How busy hosts are tells of all tenants' tasks.
         await self._access.require(request.scope, "hosts")
         return json_response(self.core.hosts())
 
-    async def _inspect(self, request: Request) -> Response:
-        task = task_of(request)
-        caller = await self._access.require(request.scope, "tasks", task)
-        description = self.core.describe(task)
-        if description is None or description["tenant"] != caller.tenant:
-            raise NotFound(f"no host takes part in task {task}")
-        return json_response(description)
-
     async def _delete(self, request: Request) -> Response:
         task = task_of(request)
         caller = await self._access.require(request.scope, "tasks:delete", task)
-        description = self.core.describe(task)
+        known = self.core.task(task)
         # Of another tenant's task is said what is said of one that nobody knows.
-        if description is not None and description["tenant"] == caller.tenant:
+        if known is not None and known.spec.tenant == caller.tenant:
             await self._act(lambda now: self.core.delete(task, now))
         return Response(status_code=204)
 
@@ -392,6 +388,7 @@ class SchedulerRole(Role):
                 self.core.excuse(late, self._now())
             try:
                 await self._act(self.core.tick)
+                self.window.tell()
                 await self._keep_hosts()
             except Exception:
                 log.exception("a tick of the scheduler failed")

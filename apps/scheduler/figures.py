@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from hawker.apps.web.metrics import Metric, counter, counters, gauge, gauges
 from hawker.core.scheduling import Scheduler
@@ -80,3 +80,11 @@ def scheduler_metrics(core: Scheduler, now: float) -> Iterable[Metric]:
         "1 while hosts of before the start may still come back.",
         int(core.expecting(now)),
     )
+
+
+def window_metrics(core: Scheduler, observers: int) -> Iterator[Metric]:
+    """What observers cost."""
+    recorder = core.recorder
+    yield gauge("hawker_scheduler_observers", "Streams of tasks' events that are open.", observers)
+    size = 0 if recorder is None else recorder.size
+    yield gauge("hawker_scheduler_records_bytes", "What records of tasks take.", size)

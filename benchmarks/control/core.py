@@ -1,9 +1,10 @@
 """The scheduler's core in this process: a crowd of live peers, then more registrations and reports.
 
-    python -m benchmarks.control.core PEERS TASKS
+    python -m benchmarks.control.core PEERS TASKS [unrecorded]
 
-Prints a JSON object. A peer is a host in one task, and each has a host of its own. Every task has
-one seed with everything; the others want all of it and have nothing at first.
+Prints a JSON object; `unrecorded`: nothing is recorded for observers. A peer is a host in one task,
+and each has a host of its own. Every task has one seed with everything; the others want all of it
+and have nothing at first. The scheduler ticks as often as in its role.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.control.hosts import GENERATION, LAYOUT, PIECES, spec_of
 from benchmarks.processes import resident_bytes
 from hawker.core.ids import host_id
 from hawker.core.messages import AnyReport, Have, HostAnnouncement, LeaseProgress, Read, Register
-from hawker.core.scheduling import Outgoing, Scheduler
+from hawker.core.scheduling import TICK, Outgoing, Scheduler
 from hawker.plugins.evaluators.default import DefaultEvaluator
 
 MORE = 5_000
@@ -34,9 +35,10 @@ ALL = [(0, PIECES - 1)]
 class Crowd:
     """A scheduler and its hosts."""
 
-    def __init__(self, tasks: int) -> None:
-        self.scheduler = Scheduler(DefaultEvaluator(), random.Random(1))
+    def __init__(self, tasks: int, *, record: bool = True) -> None:
+        self.scheduler = Scheduler(DefaultEvaluator(), random.Random(1), record=record)
         self.now = 1.0
+        self.ticked = time.perf_counter()
         self.specs = [spec_of(number) for number in range(tasks)]
         self.tasks = [spec.task_id for spec in self.specs]
         seed = self.host(-1, seed=True)
@@ -76,6 +78,11 @@ class Crowd:
     def report(self, host: str, report: AnyReport) -> list[Outgoing]:
         """One report, a tenth of a millisecond after the one before."""
         self.now += 1e-4
+        if time.perf_counter() - self.ticked >= TICK:
+            self.ticked = time.perf_counter()
+            self.scheduler.tick(self.now)
+            if self.scheduler.recorder is not None:
+                self.scheduler.recorder.take()
         return self.scheduler.report(host, report, self.now)
 
     def registration(self, number: int) -> Register:
@@ -96,8 +103,8 @@ def decided_for(host: str, out: Iterable[Outgoing]) -> bool:
     return any(outgoing.host == host for outgoing in out)
 
 
-def run(peers: int, tasks: int) -> dict[str, float]:
-    crowd = Crowd(tasks)
+def run(peers: int, tasks: int, *, record: bool = True) -> dict[str, float]:
+    crowd = Crowd(tasks, record=record)
     gc.collect()
     before = resident_bytes(os.getpid())
     hosts = []
@@ -138,7 +145,8 @@ def run(peers: int, tasks: int) -> dict[str, float]:
 
 
 def main() -> None:
-    print(json.dumps(run(int(sys.argv[1]), int(sys.argv[2]))))
+    record = "unrecorded" not in sys.argv[3:]
+    print(json.dumps(run(int(sys.argv[1]), int(sys.argv[2]), record=record)))
 
 
 if __name__ == "__main__":

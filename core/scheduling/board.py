@@ -11,17 +11,22 @@ from hawker.core.scheduling.entities import Generation, Host, Outgoing, Peer, Ta
 from hawker.core.scheduling.figures import Figures
 from hawker.core.scheduling.graph import Graph
 from hawker.core.scheduling.origin import Ledger
+from hawker.core.scheduling.recorder import Recorder
 
 
 class Board:
-    """State without rules. A peer that changes is touched; `take` then sends its record once."""
+    """State without rules. A peer that changes is touched; `take` then sends its record once.
 
-    def __init__(self, evaluator: Evaluator, rng: random.Random) -> None:
+    `record`: what happens is recorded for observers.
+    """
+
+    def __init__(self, evaluator: Evaluator, rng: random.Random, *, record: bool = False) -> None:
         self.rng = rng
         self.hosts: dict[str, Host] = {}
         self.tasks: dict[str, Task] = {}
         self.ledger = Ledger()
         self.figures = Figures()
+        self.recorder = Recorder(self.hosts, self.tasks) if record else None
         self.graph = Graph(self.hosts, evaluator, rng, self.touch)
         self._touched: dict[tuple[str, str], None] = {}
         self._out: list[Outgoing] = []
@@ -38,6 +43,15 @@ class Board:
     def touch(self, task: Task, peer: Peer) -> None:
         """The peer's record changed."""
         self._touched[task.id, peer.host] = None
+        if self.recorder is not None:
+            self.recorder.touch(task, peer)
+
+    def note(
+        self, task: Task, kind: str, now: float, host: str = "", other: str = "", detail: str = ""
+    ) -> None:
+        """Something happened that observers are told of: to a host, with another one."""
+        if self.recorder is not None:
+            self.recorder.happened(task, kind, now, host, other, detail)
 
     def touch_members(self, task: Task) -> None:
         """What every member of the current generation knows changed."""
@@ -47,6 +61,8 @@ class Board:
 
     def forget(self, task: Task, peer: Peer) -> None:
         """The peer takes no part any more: nothing is sent to it for this task."""
+        if self.recorder is not None:
+            self.recorder.departed(task, peer)
         self._touched.pop((task.id, peer.host), None)
 
     def send(self, host: str, decision: AnyDecision) -> None:

@@ -14,6 +14,7 @@ from hawker.core.priorities import LAST
 from hawker.core.ranges import ByteRange
 from hawker.core.scheduling.members import Members
 from hawker.core.scheduling.states import GENERATION, HOST, PEER, TASK, Machine
+from hawker.core.scheduling.track import Track, Watched
 from hawker.core.scheduling.zones import Zones
 
 
@@ -93,7 +94,7 @@ class Avoided(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Peer:
     """A host in a task. Edges hold host ids; `order` makes the spine acyclic (see graph). `zone` is
-    its data centre's name as it joined."""
+    its data centre's name as it joined, `watched` what its task's record has of it."""
 
     host: str
     machine: Machine = field(default_factory=lambda: Machine("peer", PEER, "new"))
@@ -110,6 +111,7 @@ class Peer:
     neighbours: set[str] = field(default_factory=set)
     avoid: dict[str, Avoided] = field(default_factory=dict)
     revision: int = 0
+    watched: Watched | None = None
 
     @property
     def wants(self) -> bool:
@@ -181,7 +183,7 @@ class Task:
     """A task with its peers; `current` is the generation that new peers join, `older` those that
     some still finish, `over` are leases that ended in this scheduler's life, `request` is the last
     that asked for it, after `avoided_until` no peer avoids another; `unwanted_since` is when the
-    last who wanted it went away while it is read."""
+    last who wanted it went away while it is read, `track` its record."""
 
     id: str
     spec: TaskSpec
@@ -197,3 +199,4 @@ class Task:
     request: str = ""
     avoided_until: float = 0.0
     unwanted_since: float | None = None
+    track: Track | None = None

@@ -73,6 +73,8 @@ class Generations:
 
     def complete(self, task: Task, peer: Peer, generation: Generation, now: float) -> None:
         """The peer has all of it."""
+        if peer.host not in generation.complete:
+            self._board.note(task, "finished", now, peer.host)
         generation.complete.add(peer.host)
         task.attempts = 0
         peer.machine.fire("finish")
@@ -107,6 +109,7 @@ class Generations:
             return
         generation.machine.fire("supersede")
         self._board.figures.generations_ended["superseded"] += 1
+        self._board.note(task, "superseded", now)
         self.lose(task)
         task.older.append(generation)
         self.release_stranded(task, now)

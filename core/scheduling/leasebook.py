@@ -115,6 +115,7 @@ class LeaseBook:
     def end(self, task: Task, lease: Lease, now: float, outcome: str, *, failed: bool) -> None:
         """The lease is over; one that failed keeps its host from the next for a while."""
         self._board.figures.leases_ended[outcome] += 1
+        self._board.note(task, "lease-ended", now, lease.host, detail=outcome)
         del task.leases[lease.id]
         task.over.add(lease.id)
         gate = self.gate(task)

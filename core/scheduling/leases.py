@@ -151,6 +151,7 @@ class Leases:
         self.book.enter(host, task, lease, generation)
         self.book.hold(task, lease)
         self.book.seat(host, task, generation, now)
+        self._board.note(task, "lease-granted", now, reader)
         self.book.send_read(task, lease)
 
     def _widen(self, task: Task, now: float) -> None:
@@ -251,6 +252,8 @@ class Leases:
         if not lease.started or report.read_bytes > lease.read_bytes:
             lease.progress_at = now
             self.book.gate(task).answered()
+        if self._board.recorder is not None:
+            self._board.recorder.read(task, peer, report.read_bytes - lease.read_bytes)
         # Where each try begins at the start again, or in the same piece, bytes are no progress.
         if report.ranged and report.read_pieces > lease.read_pieces:
             task.attempts = 0
@@ -311,6 +314,7 @@ class Leases:
         if task.current is None:
             task.machine.fire("lease")
         self.book.hold(task, lease)
+        self._board.note(task, "lease-granted", now, host.id)
         return lease
 
     def length(self, task: Task, peer: Peer, report: Length, now: float) -> None:
@@ -398,6 +402,7 @@ class Leases:
         current = task.current
         if current is not None and current.id == generation:
             current.machine.fire("withdraw")
+            self._board.note(task, "withdrawn", now, detail=reason)
             self._board.figures.generations_ended["withdrawn"] += 1
             for lease in list(task.leases.values()):
                 self.book.end(task, lease, now, "withdrawn", failed=False)
@@ -429,11 +434,12 @@ class Leases:
             task.machine.fire("fail")
         # Whoever asks next is not answered by what happened to these.
         task.attempts = 0
-        self.tidy(task)
+        self.tidy(task, now)
 
     def _stop(self, task: Task, peer: Peer, problem: Problem, now: float) -> None:
         """Tell a peer why it gets nothing (more), and do without it."""
         self._board.figures.given_up[problem.code] += 1
+        self._board.note(task, "stopped", now, peer.host, detail=problem.code)
         peer.revision += 1
         stop = Stop(task=task.id, revision=peer.revision, problem=problem)
         self._board.send(peer.host, stop)
@@ -452,11 +458,13 @@ class Leases:
             host.tasks.discard(task.id)
         if task.current is not None and not len(task.current.members) and not task.leases:
             self._generations.lose(task)
-        self.tidy(task)
+        self.tidy(task, now)
 
-    def tidy(self, task: Task) -> None:
+    def tidy(self, task: Task, now: float) -> None:
         """A task without peers is forgotten."""
         if not task.peers:
+            if self._board.recorder is not None:
+                self._board.recorder.ended(task, now)
             self._board.tasks.pop(task.id, None)
             self._waiting.pop(task.id, None)
             self._recall.forget(task.id)

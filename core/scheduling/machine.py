@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
 from collections.abc import Iterable
+
+import msgspec
 
 from hawker.core.contracts import Evaluator
 from hawker.core.errors import BadRequest, DigestMismatch, Unavailable
@@ -35,8 +36,11 @@ from hawker.core.scheduling.generations import Generations
 from hawker.core.scheduling.leasebook import OriginLimits
 from hawker.core.scheduling.leases import Leases
 from hawker.core.scheduling.recall import GRACE, Recall
+from hawker.core.scheduling.recorder import Recorder
 from hawker.core.scheduling.registrations import Registrations
-from hawker.core.scheduling.views import describe_task, summarize_host, summarize_task
+from hawker.core.scheduling.standing import overview_of, standing_of
+from hawker.core.scheduling.views import describe_task, line_of, summarize_host
+from hawker.core.window import Overview, TaskLine
 
 # How often whoever runs the machine calls `tick`.
 TICK = 0.25
@@ -55,12 +59,18 @@ UNOPENED_TIMEOUT = 60.0
 
 
 class Scheduler:
-    """Decides for hosts and tasks; every method that may decide returns what it decided."""
+    """Decides for hosts and tasks; every method that may decide returns what it decided. `record`:
+    what happens is recorded for observers."""
 
     def __init__(
-        self, evaluator: Evaluator, rng: random.Random, limits: OriginLimits | None = None
+        self,
+        evaluator: Evaluator,
+        rng: random.Random,
+        limits: OriginLimits | None = None,
+        *,
+        record: bool = False,
     ) -> None:
-        self._board = Board(evaluator, rng)
+        self._board = Board(evaluator, rng, record=record)
         self._recall = Recall()
         self._generations = Generations(self._board)
         self._leases = Leases(
@@ -172,6 +182,8 @@ class Scheduler:
         self._leases.tick(now)
         for name in sorted(self._board.graph.orphaned):
             self._board.graph.adopt(self._board.tasks[name], now)
+        if self._board.recorder is not None:
+            self._board.recorder.tick(now)
         return self._board.take()
 
     # ------------------------------------------------------------------ reports
@@ -198,10 +210,16 @@ class Scheduler:
 
     def _take(self, host: Host, task: Task, peer: Peer, report: AnyReport, now: float) -> None:
         leases = self._leases
+        if isinstance(report, Failed | Left):
+            code = report.problem.code if isinstance(report, Failed) else ""
+            self._board.note(task, kind_of(report), now, host.id, detail=code)
         match report:
             case Have():
                 pieces = PieceSet.from_runs(report.pieces)
+                before = peer.have
                 self._generations.gained(task, peer, report.generation, pieces, now)
+                if self._board.recorder is not None:
+                    self._board.recorder.gained(task, peer, before, report.senders)
             case LeaseProgress():
                 leases.progress(host, task, peer, report, now)
             case Length():
@@ -212,8 +230,12 @@ class Scheduler:
                 # That the parent gave up an older generation is nothing against it.
                 pass
             case ParentFailed():
+                self._board.note(task, "parent-failed", now, host.id, report.parent, report.reason)
                 self._parent_failed(task, peer, report.parent, now, counts=report.reason != "busy")
             case PieceCorrupt():
+                self._board.note(
+                    task, "piece-corrupt", now, host.id, report.parent, str(report.piece)
+                )
                 self._parent_failed(task, peer, report.parent, now, counts=True)
             case Changed():
                 leases.changed(task, peer, report, now)
@@ -239,8 +261,10 @@ class Scheduler:
         mine = peer.generation
         if mine is None or mine.id != report.generation or mine.layout.total is None:
             return
-        peer.have = mine.layout.everything()
+        before, peer.have = peer.have, mine.layout.everything()
         self._generations.complete(task, peer, mine, now)
+        if self._board.recorder is not None:
+            self._board.recorder.gained(task, peer, before, {})
 
     # ------------------------------------------------------------------ evidence
 
@@ -380,14 +404,29 @@ class Scheduler:
         """Every lease record there is."""
         return list(self._board.ledger)
 
-    def describe(self, task: str) -> dict[str, object] | None:
+    def describe(self, task: str, now: float) -> dict[str, object] | None:
         """A task's peers, edges and lease, for people; None for an unknown one."""
         known = self._board.tasks.get(task)
-        return None if known is None else describe_task(known)
+        if known is None:
+            return None
+        return {**msgspec.structs.asdict(self._line(known, now)), **describe_task(known)}
 
-    def tasks(self) -> list[dict[str, object]]:
+    def tasks(self, now: float) -> list[TaskLine]:
         """Every task in a line."""
-        return [summarize_task(task) for task in self._board.tasks.values()]
+        return [self._line(task, now) for task in self._board.tasks.values()]
+
+    def _line(self, task: Task, now: float) -> TaskLine:
+        recorder = self._board.recorder
+        return line_of(task) if recorder is None else recorder.line(task, now)
+
+    def task(self, name: str) -> Task | None:
+        """A task that some host takes part in."""
+        return self._board.tasks.get(name)
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """What was recorded of tasks; None where nothing is."""
+        return self._board.recorder
 
     def hosts(self) -> list[dict[str, object]]:
         """Every host in a line."""
@@ -400,15 +439,11 @@ class Scheduler:
 
     def standing(self, now: float) -> Standing:
         """How things are now; takes time with the number of hosts and tasks."""
-        hosts, tasks = self._board.hosts.values(), self._board.tasks.values()
-        return Standing(
-            hosts=Counter(host.machine.state for host in hosts),
-            tasks=Counter(task.machine.state for task in tasks),
-            peers=sum(len(task.peers) for task in tasks),
-            leases=sum(len(task.leases) for task in tasks),
-            origins_paused=sum(gate.not_before > now for gate in self._leases.book.gates),
-            lease_records=len(self._board.ledger),
-        )
+        return standing_of(self._board, self._leases.book.gates, now)
+
+    def overview(self, now: float, tenant: str | None = None) -> Overview:
+        """What there is to do, of one tenant or of all; takes as much time."""
+        return overview_of(self._board, now, tenant)
 
     def report_after_ms(self, host: str) -> int:
         """How long a host should collect reports: the more hosts, the longer."""

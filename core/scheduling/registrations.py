@@ -53,6 +53,7 @@ class Registrations:
         if peer is None:
             peer = task.peers[host.id] = Peer(host.id)
             host.tasks.add(task.id)
+            self._board.note(task, "register", now, host.id)
         peer.want, peer.private = report.want, report.private
         peer.level = self.levels.of(report.spec) if report.priority is None else report.priority
         peer.readable = report.readable and reads_origin(peer.level)

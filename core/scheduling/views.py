@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from hawker.core.scheduling.entities import Host, Peer, Task
+from hawker.core.window import TaskLine
 
 
-def summarize_task(task: Task) -> dict[str, object]:
-    """A task in a line."""
+def line_of(
+    task: Task,
+    origin: int = 0,
+    delivered: int = 0,
+    origin_rate: int = 0,
+    rate: int = 0,
+    at: float = 0.0,
+) -> TaskLine:
+    """A task in a line, with the sums and rates of its record."""
     current = task.current
-    return {
-        "task": task.id,
-        "url": task.spec.url,
-        "tenant": task.spec.tenant,
-        "state": task.machine.state,
-        "generation": "" if current is None else current.id,
-        "total": None if current is None else current.layout.total,
-        "peers": len(task.peers),
-        "complete": 0 if current is None else len(current.complete),
-    }
+    return TaskLine(
+        task=task.id,
+        url=task.spec.url,
+        tenant=task.spec.tenant,
+        state=task.machine.state,
+        generation="" if current is None else current.id,
+        total=None if current is None else current.layout.total,
+        piece_length=0 if current is None else current.layout.piece_length,
+        peers=len(task.peers),
+        complete=0 if current is None else len(current.complete),
+        wanting=any(peer.wants for peer in task.peers.values()),
+        origin_bytes=origin,
+        delivered_bytes=delivered,
+        saved_bytes=max(0, delivered - origin),
+        origin_rate=origin_rate,
+        rate=rate,
+        at=at,
+    )
 
 
 def describe_task(task: Task) -> dict[str, object]:
-    """A task with its leases, and each peer with its edges."""
+    """A task's leases, and each peer with its edges."""
     return {
-        **summarize_task(task),
         "leases": [
             {"id": lease.id, "host": lease.host, "read_bytes": lease.read_bytes}
             for lease in task.leases.values()
@@ -32,11 +47,16 @@ def describe_task(task: Task) -> dict[str, object]:
     }
 
 
+def generation_of(peer: Peer) -> str:
+    """The id of the generation that a peer is in; empty for none."""
+    return "" if peer.generation is None else peer.generation.id
+
+
 def _describe_peer(peer: Peer) -> dict[str, object]:
     return {
         "host": peer.host,
         "state": peer.machine.state,
-        "generation": "" if peer.generation is None else peer.generation.id,
+        "generation": generation_of(peer),
         "have": peer.have.runs(),
         "parents": sorted(peer.parents),
         "neighbours": sorted(peer.neighbours),

@@ -93,6 +93,8 @@ class Swarm:
         self._heard_at: dict[str, float] = {}
         self._fetches: dict[int, asyncio.Task[None]] = {}
         self._unreported = PieceSet()
+        # Bytes of these by the host that sent them.
+        self._senders: dict[str, int] = {}
         self._reported_at = 0.0
         self._renamed = True
 
@@ -139,6 +141,9 @@ class Swarm:
             # nothing else is to be planned anew.
             self.wake.fire()
         self._unreported |= pieces
+        if source:
+            size = sum(self.entry.layout.length(piece) for piece in pieces)
+            self._senders[source] = self._senders.get(source, 0) + size
         self._host.progressed(rare=self.machine.is_rare(pieces))
 
     # ------------------------------------------------------------------ running
@@ -157,12 +162,14 @@ class Swarm:
     def flush(self) -> None:
         """Report what became valid since the last report."""
         pieces, self._unreported = self._unreported, PieceSet()
+        senders, self._senders = self._senders, {}
         if pieces and not self.entry.windowed:
             self._host.report(
                 Have(
                     task=self.entry.task,
                     generation=self.entry.generation,
                     pieces=pieces.runs(),
+                    senders=senders,
                 )
             )
         self._reported_at = self._ground.clock()

@@ -60,8 +60,10 @@ ROUTES = (
     Endpoint("GET", HOSTS + "/{host}/decisions", "decisions", token=True),
     Endpoint("POST", HOSTS + "/{host}/reports", "report", token=True, body=b"{}"),
     Endpoint("GET", "/scheduler/v1/leases", "leases", token=True),
+    Endpoint("GET", "/scheduler/v1/overview", "tasks"),
     Endpoint("GET", "/scheduler/v1/tasks", "tasks"),
     Endpoint("GET", "/scheduler/v1/tasks/{task}", "tasks"),
+    Endpoint("GET", "/scheduler/v1/tasks/{task}/events", "tasks"),
     Endpoint("DELETE", "/scheduler/v1/tasks/{task}", "tasks:delete"),
 )
 WITH_BODY = [e for e in ROUTES if e.body and not e.path.endswith("import")]

@@ -32,7 +32,7 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "failover": False,
         "request": "r-1",
     },
-    "have": {"generation": "0" * 16, "pieces": [[0, 1]]},
+    "have": {"generation": "0" * 16, "pieces": [[0, 1]], "senders": {"ab" * 16: MIB}},
     "parent-failed": {"parent": "ab" * 16, "reason": "stalled", "generation": "0" * 16},
     "piece-corrupt": {"generation": "0" * 16, "piece": 0, "parent": "ab" * 16},
     "lease-progress": {
@@ -88,6 +88,8 @@ ODD: tuple[Any, ...] = (
     {"url": "no url at all"},
     {"type": "", "title": "", "status": -1, "retry_after": -1e308},
     [READER] * 5000,
+    {"": -1},
+    {str(n): HUGE for n in range(5000)},
     True,
 )
 

@@ -27,7 +27,7 @@ ONE, OTHER = HostKey.from_bytes(b"1" * 32), HostKey.from_bytes(b"2" * 32)
 
 class Scheduler:
     def __init__(self, role: SchedulerRole, settings: Settings, client: httpx.AsyncClient) -> None:
-        self.role, self.settings, self._client = role, settings, client
+        self.role, self.settings, self.client = role, settings, client
         self._key = read_key_file(settings.cluster_key_file)
 
     def _headers(self, host: HostKey, verb: str) -> dict[str, str]:
@@ -37,13 +37,13 @@ class Scheduler:
     async def announce(self, host: HostKey) -> int:
         body = encode(HostAnnouncement("http://127.0.0.1:1/peer", host.public, "boot"))
         path = f"/v1/hosts/{host.host}"
-        answer = await self._client.put(path, content=body, headers=self._headers(host, "announce"))
+        answer = await self.client.put(path, content=body, headers=self._headers(host, "announce"))
         return answer.status_code
 
     async def decisions(self, host: HostKey) -> AsyncGenerator[bytes, None]:
         path = f"/v1/hosts/{host.host}/decisions"
         headers = self._headers(host, "decisions")
-        async with self._client.stream("GET", path, headers=headers) as answer:
+        async with self.client.stream("GET", path, headers=headers) as answer:
             yield b"" if answer.status_code == 200 else str(answer.status_code).encode()
             async for chunk in answer.aiter_raw():
                 yield chunk

@@ -152,8 +152,8 @@ def test_reports_wait_for_a_scheduler_that_is_away(tmp_path: Path, cluster: byte
                 link.report(report, urgent=True)
             await _until(lambda: link.failures > 0)
             async with _scheduler(tmp_path, port) as (role, _):
-                await _until(lambda: len(list(role.core.tasks())) == len(reports))
-                known = {view["task"] for view in role.core.tasks()}
+                await _until(lambda: len(list(role.core.tasks(0.0))) == len(reports))
+                known = {view.task for view in role.core.tasks(0.0)}
                 assert known == {report.task for report in reports}
                 assert link.connected or await link.wait_connected(20)
 

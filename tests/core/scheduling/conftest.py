@@ -39,7 +39,7 @@ class World:
     """A scheduler, its hosts, and the time."""
 
     def __init__(self, seed: int = 7, limits: OriginLimits | None = None) -> None:
-        self.scheduler = Scheduler(Flat(), random.Random(seed), limits)
+        self.scheduler = Scheduler(Flat(), random.Random(seed), limits, record=True)
         self.now = 100.0
         self.keys: dict[str, HostKey] = {}
         self.zones: dict[str, str] = {}

@@ -45,7 +45,7 @@ def test_a_host_that_only_announces_itself_is_forgotten() -> None:
     assert len(world.scheduler.host_ids()) == 3
     world.tick(2)
     assert world.scheduler.host_ids() == {world.host("again"), world.host("here")}
-    assert world.scheduler.tasks() == []
+    assert world.scheduler.tasks(world.now) == []
     world.tick(machine.UNOPENED_TIMEOUT)
     assert world.scheduler.host_ids() == {world.host("here")}
 
@@ -63,7 +63,7 @@ def test_more_tasks_than_the_bound_are_refused_and_who_waits_is_told(
     [stop] = world.of(world.ask("host", spec(10)), "host")
     assert isinstance(stop, Stop) and stop.problem.status == 503
     assert world.of(world.ask("host", spec(10), want=[]), "host") == []
-    assert len(world.scheduler.tasks()) == 10
+    assert len(world.scheduler.tasks(world.now)) == 10
     # What is known already may be asked for again.
     assert not any(
         isinstance(d, Stop)
@@ -80,7 +80,7 @@ def test_names_as_long_as_a_message_are_refused(field: str) -> None:
     for named in (long, endless):
         with pytest.raises(BadRequest, match="a name of more than"):
             world.ask("host", named)
-    assert world.scheduler.tasks() == []
+    assert world.scheduler.tasks(world.now) == []
 
 
 def test_more_readers_than_the_bound_are_refused() -> None:
@@ -131,11 +131,11 @@ def test_many_hosts_of_one_key_holder_cost_no_more_than_the_bound(
             register = Register(task=named.task_id, spec=named)
             scheduler.report(world.host(f"h{number}"), register, world.now)
     assert refused == 4000
-    assert len(scheduler.host_ids()) == 2000 and len(scheduler.tasks()) == 4000
+    assert len(scheduler.host_ids()) == 2000 and len(scheduler.tasks(0.0)) == 4000
     # Nobody opened a stream: a minute later nothing is left of them.
     world.now += machine.UNOPENED_TIMEOUT + 1
     scheduler.tick(world.now)
-    assert not scheduler.host_ids() and not scheduler.tasks()
+    assert not scheduler.host_ids() and not scheduler.tasks(0.0)
 
 
 def test_a_registration_that_makes_no_sense_changes_nothing() -> None:
@@ -144,7 +144,7 @@ def test_a_registration_that_makes_no_sense_changes_nothing() -> None:
     world.join("seed", seed=True)
     world.join("one")
     world.ask("one", spec(1))
-    before = world.scheduler.describe(spec(1).task_id)
+    before = world.scheduler.describe(spec(1).task_id, world.now)
     beyond = Register(
         task=spec(1).task_id, spec=spec(1), want=[], generation="a" * 16, layout=LAYOUT,
         have=[(5, 9)],
@@ -152,4 +152,4 @@ def test_a_registration_that_makes_no_sense_changes_nothing() -> None:
     for name in ("one", "seed"):
         with pytest.raises(BadRequest, match="beyond the end"):
             world.report(name, beyond)
-    assert world.scheduler.describe(spec(1).task_id) == before
+    assert world.scheduler.describe(spec(1).task_id, world.now) == before
