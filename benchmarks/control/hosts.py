@@ -86,6 +86,10 @@ class Host:
         self._token = self._key.mint(self._own.host, ["report"])
         self.stream: Line | None = None
 
+    @property
+    def id(self) -> str:
+        return self._own.host
+
     async def announce(self, line: Line) -> None:
         announcement = HostAnnouncement(
             url="http://127.0.0.1:9/peer", key=self._own.public, boot="boot", seed=self._seed
