@@ -166,8 +166,64 @@ class TaskLine(msgspec.Struct, frozen=True):
     at: float = 0.0
 
 
+class LeaseView(msgspec.Struct, frozen=True):
+    """A lease on the origin: its id, its host, the bytes that were read under it."""
+
+    id: str
+    host: str
+    read_bytes: int
+
+
+class MemberView(msgspec.Struct, frozen=True):
+    """A peer, with hosts by their ids."""
+
+    host: str
+    state: str
+    generation: str
+    have: list[Run]
+    parents: list[str]
+    neighbours: list[str]
+
+
+class TaskDetail(TaskLine, frozen=True):
+    """A task with its leases, and each peer with its edges."""
+
+    leases: list[LeaseView] = []
+    members: list[MemberView] = []
+
+
+class ClusterOverview(Overview, frozen=True, omit_defaults=True):
+    """The sum of a cluster's `schedulers` that answered; `away` are the URLs of those that did not.
+
+    Hosts are at all of them, and counted once; `since` is when the last of them began to count.
+    """
+
+    schedulers: int = 0
+    away: list[str] = []
+
+
+class Point(msgspec.Struct, frozen=True):
+    """A cluster over one step, which begins at `at`, seconds since 1970: averages of what there
+    was, and bytes that were moved meanwhile."""
+
+    at: int
+    hosts: float
+    tasks: float
+    peers: float
+    origin_bytes: int
+    delivered_bytes: int
+
+
+class Series(msgspec.Struct, frozen=True):
+    """Points of a cluster, the oldest first, `step` seconds apart where none is missing."""
+
+    step: int
+    points: list[Point]
+
+
 decode_frame: Decoder[Frame] = Decoder(Frame)
-decode_overview: Decoder[Overview] = Decoder(Overview)
+decode_overview: Decoder[ClusterOverview] = Decoder(ClusterOverview)
+decode_detail: Decoder[TaskDetail] = Decoder(TaskDetail)
 decode_lines: Decoder[list[TaskLine]] = Decoder(list[TaskLine])
 
 

@@ -16,6 +16,7 @@ TABLE: Mapping[str, tuple[str, ...]] = {
     "members": ("read", "announce", "update", "delete"),
     "enrolments": ("read", "create", "delete"),
     "jobs": ("read", "create", "update"),
+    "tasks": ("read",),
     "tenants": ("read", "create", "update", "delete"),
     "client-tokens": ("read", "create", "delete"),
     "applications": ("read", "create", "update", "delete"),
@@ -42,7 +43,7 @@ def _of(*resources: str, verbs: Collection[str] = ()) -> frozenset[Permission]:
 
 
 _VIEWER = _of(
-    "clusters", "members", "jobs", "tenants", "client-tokens", "applications", "roles",
+    "clusters", "members", "jobs", "tasks", "tenants", "client-tokens", "applications", "roles",
     verbs=("read",),
 )  # fmt: skip
 ROLES: Mapping[str, frozenset[Permission]] = {

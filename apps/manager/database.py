@@ -34,6 +34,7 @@ MODELS = [
     "hawker.apps.manager.models",
     "hawker.apps.manager.tenant_tables",
     "hawker.apps.manager.jobs.tables",
+    "hawker.apps.manager.points",
 ]
 MIGRATIONS = "hawker.apps.manager.migrations"
 POSTGRES = ("postgres", "postgresql")

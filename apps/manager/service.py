@@ -28,6 +28,7 @@ from hawker.apps.manager.identity import Identity
 from hawker.apps.manager.jobs.engine import Engine
 from hawker.apps.manager.jobs.harbor import Harbor
 from hawker.apps.manager.jobs.images import Images
+from hawker.apps.manager.jobs.members import Members as Hosts
 from hawker.apps.manager.jobs.planning import Planner
 from hawker.apps.manager.jobs.queue import Queue
 from hawker.apps.manager.jobs.resource import Jobs
@@ -41,7 +42,9 @@ from hawker.apps.manager.providers import Providers
 from hawker.apps.manager.roster import Roster
 from hawker.apps.manager.search import Search
 from hawker.apps.manager.secret import KeyedHash, Passwords
+from hawker.apps.manager.series import Recording
 from hawker.apps.manager.signing_in import SigningIn
+from hawker.apps.manager.window import Window
 from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
 from hawker.core.contracts import JobBroker, Plugins, Searcher
@@ -91,6 +94,9 @@ class Service:
         self.engine = Engine(database, planner, seal, settings.manager.job_parts, queue)
         per_minute = settings.manager.jobs_per_minute
         self._jobs = Jobs(database, self.engine, planner, seal, per_minute)
+        hosts = Hosts(seal)
+        self._window = Window(hosts)
+        self._series = Recording(database, hosts)
         self.signing_in = SigningIn(identity, accounts, self._attempts)
         collections = (
             Clusters(roster), Members(roster, seal), Enrolments(roster, search, hashed),
@@ -102,6 +108,7 @@ class Service:
             *self.own.operations(),
             *self.signing_in.operations(),
             *search.operations(),
+            *self._window.operations(),
             *(operation for one in collections for operation in one.operations()),
         ]
         self._document = document(self.operations)
@@ -177,17 +184,20 @@ class Service:
                 await models.Gone.filter(at__lte=now - GONE_SECONDS).delete()
                 await self._jobs.forget(now)
                 await forget_expired()
+                await self._series.clean(now)
 
     async def work(self) -> None:
         """Follow the database and do what there is to do; until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.roster.run())
             group.create_task(self.engine.run())
+            group.create_task(self._series.run())
 
     def drain(self) -> None:
         """Nobody waits for news any more."""
         self.roster.close()
         self._jobs.close()
+        self._window.close()
 
     async def stop(self) -> None:
         """Write down what is in memory alone, and close the database."""

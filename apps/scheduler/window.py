@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
@@ -25,6 +26,7 @@ from hawker.core.scheduling import Recorder, Scheduler, frames_of
 from hawker.core.window import OBSERVE, Frame
 
 MAX_OBSERVERS = 256
+MAX_LISTED = 1000
 MAX_BEHIND = 1024 * 1024
 PING_EVERY = 10.0
 BOOLEANS = {"": False, "0": False, "false": False, "1": True, "true": True}
@@ -129,20 +131,24 @@ class Window:
 
     async def _list(self, request: Request) -> Response:
         tenant = await self._tenant(request)
-        lines = self._core.tasks(self._now())
+        limit = _limit(request)
+        lines = self._core.tasks(self._now(), limit)
         if _flag(request, "forgotten"):
             known = {line.task for line in lines}
             old = self._recorder.all_forgotten()
             lines += [line for line in old if line.task not in known]
-        return json_response([line for line in lines if tenant in (None, line.tenant)])
+        lines = [line for line in lines if tenant in (None, line.tenant)]
+        if limit is not None:
+            lines = heapq.nlargest(limit, lines, key=lambda line: line.at)
+        return json_response(lines)
 
     async def _inspect(self, request: Request) -> Response:
         task = task_of(request)
         tenant = await self._tenant(request, task)
-        description = self._core.describe(task, self._now())
-        if description is None or tenant not in (None, description["tenant"]):
-            raise NotFound(f"no host takes part in task {task}")
-        return json_response(description)
+        found = self._core.describe(task, self._now()) or self._recorder.forgotten(task)
+        if found is None or tenant not in (None, found.tenant):
+            raise NotFound(f"nothing is known of task {task}")
+        return json_response(found)
 
     async def _events(self, request: Request) -> Response:
         name = task_of(request)
@@ -226,3 +232,13 @@ def _flag(request: Request, name: str) -> bool:
     if value not in BOOLEANS:
         raise BadRequest(f"{name}={value!r} is neither true nor false")
     return BOOLEANS[value]
+
+
+def _limit(request: Request) -> int | None:
+    """How many are wanted; raises BadRequest for what is no number, or too many."""
+    text = request.query_params.get("limit")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_LISTED):
+        raise BadRequest(f"limit={text!r} is not a number from 1 to {MAX_LISTED}")
+    return int(text)

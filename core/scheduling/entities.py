@@ -200,3 +200,8 @@ class Task:
     avoided_until: float = 0.0
     unwanted_since: float | None = None
     track: Track | None = None
+
+    @property
+    def written(self) -> float:
+        """When something of it was recorded last."""
+        return 0.0 if self.track is None else self.track.written

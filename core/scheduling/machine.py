@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import random
 from collections.abc import Iterable
-
-import msgspec
 
 from hawker.core.contracts import Evaluator
 from hawker.core.errors import BadRequest, DigestMismatch, Unavailable
@@ -40,7 +39,7 @@ from hawker.core.scheduling.recorder import Recorder
 from hawker.core.scheduling.registrations import Registrations
 from hawker.core.scheduling.standing import overview_of, standing_of
 from hawker.core.scheduling.views import describe_task, line_of, summarize_host
-from hawker.core.window import Overview, TaskLine
+from hawker.core.window import Overview, TaskDetail, TaskLine
 
 # How often whoever runs the machine calls `tick`.
 TICK = 0.25
@@ -404,16 +403,17 @@ class Scheduler:
         """Every lease record there is."""
         return list(self._board.ledger)
 
-    def describe(self, task: str, now: float) -> dict[str, object] | None:
+    def describe(self, task: str, now: float) -> TaskDetail | None:
         """A task's peers, edges and lease, for people; None for an unknown one."""
         known = self._board.tasks.get(task)
-        if known is None:
-            return None
-        return {**msgspec.structs.asdict(self._line(known, now)), **describe_task(known)}
+        return None if known is None else describe_task(known, self._line(known, now))
 
-    def tasks(self, now: float) -> list[TaskLine]:
-        """Every task in a line."""
-        return [self._line(task, now) for task in self._board.tasks.values()]
+    def tasks(self, now: float, limit: int | None = None) -> list[TaskLine]:
+        """Every task in a line, or so many of those in which something happened last."""
+        tasks: Iterable[Task] = self._board.tasks.values()
+        if limit is not None:
+            tasks = heapq.nlargest(limit, tasks, key=lambda task: task.written)
+        return [self._line(task, now) for task in tasks]
 
     def _line(self, task: Task, now: float) -> TaskLine:
         recorder = self._board.recorder

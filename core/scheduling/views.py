@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from hawker.core.scheduling.entities import Host, Peer, Task
-from hawker.core.window import TaskLine
+from hawker.core.window import LeaseView, MemberView, TaskDetail, TaskLine
 
 
 def line_of(
@@ -36,31 +38,26 @@ def line_of(
     )
 
 
-def describe_task(task: Task) -> dict[str, object]:
-    """A task's leases, and each peer with its edges."""
-    return {
-        "leases": [
-            {"id": lease.id, "host": lease.host, "read_bytes": lease.read_bytes}
-            for lease in task.leases.values()
+def describe_task(task: Task, line: TaskLine) -> TaskDetail:
+    """A task with its leases, and each peer with its edges."""
+    return TaskDetail(
+        **msgspec.structs.asdict(line),
+        leases=[
+            LeaseView(lease.id, lease.host, lease.read_bytes) for lease in task.leases.values()
         ],
-        "members": [_describe_peer(peer) for peer in task.peers.values()],
-    }
+        members=[
+            MemberView(
+                peer.host, peer.machine.state, generation_of(peer), peer.have.runs(),
+                sorted(peer.parents), sorted(peer.neighbours),
+            )
+            for peer in task.peers.values()
+        ],
+    )  # fmt: skip
 
 
 def generation_of(peer: Peer) -> str:
     """The id of the generation that a peer is in; empty for none."""
     return "" if peer.generation is None else peer.generation.id
-
-
-def _describe_peer(peer: Peer) -> dict[str, object]:
-    return {
-        "host": peer.host,
-        "state": peer.machine.state,
-        "generation": generation_of(peer),
-        "have": peer.have.runs(),
-        "parents": sorted(peer.parents),
-        "neighbours": sorted(peer.neighbours),
-    }
 
 
 def summarize_host(host: Host) -> dict[str, object]:

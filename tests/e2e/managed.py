@@ -23,6 +23,7 @@ SCOPES = [
     "jobs:read",
     "jobs:update",
     "members:read",
+    "tasks:read",
     "members:update",
     "members:delete",
 ]

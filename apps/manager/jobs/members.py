@@ -67,11 +67,12 @@ class Members:
                 f"{row.url} is not shown header fields or signatures: it is not encrypted",
                 hint="have the host join without --plain",
             )
-        trust = await self._trust(cluster)
+        trust = await self.trust(cluster)
         token = trust.key.mint("", verbs, tenant=tenant, subject="manager")
         return DaemonClient(row.url, token=token, tls=trust.tls)
 
-    async def _trust(self, cluster: str) -> Trust:
+    async def trust(self, cluster: str) -> Trust:
+        """What opens a cluster's hosts; raises NotFound where none has joined it."""
         now = time.time()
         trust = self._trusted.get(cluster)
         if trust is None or now >= trust.until:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tortoise.migrations.executor import MigrationTarget
 
-from hawker.apps.manager import models, tenant_tables
+from hawker.apps.manager import models, points, tenant_tables
 from hawker.apps.manager.database import APP, MIGRATIONS, Database, transaction
 from hawker.apps.manager.jobs.tables import TABLES
 from hawker.apps.manager.roster import Roster
@@ -187,7 +187,7 @@ def test_what_a_killed_migration_left_is_thrown_away(tmp_path: Path) -> None:
         with database.active():
             connection = database._current.connections.get("sqlite")
             await connection.execute_script("DELETE FROM tortoise_migrations")
-            every = (*models.TABLES, *tenant_tables.TABLES, *TABLES)
+            every = (*models.TABLES, *tenant_tables.TABLES, *TABLES, *points.TABLES)
             tables = {table._meta.db_table for table in every} - {"tenant"}
             dropped = "".join(f'DROP TABLE "{table}";' for table in sorted(tables))
             await connection.execute_script(f"PRAGMA foreign_keys = OFF; {dropped}")

@@ -50,8 +50,8 @@ def test_after_a_restart_a_reader_at_work_keeps_its_lease() -> None:
     again.progress("seed", read, size=2)
     assert not reads(again.tick(1.0))
     view = again.scheduler.describe(read.task, again.now)
-    assert view is not None and isinstance(view["leases"], list)
-    assert [lease["id"] for lease in view["leases"]] == [read.lease]
+    assert view is not None
+    assert [lease.id for lease in view.leases] == [read.lease]
 
 
 def test_a_lease_granted_too_early_gives_way_to_the_one_its_reader_has() -> None:
@@ -116,7 +116,7 @@ def test_nobody_else_says_what_was_read_under_such_a_lease() -> None:
         again.offer("two", spec("x"), GENERATION, [claimed])
         assert len(reads(again.ask("one", spec("x")))) <= 1
         view = again.scheduler.describe(read.task, again.now)
-        assert view is not None and view["generation"] in (None, "")
+        assert view is not None and view.generation in (None, "")
 
 
 def test_the_end_of_content_of_unknown_length_is_learnt_from_its_reader_after_a_restart() -> None:
@@ -202,7 +202,7 @@ def test_what_its_reader_knows_of_content_counts_though_its_part_was_heard_of_fi
     again.ask("one", spec("x"))
     again.progress("seed", read, size=6)
     view = again.scheduler.describe(read.task, again.now)
-    assert view is not None and view["generation"] == GENERATION
+    assert view is not None and view.generation == GENERATION
     task = again.scheduler._board.tasks[read.task]
     assert task.current is not None and task.current.validator == '"v"'
 
@@ -279,8 +279,8 @@ def test_what_a_reader_said_before_it_heard_of_the_restart_upsets_no_new_lease()
     again.progress("seed", rest, size=1)
     assert not reads(again.tick(1.9))
     view = again.scheduler.describe(read.task, again.now)
-    assert view is not None and isinstance(view["leases"], list)
-    assert [lease["id"] for lease in view["leases"]] == [rest.lease]
+    assert view is not None
+    assert [lease.id for lease in view.leases] == [rest.lease]
 
 
 def test_a_layout_that_no_reader_reported_is_refused() -> None:

@@ -1,0 +1,192 @@
+"""What a cluster does, as resources of the API: tasks, their events, an overview, a series."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+from hawker.apps.manager import models
+from hawker.apps.manager.call import Call
+from hawker.apps.manager.jobs.members import Members
+from hawker.apps.manager.observing import Observed, urls_of
+from hawker.apps.manager.operation import Operation
+from hawker.apps.manager.series import DEFAULT_SPAN, STEPS, read_series
+from hawker.apps.web.events import PING, Frame, event_stream
+from hawker.core.clients.http import control_client
+from hawker.core.clients.window import WindowClient
+from hawker.core.errors import BadRequest, Busy, HawkerError, NotFound
+from hawker.core.ids import TASK_ID
+from hawker.core.window import ClusterOverview, Series, TaskDetail, TaskLine
+from hawker.core.window import Frame as TaskFrame
+
+WATCHERS = 64
+MOST_TASKS = 1000
+BOOLEANS = ("true", "false")
+
+
+class Window:
+    """Asks a cluster's schedulers, with tokens of the cluster; who is bound to tenants sees
+    theirs."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self._limits: set[asyncio.Timeout] = set()
+        self._watchers = 0
+        self._closed = False
+
+    def operations(self) -> list[Operation]:
+        who, base = ("tasks", "read"), "/clusters/{cluster}"
+        return [
+            Operation(
+                "GET", f"{base}/tasks",
+                "Tasks of the cluster's schedulers, those first in which something happened last",
+                who, self.tasks, answer=TaskLine, listing=True, filters=("tenant",),
+            ),
+            Operation(
+                "GET", f"{base}/tasks/{{task}}", "A task with its peers and leases", who,
+                self.task, answer=TaskDetail,
+            ),
+            Operation(
+                "GET", f"{base}/tasks/{{task}}/events",
+                "Server-sent events of a task: what happens until it is at rest, or its record",
+                who, self.events, answer=TaskFrame, events=True, filters=("replay",),
+                choices={"replay": BOOLEANS},
+            ),
+            Operation(
+                "GET", f"{base}/overview", "What the cluster does now", who, self.overview,
+                answer=ClusterOverview,
+            ),
+            Operation(
+                "GET", f"{base}/series", "What the cluster did, in steps", who, self.series,
+                answer=Series, parameters=("from", "to"), filters=("step",),
+                choices={"step": [str(step) for step in STEPS]},
+            ),
+        ]  # fmt: skip
+
+    # ------------------------------------------------------------------ requests
+
+    async def tasks(self, call: Call) -> None:
+        wanted = call.page * call.per_page
+        if wanted > MOST_TASKS:
+            raise BadRequest(
+                f"no more than {MOST_TASKS} tasks are listed", hint="narrow them by tenant"
+            )
+        async with self._observed(call, call.filters.get("tenant")) as observed:
+            lines = await observed.tasks(min(MOST_TASKS, wanted + 1))
+        call.more = len(lines) > wanted
+        call.answer = lines[wanted - call.per_page : wanted]
+
+    async def task(self, call: Call) -> None:
+        async with self._observed(call) as observed:
+            _, call.answer = await observed.task(_task(call))
+
+    async def overview(self, call: Call) -> None:
+        async with self._observed(call) as observed:
+            call.answer = await observed.overview()
+
+    async def series(self, call: Call) -> None:
+        cluster = call.param("cluster")
+        # What is kept is of the cluster as a whole.
+        call.require(None, cluster)
+        await _exists(cluster)
+        now = int(time.time())
+        to = _seconds(call, "to", now)
+        since = _seconds(call, "from", max(0, to - DEFAULT_SPAN))
+        step = call.filters.get("step")
+        chosen = None if step is None else int(step)
+        call.answer = await read_series(cluster, since, to, chosen, now)
+
+    async def events(self, call: Call) -> None:
+        if self._watchers >= WATCHERS:
+            raise Busy(f"{WATCHERS} watch tasks already", retry_after=5)
+        stack = contextlib.AsyncExitStack()
+        try:
+            observed = await stack.enter_async_context(self._observed(call))
+            task = _task(call)
+            window, _ = await observed.task(task)
+        except BaseException:
+            await stack.aclose()
+            raise
+        replay = call.filters.get("replay") == "true"
+        call.answer = event_stream(self._relay(stack, window, task, replay=replay))
+
+    async def _relay(
+        self, stack: contextlib.AsyncExitStack, window: WindowClient, task: str, *, replay: bool
+    ) -> AsyncGenerator[Frame, None]:
+        """What a scheduler tells; a client that takes little of it holds that back."""
+        self._watchers += 1
+        try:
+            async with stack, contextlib.aclosing(window.events(task, replay=replay)) as events:
+                while not self._closed:
+                    async with asyncio.timeout(None) as limit:
+                        self._limits.add(limit)
+                        try:
+                            data = await anext(events)
+                        finally:
+                            self._limits.discard(limit)
+                    yield (None, data) if data else PING
+        except (StopAsyncIteration, TimeoutError, HawkerError):
+            # Without the frame that says that it is the end, where the scheduler went.
+            return
+        finally:
+            self._watchers -= 1
+
+    def close(self) -> None:
+        """End what is watched: the process is about to stop."""
+        self._closed = True
+        for limit in self._limits:
+            limit.reschedule(0.0)
+
+    # ------------------------------------------------------------------ whose
+
+    @contextlib.asynccontextmanager
+    async def _observed(self, call: Call, tenant: str | None = None) -> AsyncIterator[Observed]:
+        """The cluster's schedulers, as the caller may see them, of one tenant where it is named.
+
+        Raises:
+            NotFound: there is no such cluster, or not for the caller.
+        """
+        cluster = call.param("cluster")
+        tenants = await _tenants(call, cluster)
+        await _exists(cluster)
+        if tenant is not None:
+            tenants = [tenant] if tenants is None or tenant in tenants else []
+        urls = await urls_of(cluster)
+        trust = await self._members.trust(cluster) if urls else None
+        async with control_client(tls=None if trust is None else trust.tls) as client:
+            yield Observed(urls, client, None if trust is None else trust.key, tenants)
+
+
+async def _exists(cluster: str) -> None:
+    if not await models.Cluster.exists(id=cluster):
+        raise NotFound("there is no such thing among clusters")
+
+
+async def _tenants(call: Call, cluster: str) -> Sequence[str] | None:
+    """The names of the tenants whose tasks the caller may see there; None: of all."""
+    within = {tenant for tenant, of in call.reach() if of in ("", cluster)}
+    if "" in within:
+        return None
+    if not within:
+        raise NotFound("there is no such thing among clusters")
+    rows = await models.Tenant.filter(id__in=sorted(within)).order_by("name")
+    return [row.name for row in rows]
+
+
+def _task(call: Call) -> str:
+    task = call.param("task")
+    if not TASK_ID.match(task):
+        raise NotFound("there is no such thing among tasks")
+    return task
+
+
+def _seconds(call: Call, name: str, otherwise: int) -> int:
+    """A parameter in seconds since 1970; raises BadRequest where it is none."""
+    text = call.request.query_params.get(name)
+    if text is None:
+        return otherwise
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise BadRequest(f"{name}={text!r} is not a number of seconds since 1970")
+    return int(text)
