@@ -167,7 +167,8 @@ class Window:
     async def _tenant(self, request: Request, task: str = "") -> str | None:
         """Whose tasks the caller may see: those of one tenant, or None for all of them."""
         caller = await self._access.caller(request.scope)
-        if caller is not None and OBSERVE in caller.verbs:
+        # A client is of one tenant, whatever its verbs are.
+        if caller is not None and caller.role and OBSERVE in caller.verbs:
             check_allowed(caller, OBSERVE, task)
             return request.query_params.get("tenant")
         return (await self._access.require(request.scope, "tasks", task)).tenant

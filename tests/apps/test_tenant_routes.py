@@ -26,6 +26,7 @@ HIDDEN = "of what is another tenant's is said what is said of nothing"
 OWN = "a list of what is the caller's tenant's"
 NAMED = "a URL names content of the caller's tenant: tests/e2e/test_tenants.py"
 ROLES = "for roles of the cluster, and no client"
+SUMS = "sums of what is the caller's tenant's: tests/apps/scheduler/test_window.py"
 OPERATORS = "tells of all tenants, and takes a verb that no tenant's token has"
 NOTHING = "tells of no content"
 
@@ -49,6 +50,8 @@ STATEMENTS = {
     "GET /scheduler/v1/tasks": OWN,
     "GET /scheduler/v1/tasks/{task}": HIDDEN,
     "DELETE /scheduler/v1/tasks/{task}": HIDDEN,
+    "GET /scheduler/v1/tasks/{task}/events": HIDDEN,
+    "GET /scheduler/v1/overview": SUMS,
     "ANY /registry/{path:path}": NAMED,
     "GET /healthy": NOTHING,
     "GET /readyz": NOTHING,

@@ -168,6 +168,11 @@ def test_tasks_of_other_tenants_are_for_those_who_observe_all(tmp_path: Path) ->
             assert await names("?tenant=other") == {SPEC.task_id}, "not for whoever says so"
             assert await names(verb="observe") == {SPEC.task_id, OTHERS.task_id}
             assert await names("?tenant=other", verb="observe") == {OTHERS.task_id}
+            verbs = ["observe", "tasks", "*"]
+            client = swarm.key.mint_for_client("ci", verbs, tenant="other", lifetime=60)
+            shown = {"authorization": f"Bearer {client}"}
+            seen = (await scheduler.client.get("/v1/tasks", headers=shown)).json()
+            assert {line["task"] for line in seen} == {OTHERS.task_id}, "a client is no role"
             swarm.have(ONE, 0)
             await asyncio.sleep(0.6)
             own = decode_overview((await swarm.get("/v1/overview")).content)
