@@ -21,7 +21,8 @@
     │   └── RangeIgnored           it gave something else than the range that was asked for
     ├── OriginChanged         502  the origin changed in mid-download
     ├── OriginRefused         403  the origin refused us (401, 403)
-    ├── QuotaExceeded         507  the store has no room within its quota
+    ├── QuotaExceeded         507  no room within the quota of the store, or of the tenant
+    ├── OverQuota             429  the tenant has used up its quota; ask again after `retry_after`
     ├── UnknownPlugin         501  no plugin of that name, or it cannot be loaded
     ├── Unavailable           503  a part that is needed is not there
     │   └── StorageFailed          the data directory cannot be used
@@ -219,6 +220,12 @@ class QuotaExceeded(HawkerError):
     code, title, status = "quota", "quota exceeded", 507
 
 
+class OverQuota(HawkerError):
+    """The tenant has used up what it may; it shares the type of QuotaExceeded, told by status."""
+
+    code, title, status = "quota", "tenant's quota used up", 429
+
+
 class UnknownPlugin(HawkerError):
     """No plugin of that kind and name, or it cannot be loaded."""
 
@@ -280,6 +287,8 @@ BY_CODE: dict[str, type[HawkerError]] = {
 def from_problem(problem: Problem) -> HawkerError:
     """The error a problem document stands for."""
     cls = BY_CODE.get(problem.code, HawkerError)
+    if (problem.code, problem.status) == (OverQuota.code, OverQuota.status):
+        cls = OverQuota
     return cls(problem.detail or problem.title, hint=problem.hint, retry_after=problem.retry_after)
 
 

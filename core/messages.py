@@ -7,13 +7,14 @@ Bytes travel as base64. Tagged kinds that a receiver does not know are skipped a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from hawker.core.digests import DigestRun, Reader
 from hawker.core.errors import BadRequest, Problem
 from hawker.core.ids import TaskSpec
+from hawker.core.limits import MOST, Limits
 from hawker.core.pieces import Layout, Run
 from hawker.core.ranges import ByteRange
 
@@ -53,15 +54,17 @@ class HostAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True):
     draining: bool = False
 
 
-class Announced(msgspec.Struct, frozen=True):
+class Announced(msgspec.Struct, frozen=True, omit_defaults=True):
     """The scheduler's answer to an announcement.
 
-    A new `epoch` means that the scheduler started anew: register again.
+    A new `epoch` means that the scheduler started anew: register again. `tenants` are those that
+    have quotas.
     """
 
     epoch: str
     announce_after: float
     report_after_ms: int
+    tenants: dict[str, Limits] = {}
 
 
 # ---------------------------------------------------------------------------- decisions
@@ -151,7 +154,30 @@ class Goaway(Decision, frozen=True, kw_only=True, tag="goaway"):
     """The scheduler is about to stop: use another one, or come back. It names no task."""
 
 
-AnyDecision = Parents | Read | Stop | Withdrawn | Done | WhoHas | Reset | Goaway
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """A claim that cannot be had; `retry_after` are seconds, None where nobody knows."""
+
+    number: int
+    retry_after: float | None = None
+
+
+class Allowance(Decision, frozen=True, kw_only=True, tag="allowance", omit_defaults=True):
+    """What of a tenant's quotas this host may use; replaces the previous record. It names no task.
+
+    `granted` and `refused` are of the claims in the host's last `Usage`. `bandwidth` is this host's
+    part in bytes per second, 0 as long as there is none for it. Content that nobody uses is to be
+    evicted until the tenant has no more than `keep` bytes stored here.
+    """
+
+    tenant: str
+    limits: Limits = Limits()
+    granted: list[int] = []
+    refused: list[Refusal] = []
+    bandwidth: int = 0
+    keep: int | None = None
+
+
+AnyDecision = Parents | Read | Stop | Withdrawn | Done | WhoHas | Reset | Goaway | Allowance
 
 
 # ---------------------------------------------------------------------------- reports
@@ -275,6 +301,52 @@ class Left(Report, frozen=True, kw_only=True, tag="left"):
     """This host no longer takes part and stores nothing of the task."""
 
 
+ClaimKind = Literal["place", "read", "room"]
+Size = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """Something of a tenant's quotas that a host wants, or has: a `place` for a download, bytes to
+    `read` from origins, `room` for bytes to be stored. `size` is what of it is not used yet;
+    numbers are never used again within the `life` of a host."""
+
+    number: Size
+    kind: ClaimKind
+    size: Size
+    granted: bool = False
+
+
+class Idle(msgspec.Struct, frozen=True, array_like=True):
+    """Stored content that nobody uses: when it was used last (seconds since 1970), its bytes."""
+
+    used: float
+    size: Size
+
+
+class Usage(Report, frozen=True, kw_only=True, tag="usage", omit_defaults=True):
+    """All that a host uses of a tenant's quotas; replaces what it said before. It names no task.
+
+    `life` is one run of the host's process. `downloads` are at work, and got `rate` bytes per
+    second lately. `read_bytes` came from origins within the period of that number, in this life.
+    `idle` is the content that may be evicted, the longest unused first, not necessarily all.
+    `kept` repeats an allowance's `keep` that was kept to as far as was possible. `decide`: this
+    scheduler is the one to decide; `moved`: another one was before.
+    """
+
+    tenant: str
+    life: Annotated[str, msgspec.Meta(max_length=64)]
+    claims: Annotated[list[Claim], msgspec.Meta(max_length=1 << 16)] = []
+    downloads: Size = 0
+    rate: Size = 0
+    period: Size = 0
+    read_bytes: Size = 0
+    stored_bytes: Size = 0
+    idle: Annotated[list[Idle], msgspec.Meta(max_length=1024)] = []
+    kept: Size | None = None
+    decide: bool = False
+    moved: bool = False
+
+
 AnyReport = (
     Register
     | Have
@@ -286,6 +358,7 @@ AnyReport = (
     | Finished
     | Failed
     | Left
+    | Usage
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from hawker.core.errors import ConfigError
+from hawker.core.limits import Limits
 
 ENV_PREFIX = "HAWKER_"
 CONFIG_VARIABLE = "HAWKER_CONFIG"
@@ -296,6 +297,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: StorageSettings = StorageSettings()
     plugins: PluginSettings = PluginSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    tenants: dict[str, Limits] = {}
+    """Quotas by tenant; those of a cluster hold by its schedulers' settings."""
 
     @property
     def data(self) -> Path:
@@ -438,12 +441,29 @@ def _known(key: str, where: str) -> str:
     )
 
 
+def _check(value: Any, kind: Any, where: str) -> None:
+    """Raise ConfigError for a value of another kind; names a table's key and the nearest known."""
+    known = getattr(kind, "__struct_fields__", ())
+    for name in value if known and isinstance(value, dict) else ():
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            raise ConfigError(
+                f"{where}: there is no quota {name!r}",
+                hint=f"did you mean {nearest[0]!r}?" if nearest else f"it is {', '.join(known)}",
+            )
+    try:
+        msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{where}: {exc}") from exc
+
+
 def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
     for key, value in values.items():
-        try:
-            msgspec.convert(value, KNOWN[key], strict=False)
-        except msgspec.ValidationError as exc:
-            raise ConfigError(f"{origins[key]}: {key}: {exc}") from exc
+        parts = [(key, value, KNOWN[key])]
+        if KNOWN[key] == dict[str, Limits] and isinstance(value, dict):
+            parts = [(f"{key}.{name}", quotas, Limits) for name, quotas in value.items()]
+        for place, part, kind in parts:
+            _check(part, kind, f"{origins[key]}: {place}")
     tree: dict[str, Any] = {}
     for key, value in values.items():
         *sections, name = key.split(".")

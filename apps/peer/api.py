@@ -125,8 +125,9 @@ class Api:
         if entry is None or not entry.complete:
             raise NotFound(f"generation {generation} of task {task} is not stored whole")
         self._tickets.check(entry, request, token=caller is not LOCAL_USER)
-        counters = self._role.conductor.ground.counters
-        counters.client_bytes += await send_stored(entry, request, receive, send)
+        ground = self._role.conductor.ground
+        sent = await send_stored(ground.quotas, entry, request, receive, send)
+        ground.counters.client_bytes += sent
 
     async def _download(self, request: Request) -> Response:
         caller = await self._role.access.require(request.scope, "downloads", None)

@@ -85,6 +85,7 @@ class PeerRole(Role):
             return
         conductor = self._conductor
         conductor.ground.levels = RuledLevels(self.settings.scheduler.priorities)
+        conductor.ground.quotas.accounting.keep_to(self.settings.tenants)
         # One that it was about to leave goes on as it is.
         running = {
             link.base_url: link for link in self._made if link in conductor.schedulers.linked
@@ -134,6 +135,7 @@ class PeerRole(Role):
                 levels=RuledLevels(settings.scheduler.priorities),
             )
             conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)
+            ground.quotas.accounting.keep_to(settings.tenants)
             self.links = self._made = self._make_links(conductor, ground)
             await stack.enter_async_context(conductor.running(self.links))
             self._conductor = conductor
@@ -173,6 +175,7 @@ class PeerRole(Role):
                 conductor.decide,
                 conductor.introduce,
                 conductor.answer,
+                conductor.limited,
                 tls=ground.tls,
             )
             links.append(link)

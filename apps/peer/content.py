@@ -29,6 +29,7 @@ from hawker.core.storage import Entry
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.downloads import Download, download
 from hawker.core.transfer.naming import Named, named_digest
+from hawker.core.transfer.quotas import Quotas
 
 DEFAULT_WAIT = 120.0
 STALL = 60.0
@@ -66,7 +67,8 @@ async def send_content(
 
     for attempt in range(GENERATIONS):
         try:
-            await _send_generation(conductor, request, wanted, named, receive, sending)
+            sent = _send_generation(conductor, request, wanted, named, sending)
+            await until_disconnected(receive, sent)
             return
         except (OriginChanged, GenerationGone):
             if begun or attempt + 1 == GENERATIONS:
@@ -78,20 +80,20 @@ async def _send_generation(
     request: Request,
     wanted: DownloadRequest,
     named: Named,
-    receive: Any,
     send: Any,
 ) -> None:
     asked = Asked.of(request)
     wanted = msgspec.structs.replace(wanted, range=asked.first_wish)
     wait = _patience(request.headers)
     start = 0 if wanted.range is None else wanted.range.start
-    async with download(conductor, wanted, named, position=start) as active:
+    # What brings no content takes nobody's place.
+    patience = 0.0 if asked.head else wait
+    async with download(conductor, wanted, named, position=start, patience=patience) as active:
         try:
             entry = await active.opened(wait)
         except TimeoutError as exc:
             raise NotHereYet(f"nothing of {wanted.url} was here after {wait:g} s") from exc
-        body = _deliver(active, entry, asked, wait, send)
-        await until_disconnected(receive, body)
+        await _deliver(active, entry, asked, wait, send)
 
 
 async def _deliver(active: Download, entry: Entry, asked: Asked, wait: float, send: Any) -> None:
@@ -123,7 +125,9 @@ async def _arrived(active: Download, entry: Entry, spans: list[ByteRange], wait:
         raise NotHereYet(f"the ranges were not here after {wait:g} s") from exc
 
 
-async def send_stored(entry: Entry, request: Request, receive: Any, send: Any) -> int:
+async def send_stored(
+    quotas: Quotas, entry: Entry, request: Request, receive: Any, send: Any
+) -> int:
     """Answer a GET or HEAD for content that is stored whole; returns how many bytes of it."""
     asked = Asked.of(request)
     with entry.using():
@@ -137,14 +141,23 @@ async def send_stored(entry: Entry, request: Request, receive: Any, send: Any) -
         elif spans is None:
             spans = [ByteRange(0, entry.layout.total)]
         await _start(send, entry, answer)
-        await until_disconnected(receive, _stored_body(entry, answer, spans, send))
+        with quotas.delivering(entry.spec.tenant):
+            await until_disconnected(receive, _stored_body(quotas, entry, answer, spans, send))
     return sum(span.size for span in spans)
 
 
-async def _stored_body(entry: Entry, answer: Answer, spans: list[ByteRange], send: Any) -> None:
+async def _stored_body(
+    quotas: Quotas, entry: Entry, answer: Answer, spans: list[ByteRange], send: Any
+) -> None:
+    tenant = entry.spec.tenant
     for number, span in enumerate(spans):
         await _more(send, answer.before(number))
-        await send_span(entry, span, send)
+        position, stop = span.start, span.start + span.size
+        while position < stop:
+            end = min(stop, position + (quotas.deliver_part(tenant) or span.size))
+            await quotas.deliver(tenant, end - position)
+            await send_span(entry, ByteRange(position, end), send)
+            position = end
     await _end(send, answer.before(len(spans)) if spans else b"")
 
 

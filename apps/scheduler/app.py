@@ -91,7 +91,7 @@ class SchedulerRole(Role):
             "hawker.evaluators", settings.scheduler.evaluator
         )
         limits = OriginLimits.of(settings.scheduler)
-        self.core = Scheduler(evaluator, random.Random(), limits, record=True)
+        self.core = Scheduler(evaluator, random.Random(), limits, settings.tenants, record=True)
         self.core.prioritise(RuledLevels(settings.scheduler.priorities))
         self.window = Window(self.core, self._access, self._now)
         self._path = settings.data / "scheduler.sqlite"
@@ -121,6 +121,8 @@ class SchedulerRole(Role):
             self.window.open()
             self.core.restore(await asyncio.to_thread(ledger.load))
             self._saved_hosts = await asyncio.to_thread(ledger.hosts)
+            self.core.tenants.accounts.restore(await asyncio.to_thread(ledger.spent))
+            self.core.tenants.clock_offset = time.time() - self._now()
             others = bool(self._settings.scheduler.others)
             self.core.expect(self._saved_hosts, self._now(), others=others)
             if self._aside:
@@ -162,6 +164,8 @@ class SchedulerRole(Role):
         self.core.prioritise(RuledLevels(scheduler.priorities))
         limits = OriginLimits.of(scheduler)
         await self._act(lambda now: self.core.limit(limits, now))
+        tenants = directions.settings.tenants
+        await self._act(lambda now: self.core.limit_tenants(tenants, now))
         for host in self._removed & self.core.host_ids():
             log.warning("host %s was removed from the cluster", host[:12])
             await self._drop(host)
@@ -174,6 +178,7 @@ class SchedulerRole(Role):
             Route("/v1/hosts/{host}/decisions", self._decisions, methods=["GET"]),
             Route("/v1/hosts/{host}/reports", self._reports, methods=["POST"]),
             Route("/v1/leases", self._leases, methods=["GET"]),
+            Route("/v1/tenants", self._list_tenants, methods=["GET"]),
             Route("/v1/tasks/{task}", self._delete, methods=["DELETE"]),
             *self.window.routes(),
         ]
@@ -199,7 +204,12 @@ class SchedulerRole(Role):
         url = await self._addresses.pinned(announcement.url, request)
         announcement = msgspec.structs.replace(announcement, url=url)
         await self._act(lambda now: self.core.announce(host, announcement, now))
-        answer = Announced(self.epoch, ANNOUNCE_AFTER, self.core.report_after_ms(host))
+        answer = Announced(
+            self.epoch,
+            ANNOUNCE_AFTER,
+            self.core.report_after_ms(host),
+            self.core.tenants.accounts.limits,
+        )
         return json_response(answer)
 
     async def _leave(self, request: Request) -> Response:
@@ -291,6 +301,13 @@ class SchedulerRole(Role):
 
     # ------------------------------------------------------------------ tasks
 
+    async def _list_tenants(self, request: Request) -> Response:
+        """What the caller's tenant uses of its quotas."""
+        caller = await self._access.require(request.scope, "tasks")
+        now = self._now()
+        usage = self.core.tenants.accounts.usage(now, self.core.tenants.wall(now))
+        return json_response([u for u in usage if u.tenant == caller.tenant])
+
     async def _list_hosts(self, request: Request) -> Response:
         # How busy hosts are tells of all tenants' tasks.
         await self._access.require(request.scope, "hosts")
@@ -371,6 +388,15 @@ class SchedulerRole(Role):
             if await self._written(self._ledger.save_hosts, came, went):
                 self._saved_hosts = (self._saved_hosts | came) - went
 
+    async def _keep_spent(self) -> None:
+        """Write what was read from origins for tenants with quotas since the last call."""
+        tenants = self.core.tenants
+        spent = tenants.accounts.take_unsaved()
+        if spent and self._ledger is not None:
+            wall = tenants.wall(self._now())
+            if not await self._written(self._ledger.save_spent, spent, wall):
+                tenants.accounts.unsaved(spent)
+
     def _send(self, outgoing: Sequence[Outgoing]) -> None:
         for host, decision in outgoing:
             mailbox = self._mailboxes.get(host)
@@ -387,9 +413,11 @@ class SchedulerRole(Role):
                 log.warning("this scheduler stood still for %.1f s", late)
                 self.core.excuse(late, self._now())
             try:
+                self.core.tenants.clock_offset = time.time() - self._now()
                 await self._act(self.core.tick)
                 self.window.tell()
                 await self._keep_hosts()
+                await self._keep_spent()
             except Exception:
                 log.exception("a tick of the scheduler failed")
 

@@ -1,4 +1,5 @@
-"""What a scheduler knows after a restart: whose signed digests count, and who was there."""
+"""What a scheduler knows after a restart: whose signed digests count, who was there, and what was
+read from origins for tenants with quotas."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ from pathlib import Path
 import msgspec
 
 from hawker.core.errors import StorageFailed
+from hawker.core.quotas import Spent
 from hawker.core.scheduling import MAX_RECORDS, LeaseRecord
 
 
 class Ledger:
-    """Tables of lease records and of host ids; blocking, from any thread: they take turns."""
+    """Tables of lease records, host ids and tenants' reads; blocking, from any thread: they take
+    turns."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file; raises StorageFailed where it cannot be used."""
@@ -31,6 +34,11 @@ class Ledger:
                 "CREATE TABLE IF NOT EXISTS leases (lease TEXT PRIMARY KEY, record BLOB NOT NULL)"
             )
             self._db.execute("CREATE TABLE IF NOT EXISTS hosts (host TEXT PRIMARY KEY)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS spent (tenant TEXT, host TEXT, life TEXT,"
+                " period INTEGER NOT NULL, bytes INTEGER NOT NULL, ends REAL NOT NULL,"
+                " PRIMARY KEY (tenant, host, life))"
+            )
         except (OSError, sqlite3.Error) as exc:
             raise self._failed(exc) from exc
 
@@ -71,6 +79,21 @@ class Ledger:
         with self._transaction():
             self._db.executemany("DELETE FROM hosts WHERE host = ?", [(h,) for h in went])
             self._db.executemany("INSERT OR IGNORE INTO hosts VALUES (?)", [(h,) for h in came])
+
+    def spent(self) -> list[Spent]:
+        """What tenants' hosts have read."""
+        try:
+            rows = self._db.execute("SELECT tenant, host, life, period, bytes, ends FROM spent")
+            return [Spent(*row) for row in rows]
+        except sqlite3.Error as exc:
+            raise self._failed(exc) from exc
+
+    def save_spent(self, spent: Sequence[Spent], wall: float) -> None:
+        """Store these, and forget those whose period is over at that time."""
+        rows = [(s.tenant, s.host, s.life, s.period, s.bytes, s.ends) for s in spent]
+        with self._transaction():
+            self._db.execute("DELETE FROM spent WHERE ends <= ?", (wall,))
+            self._db.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def close(self) -> None:
         with self._turn:

@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
 import msgspec
@@ -19,6 +19,7 @@ import msgspec
 from hawker.core.clients.events import sse
 from hawker.core.clients.http import control_client, raise_for_problem
 from hawker.core.errors import BadRequest, HawkerError, NotFound, Unavailable
+from hawker.core.limits import Limits
 from hawker.core.messages import (
     Announced,
     AnyDecision,
@@ -53,7 +54,8 @@ class SchedulerLink:
 
     `on_decision` is called on the loop for each decision; `on_epoch` when the scheduler is one
     that does not know this host's tasks yet (also at the first contact), `on_who_has` when the
-    scheduler asks what this host stores of a task.
+    scheduler asks what this host stores of a task, `on_tenants` with each answer to an
+    announcement: the tenants that have quotas.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class SchedulerLink:
         on_decision: Callable[[SchedulerLink, AnyDecision], None],
         on_epoch: Callable[[SchedulerLink], None],
         on_who_has: Callable[[SchedulerLink, str], None],
+        on_tenants: Callable[[Mapping[str, Limits]], None],
         *,
         tls: ClientTls | None = None,
     ) -> None:
@@ -80,6 +83,7 @@ class SchedulerLink:
         self._on_decision = on_decision
         self._on_epoch = on_epoch
         self._on_who_has = on_who_has
+        self._on_tenants = on_tenants
         self._tls = tls
         self._away_since = time.monotonic()
         self._decode = decision_decoder()
@@ -171,6 +175,7 @@ class SchedulerLink:
         self._report_after = answer.report_after_ms / 1000
         self._announced.set()
         self.failures = 0
+        self._on_tenants(answer.tenants)
         if answer.epoch != self._epoch:
             self._epoch = answer.epoch
             self._on_epoch(self)

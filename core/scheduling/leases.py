@@ -8,6 +8,7 @@ from hawker.core.digests import Digest
 from hawker.core.errors import (
     DigestMismatch,
     OriginFailed,
+    OverQuota,
     Problem,
     QuotaExceeded,
     StorageFailed,
@@ -365,6 +366,9 @@ class Leases:
             current = task.current
             mine = current is not None and current.id == lease.generation
             self._spoil(task, current if mine else None, problem, now)
+        elif problem.status == OverQuota.status:
+            # Of the tenant, whoever reads: another host would be told the same.
+            self.give_up(task, problem, now)
         elif problem.code in OWN:
             self._set_aside(task, peer, problem, now)
         elif problem.code in PERMANENT or task.attempts >= MAX_ATTEMPTS:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from hawker.core.contracts import Evaluator
 from hawker.core.errors import BadRequest, DigestMismatch, Unavailable
+from hawker.core.limits import Limits
 from hawker.core.messages import (
     AnyDecision,
     AnyReport,
@@ -23,6 +25,7 @@ from hawker.core.messages import (
     ParentFailed,
     PieceCorrupt,
     Register,
+    Usage,
     WhoHas,
     kind_of,
 )
@@ -38,6 +41,7 @@ from hawker.core.scheduling.recall import GRACE, Recall
 from hawker.core.scheduling.recorder import Recorder
 from hawker.core.scheduling.registrations import Registrations
 from hawker.core.scheduling.standing import overview_of, standing_of
+from hawker.core.scheduling.tenants import Tenants
 from hawker.core.scheduling.views import describe_task, line_of, summarize_host
 from hawker.core.window import Overview, TaskDetail, TaskLine
 
@@ -66,6 +70,7 @@ class Scheduler:
         evaluator: Evaluator,
         rng: random.Random,
         limits: OriginLimits | None = None,
+        tenants: Mapping[str, Limits] | None = None,
         *,
         record: bool = False,
     ) -> None:
@@ -78,6 +83,7 @@ class Scheduler:
         self._registrations = Registrations(
             self._board, self._generations, self._leases, self._recall
         )
+        self.tenants = Tenants(self._board, self._recall, tenants or {})
         self._away: set[str] = set()
         # When each host announced itself that has no decision stream, the longest silent first.
         self._unopened: dict[str, float] = {}
@@ -101,6 +107,7 @@ class Scheduler:
         elif known.announcement.boot != announcement.boot:
             # Another life of the same host: what it was doing is over, and what was said of it.
             self._forget_tasks(known, now)
+            self.tenants.gone(host, now)
             known.suspect_until, known.suspicions = 0.0, 0
         known.announcement = announcement
         known.machine.fire("announce")
@@ -151,6 +158,7 @@ class Scheduler:
         self._recall.gone(host)
         known.machine.fire("leave")
         self._forget_tasks(known, now)
+        self.tenants.gone(host, now)
         del self._board.hosts[host]
 
     def _forget_tasks(self, host: Host, now: float) -> None:
@@ -179,6 +187,7 @@ class Scheduler:
         for host, _ in list(overdue):
             self._drop_host(host, now)
         self._leases.tick(now)
+        self.tenants.tick(now)
         for name in sorted(self._board.graph.orphaned):
             self._board.graph.adopt(self._board.tasks[name], now)
         if self._board.recorder is not None:
@@ -198,6 +207,9 @@ class Scheduler:
         self._board.figures.reports[kind_of(report)] += 1
         if isinstance(report, Register):
             self._registrations.take(known, report, now)
+            return self._board.take()
+        if isinstance(report, Usage):
+            self.tenants.take(host, report, now)
             return self._board.take()
         task = self._board.tasks.get(report.task)
         peer = None if task is None else task.peers.get(host)
@@ -326,6 +338,11 @@ class Scheduler:
         self._leases.limit(limits, now)
         return self._board.take()
 
+    def limit_tenants(self, tenants: Mapping[str, Limits], now: float) -> list[Outgoing]:
+        """Tenants have these quotas from now on."""
+        self.tenants.limit(tenants, now)
+        return self._board.take()
+
     # ------------------------------------------------------------------ taking away
 
     def withdraw(self, task: str, generation: str, reason: str, now: float) -> list[Outgoing]:
@@ -351,7 +368,7 @@ class Scheduler:
     def current(self, host: str) -> list[AnyDecision]:
         """The current records of a host, for a stream that was opened (again)."""
         known = self._board.hosts.get(host)
-        records: list[AnyDecision] = []
+        records: list[AnyDecision] = [*self.tenants.accounts.current(host)]
         for name in sorted(known.tasks if known is not None else ()):
             task = self._board.tasks[name]
             peer = task.peers[host]

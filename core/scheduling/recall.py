@@ -48,6 +48,10 @@ class Recall:
         """What is unknown now may yet be in the cluster."""
         return now < self._until
 
+    def waiting(self, now: float) -> bool:
+        """Hosts that an earlier life knew are not back yet, and may still come."""
+        return bool(self._absent) and now < self._until
+
     def ask(self, task: str, hosts: Iterable[str], now: float) -> None:
         """These hosts are being asked for the task."""
         self._questions[task] = _Question(set(hosts), now + GRACE)

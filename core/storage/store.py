@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from hawker.core.errors import BadRequest, GenerationGone, HawkerError, QuotaExceeded, StorageFailed
 from hawker.core.ids import GENERATION_ID, TaskSpec
@@ -30,6 +35,26 @@ _SHARE_OF_FILESYSTEM = 0.9
 _THREADS = 4
 # A write in a thread waits at most this long, in seconds, for content to be evicted.
 _ROOM_WAIT = 30.0
+# So many of a tenant's unused entries are told at once.
+_IDLE = 64
+
+
+class RoomClaim(Protocol):
+    """Room of a tenant's quota; `answer` is over once it is there, or raises why it is not."""
+
+    answer: asyncio.Future[None]
+
+    def release(self) -> None:
+        """It is taken now, or not needed any more."""
+        ...
+
+
+class Rooms(Protocol):
+    """What content of tenants may be stored, besides the store's own quota."""
+
+    def claim_room(self, tenant: str, size: int) -> RoomClaim | None:
+        """None for a tenant without such a quota."""
+        ...
 
 
 class Store:
@@ -37,6 +62,7 @@ class Store:
 
     Attributes:
         on_removed: called with an entry after it was evicted or removed.
+        rooms: quotas of tenants; None: there are none.
     """
 
     def __init__(
@@ -52,6 +78,7 @@ class Store:
         clock: Callable[[], float],
     ) -> None:
         self.on_removed: Callable[[Entry], None] | None = None
+        self.rooms: Rooms | None = None
         self.boot = boot
         self.threads = threads
         self.clock = clock
@@ -62,6 +89,7 @@ class Store:
         self._quota = quota
         self._max_age = max_age
         self._used = 0
+        self._used_by: Counter[str] = Counter()
         self._next_number = recovered.next_number
         self._entries: dict[str, dict[str, Entry]] = {}
         self._creating = asyncio.Lock()
@@ -72,7 +100,7 @@ class Store:
         for found in recovered.found:
             entry = self._restored(found)
             self._add(entry)
-            self._used += entry.reserved
+            self._count(entry.spec.tenant, entry.reserved)
 
     @classmethod
     def open(
@@ -147,6 +175,29 @@ class Store:
         """Most bytes of content this store keeps."""
         return self._quota
 
+    def used_by(self, tenant: str) -> int:
+        """Those of the used bytes that are of a tenant's content."""
+        return self._used_by[tenant]
+
+    def idle_of(self, tenant: str) -> list[Stored]:
+        """The tenant's content that nobody uses, the longest unused first; not necessarily all."""
+        mine = (
+            Stored(entry.number, entry.reserved, entry.used, entry.in_use)
+            for entry in self.entries()
+            if entry.spec.tenant == tenant and not entry.in_use
+        )
+        return heapq.nsmallest(_IDLE, mine, key=lambda stored: (stored.used, stored.number))
+
+    async def evict_of(self, tenant: str, keep: int) -> None:
+        """Evict what of the tenant's content was unused for longest, until no more than `keep`
+        bytes are left of it, or only what is in use."""
+        while (excess := self._used_by[tenant] - keep) > 0:
+            victims = choose(self.idle_of(tenant), excess, -math.inf)
+            numbers = victims.victims or [idle.number for idle in self.idle_of(tenant)]
+            if not numbers:
+                return
+            await self._erased(self._evict(numbers))
+
     def get(self, task: str, generation: str) -> Entry | None:
         return self._entries.get(task, {}).get(generation)
 
@@ -184,15 +235,19 @@ class Store:
             raise BadRequest(f"{generation!r} is not a generation")
         layout.check()
         task = spec.task_id
-        async with self._creating:
+        size = layout.total or 0
+        windowed = window is not None and size > self._quota
+        if windowed and window is not None:
+            size = window
+        known = self.get(task, generation)
+        if known is not None:
+            return known
+        # Before the lock: others need not wait while hosts make room for this tenant.
+        async with self._room_of(spec.tenant, size), self._creating:
             known = self.get(task, generation)
             if known is not None:
                 return known
-            size = layout.total or 0
-            windowed = window is not None and size > self._quota
-            if windowed and window is not None:
-                size = window
-            erasing = self._reserve(size, f"task {task[:12]}")
+            erasing = self._reserve(spec.tenant, size, f"task {task[:12]}")
             now = self.clock()
             name = Name.new(task, generation)
             row = Row(self._number(), name, spec, layout, now, now, self.boot, modified=modified)
@@ -209,7 +264,7 @@ class Store:
                 await self.journal.submit(lambda index: _make(index, row, entry))
             except BaseException:
                 # Behind the creation in the journal, which a cancelled caller does not stop.
-                self._used -= size
+                self._count(spec.tenant, -size)
                 self.journal.post(lambda index: _unmake(index, entry))
                 raise
             self._add(entry)
@@ -255,7 +310,7 @@ class Store:
         spare = entry.reserved - size
         if spare > 0 and not entry.windowed:
             entry.reserved = size
-            self._used -= spare
+            self._count(entry.spec.tenant, -spare)
 
     def released(self, entry: Entry) -> None:
         """The last user of an entry left: what is gone or windowed goes now."""
@@ -270,10 +325,27 @@ class Store:
 
     # ------------------------------------------------------------------ room
 
-    def _reserve(self, size: int, what: str) -> list[asyncio.Future[None]]:
+    def _count(self, tenant: str, size: int) -> None:
+        self._used += size
+        self._used_by[tenant] += size
+
+    @contextlib.asynccontextmanager
+    async def _room_of(self, tenant: str, size: int) -> AsyncIterator[None]:
+        """Room of the tenant's quota, until it is taken; raises QuotaExceeded."""
+        claim = None if self.rooms is None else self.rooms.claim_room(tenant, size)
+        if claim is None:
+            yield
+            return
+        try:
+            await claim.answer
+            yield
+        finally:
+            claim.release()
+
+    def _reserve(self, tenant: str, size: int, what: str) -> list[asyncio.Future[None]]:
         """Take `size` bytes of the quota; the futures end when what was evicted is erased."""
         if self._used + size <= self._quota:
-            self._used += size
+            self._count(tenant, size)
             return []
         choice = self._choose(size)
         erasing = self._evict(choice.victims)
@@ -283,7 +355,7 @@ class Store:
                 " all of them by content in use",
                 hint="raise storage.quota, or wait until other downloads have ended",
             )
-        self._used += size
+        self._count(tenant, size)
         return erasing
 
     def _choose(self, size: int) -> Choice:
@@ -304,12 +376,33 @@ class Store:
         more = size - entry.reserved
         if more <= 0:
             return []
-        erasing = self._reserve(more, str(entry))
+        erasing = self._reserve(entry.spec.tenant, more, str(entry))
         entry.reserved = size
         return erasing
 
     def _grow_for(self, entry: Entry, size: int, done: Future[None]) -> None:
         """`_grow` on the loop for a thread, which waits for `done`."""
+        more = size - entry.reserved
+        rooms = self.rooms if more > 0 and not entry.gone else None
+        claim = None if rooms is None else rooms.claim_room(entry.spec.tenant, more)
+        if claim is None:
+            self._grow_now(entry, size, done)
+            return
+
+        def answered(answer: asyncio.Future[None]) -> None:
+            try:
+                error = answer.exception()
+            except asyncio.CancelledError:
+                error = StorageFailed("the store is not running")
+            if error is not None:
+                done.set_exception(error)
+            else:
+                self._grow_now(entry, size, done)
+            claim.release()
+
+        claim.answer.add_done_callback(answered)
+
+    def _grow_now(self, entry: Entry, size: int, done: Future[None]) -> None:
         try:
             erasing = self._grow(entry, size)
         except HawkerError as exc:
@@ -342,7 +435,7 @@ class Store:
 
     def _erase(self, entry: Entry) -> list[asyncio.Future[None]]:
         """Unlink the files in a thread: that of a large file takes a while."""
-        self._used -= entry.reserved
+        self._count(entry.spec.tenant, -entry.reserved)
         entry.reserved = 0
         if self._closed:
             _unlink(entry.files.sidecar, entry.files.content)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from hawker.core.contracts import SourceRequest
 from hawker.core.errors import HawkerError, Unavailable
 from hawker.core.ids import TaskSpec
-from hawker.core.messages import AnyDecision, Left, Read, Register, Withdrawn
+from hawker.core.limits import Limits
+from hawker.core.messages import Allowance, AnyDecision, Left, Read, Register, Withdrawn
 from hawker.core.signal import Signal
 from hawker.core.storage import Entry
 from hawker.core.telemetry import TASK
 from hawker.core.transfer.bygone import Bygone
-from hawker.core.transfer.ground import Ground, SchedulerPort
+from hawker.core.transfer.ground import Ground
+from hawker.core.transfer.port import SchedulerPort
 from hawker.core.transfer.registration import with_stored
 from hawker.core.transfer.schedulers import Link, Schedulers
 from hawker.core.transfer.solo import Solo
@@ -56,7 +58,11 @@ class Conductor:
     @contextlib.asynccontextmanager
     async def running(self, links: Sequence[Link] = ()) -> AsyncIterator[None]:
         """Run links and tasks while inside; everything has ended when it is left."""
-        async with asyncio.TaskGroup() as group:
+        accounting = self.ground.quotas.accounting
+        async with (
+            accounting.running(self.schedulers, self._scheduler_wait),
+            asyncio.TaskGroup() as group,
+        ):
             self._group = group
             self.follow(links)
             try:
@@ -140,6 +146,9 @@ class Conductor:
 
     def decide(self, link: Link, decision: AnyDecision) -> None:
         """Hand a scheduler's decision to its task; a lease for an unknown task starts one."""
+        if isinstance(decision, Allowance):
+            self.ground.quotas.accounting.apply(link, decision)
+            return
         run = self.runs.get(decision.task)
         if run is not None and run.own:
             log.warning("a scheduler decides on task %s, which is this host's own", run.task[:12])
@@ -189,6 +198,7 @@ class Conductor:
     def introduce(self, link: Link) -> None:
         """Tell a scheduler that does not know them of all tasks this host has."""
         self._bygone.clear()
+        self.ground.quotas.accounting.introduce(link)
         for task, run in self.runs.items():
             if not run.own and self.schedulers.of(task) is link and not self._stays(run, link):
                 self._assign(run, link)
@@ -196,6 +206,10 @@ class Conductor:
             del self._offered[task]
         if self._group is not None:
             self._group.create_task(self._offer_stored())
+
+    def limited(self, tenants: Mapping[str, Limits]) -> None:
+        """A scheduler says which tenants have quotas."""
+        self.ground.quotas.accounting.told(tenants)
 
     def answer(self, link: Link, task: str) -> None:
         """A scheduler asks what this host stores of a task."""

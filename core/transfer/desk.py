@@ -37,6 +37,10 @@ class Desk:
         return self._origin
 
     @property
+    def used(self) -> bool:
+        return bool(self._holder.users)
+
+    @property
     def partial(self) -> Entry | None:
         entry = self._holding.entry
         return None if entry is None or entry.outdated else entry

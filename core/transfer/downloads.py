@@ -77,6 +77,7 @@ class Download:
                         told = passed
                         yield now
                     await self.run.changed.wait(WAIT)
+                await self._ground.quotas.received(self.run.spec.tenant)
                 await self._authorize()
                 await self._verify()
         except TimeoutError as exc:
@@ -176,6 +177,7 @@ class Download:
                 right content of one generation.
         """
         run, user = self.run, self._user
+        quotas, tenant = self._ground.quotas, run.spec.tenant
         entry = await self.opened(self._request.timeout)
         run.admit(user)
         position = span.start if span is not None else 0
@@ -187,12 +189,13 @@ class Download:
             if end is not None and position >= end:
                 self.finished = True
                 return
-            ready = _valid_until(entry, position)
+            ready = _valid_until(entry, position, quotas.deliver_part(tenant) or SPAN)
             if end is not None:
                 ready = min(ready, end)
             if ready > position and run.may_deliver(entry, user):
                 if ready == entry.layout.total:
                     await self._verify_stated(entry)
+                await quotas.deliver(tenant, ready - position)
                 yield ByteRange(position, ready)
                 self._ground.counters.client_bytes += ready - position
                 position = ready
@@ -209,11 +212,11 @@ class Download:
                 await entry.discard(passed)
 
 
-def _valid_until(entry: Entry, position: int) -> int:
-    """The end of the valid bytes from `position` on, at most `SPAN` further."""
+def _valid_until(entry: Entry, position: int, most: int) -> int:
+    """The end of the valid bytes from `position` on, at most `most` further, or `SPAN`."""
     layout, valid = entry.layout, entry.valid
     piece = position // layout.piece_length
-    limit = position + SPAN
+    limit = position + min(SPAN, most)
     end = position
     while piece in valid and end < limit:
         end = layout.offset(piece) + layout.length(piece)
@@ -223,10 +226,20 @@ def _valid_until(entry: Entry, position: int) -> int:
 
 @contextlib.asynccontextmanager
 async def download(
-    conductor: Conductor, request: DownloadRequest, named: Named, *, position: int | None = None
+    conductor: Conductor,
+    request: DownloadRequest,
+    named: Named,
+    *,
+    position: int | None = None,
+    patience: float | None = None,
 ) -> AsyncIterator[Download]:
     """Take part in the task that a request names; `position` is given by one that streams from
-    there on."""
+    there on. A place among the tenant's downloads is waited for `patience` seconds, as long as the
+    request may take where that is None, and not needed where it is 0.
+
+    Raises:
+        OverQuota: there was no place within that time.
+    """
     spec, origin = named.spec, named.origin
     digest_of(request)
     user = User(
@@ -239,14 +252,17 @@ async def download(
     now = ground.clock()
     outcome = "abandoned"
     active = None
+    seconds = request.timeout if patience is None else patience
+    place = ground.quotas.place(spec.tenant, seconds) if seconds else contextlib.nullcontext()
     try:
-        if restricted(spec):
-            # Before it takes part: what one shows must not end the reading of those who may.
-            with contextlib.suppress(OriginFailed):
-                await ground.access.check(ground.source(origin.url), origin)
-        async with conductor.join(spec, user, origin=origin) as run:
-            active = Download(ground, run, user, request, origin, now)
-            yield active
+        async with place:
+            if restricted(spec):
+                # Before it takes part: what one shows must not end the reading of those who may.
+                with contextlib.suppress(OriginFailed):
+                    await ground.access.check(ground.source(origin.url), origin)
+            async with conductor.join(spec, user, origin=origin) as run:
+                active = Download(ground, run, user, request, origin, now)
+                yield active
     except HawkerError as exc:
         outcome = exc.code
         raise

@@ -22,6 +22,7 @@ from hawker.core.tls import ClientTls
 from hawker.core.tokens import ClusterKey
 from hawker.core.transfer.access import AccessChecks, is_own
 from hawker.core.transfer.naming import Named, name
+from hawker.core.transfer.quotas import Quotas
 
 
 @dataclass
@@ -65,9 +66,11 @@ class Ground:
     clock: Callable[[], float] = time.monotonic
     counters: Counters = field(default_factory=Counters)
     access: AccessChecks = field(init=False)
+    quotas: Quotas = field(init=False)
 
     def __post_init__(self) -> None:
         self.access = AccessChecks(self.clock)
+        self.quotas = Quotas(self.store, self.clock)
 
     @property
     def host(self) -> str:
@@ -111,22 +114,17 @@ class Ground:
         return {"authorization": f"Bearer {token}"}
 
 
-class SchedulerPort(Protocol):
-    """Where a task's reports go; decisions come back through `TaskRun.apply`."""
-
-    def report(self, report: AnyReport, *, urgent: bool = False) -> None: ...
-
-    async def wait_connected(self, timeout: float) -> bool:
-        """Whether somebody will decide, waiting at most `timeout` seconds for it."""
-        ...
-
-
 class ReadingTask(Protocol):
     """What a reader needs of its task."""
 
     @property
     def origin(self) -> SourceRequest:
         """What to ask the origin for, and what to show it."""
+        ...
+
+    @property
+    def used(self) -> bool:
+        """Somebody on this host waits for it; else it is read for others alone."""
         ...
 
     @property

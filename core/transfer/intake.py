@@ -9,6 +9,7 @@ from hawker.core.contracts import Reading
 from hawker.core.errors import OriginFailed
 from hawker.core.pieces import MAX_PIECES, Layout, PieceSet
 from hawker.core.storage import Entry
+from hawker.core.transfer.accounting import Claimed
 from hawker.core.transfer.ground import Ground, ReadingTask
 from hawker.core.transfer.publisher import Publisher
 from hawker.core.transfer.rate import Rate
@@ -39,6 +40,7 @@ class Intake:
         self._publisher = publisher
         self._rate = rate
         self._claimed = PieceSet()
+        self._tenant = entry.spec.tenant
 
     def missing(self, pieces: PieceSet) -> PieceSet:
         """Those of these that this reader is to bring, and that did not come yet."""
@@ -47,17 +49,23 @@ class Intake:
         self._claimed |= claimed
         return self._task.wanted(claimed)
 
-    async def take(self, reading: Reading, first: int, *, only: bool) -> None:
+    async def take(
+        self, reading: Reading, first: int, *, only: bool, claim: Claimed | None = None
+    ) -> None:
         """Store a stream that begins with piece `first`, in portions that pay a thread hop.
 
         One that is the `only` way to get its pieces ends early where what it brings has to wait for
         pieces that it passed before they were wanted.
 
+        `claim` is what the tenant may read of the origin.
+
         Raises:
             OriginFailed: it broke off; what came before is stored.
+            OverQuota: the tenant may read no more.
             QuotaExceeded, StorageFailed: it cannot be stored.
         """
         stream = _Stream(self, self._entry, self._publisher, first)
+        quotas = self._ground.quotas
         chunks: list[bytes] = []
         size, since = 0, self._ground.clock()
         try:
@@ -65,23 +73,26 @@ class Intake:
                 chunks.append(chunk)
                 size += len(chunk)
                 passed = self._ground.clock() - since
+                self._rate.most = quotas.receive_part(self._tenant) if self._task.used else None
                 enough = self._rate.enough(size, passed, self.layout.piece_length)
                 if enough or passed > STORE_EVERY:
-                    if not await self._hand_over(stream, chunks, only=only):
+                    if not await self._hand_over(stream, chunks, claim, only=only):
                         return
                     chunks, size, since = [], 0, self._ground.clock()
         except OriginFailed:
             # What came before it broke off is good.
-            await self._hand_over(stream, chunks, only=only)
+            await self._hand_over(stream, chunks, claim, only=only)
             raise
-        await self._hand_over(stream, chunks, only=only)
+        await self._hand_over(stream, chunks, claim, only=only)
         if self.layout.total is None:
             # The body is over: now the total and the last, shorter piece are known.
             self.layout = Layout(stream.sink.offset, self.layout.piece_length)
             await self._publisher.end(self.layout, stream.sink.tail())
 
-    async def _hand_over(self, stream: _Stream, chunks: list[bytes], *, only: bool) -> bool:
-        """Store what came, no faster than the lease's rate; False where the stream is of no use."""
+    async def _hand_over(
+        self, stream: _Stream, chunks: list[bytes], claim: Claimed | None, *, only: bool
+    ) -> bool:
+        """Store what came, as fast as lease and tenant may; False where the stream is useless."""
         began, pieces = self._ground.clock(), self.read_pieces
         for part in self._rate.portions(chunks):
             while not await self._room(stream.piece):
@@ -96,6 +107,10 @@ class Intake:
             wait = self._rate.took(size, self._ground.clock())
             if wait:
                 await asyncio.sleep(wait)
+            await self._ground.quotas.read(self._tenant, size, claim)
+            if self._task.used:
+                # The bandwidth is that of downloads, wherever they are.
+                await self._ground.quotas.take(self._tenant, size)
         # What the origin was made to wait for is not its fault.
         now = self._ground.clock()
         gained = self.read_pieces > pieces

@@ -11,6 +11,7 @@ the parents.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -142,6 +143,7 @@ class DownloadMachine:
         self._number = 0
         # Seconds that a byte of a request takes, on average; 0 while nothing came.
         self._pace = 0.0
+        self._most: int | None = None
 
     # ------------------------------------------------------------------ what parents offer
 
@@ -204,20 +206,22 @@ class DownloadMachine:
     def complete(self) -> bool:
         return self.want <= self.valid
 
-    def plan(self, now: float) -> list[Fetch]:
-        """Fetches to start now."""
+    def plan(self, now: float, *, most: int | None = None) -> list[Fetch]:
+        """Fetches to start now; `most` bytes at once: one of them, and no longer than that."""
         planned: list[Fetch] = []
         if not self.has_room(now):
             return planned
-        missing = self.missing
+        missing, self._most = self.missing, most
         while missing and self.has_room(now):
             fetch = self._next(missing, now)
             if fetch is None:
                 break
             planned.append(fetch)
+            if most is not None:
+                return planned
             missing -= fetch.pieces
         if not missing and self.has_room(now):
-            planned.extend(self._hedges(now))
+            planned.extend(itertools.islice(self._hedges(now), None if most is None else 1))
         return planned
 
     def has_room(self, now: float) -> bool:
@@ -289,6 +293,9 @@ class DownloadMachine:
         if offer.rate:
             size = int(offer.rate * RUN_SECONDS)
             wanted = min(LONGEST_RUN, max(size // 2, min(RUN_BYTES, size)))
+        if self._most is not None:
+            # Where a rate is kept to a request takes its time.
+            return max(1, min(RUN_BYTES, self._most) // length)
         # Near the end small runs, so that the last pieces come from several parents at once.
         share = -(-missing // (2 * self._parallel))
         return max(1, min(max(wanted, 256 * KIB) // length, share))

@@ -20,16 +20,24 @@ class Rate:
     """`limit` bytes per second, 0 for none, and it may change at any time.
 
     Every byte is waited for, the first ones of a lease too: many short leases one after the other
-    are no faster than a long one.
+    are no faster than a long one. `most` are the bytes to take at once where something else than
+    this rate bounds them, too.
     """
 
     def __init__(self, limit: int, now: float) -> None:
         self.limit = limit
+        self.most: int | None = None
         self._due = now
 
     @property
     def portion(self) -> int:
         """The bytes to take at once."""
+        if self.most is not None:
+            return min(self._own_portion, self.most)
+        return self._own_portion
+
+    @property
+    def _own_portion(self) -> int:
         if not self.limit:
             return PORTION
         return min(PORTION, max(1, int(self.limit * PORTION_SECONDS)))
@@ -43,7 +51,7 @@ class Rate:
         views = [memoryview(chunk) for chunk in chunks]
         if not views:
             return
-        if not self.limit or sum(map(len, views)) < 2 * self.portion:
+        if self.portion >= PORTION or sum(map(len, views)) < 2 * self.portion:
             yield views
             return
         for view in views:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
@@ -32,6 +33,7 @@ from hawker.core.pieces import (
 )
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
+from hawker.core.transfer.accounting import Claimed
 from hawker.core.transfer.ground import Ground, ReadingTask
 from hawker.core.transfer.holding import end
 from hawker.core.transfer.intake import Intake
@@ -157,6 +159,9 @@ class OriginReader:
                 await reading.close()
 
     async def _open(self, source: Source) -> Reading:
+        async with self._may_read(1):
+            # Whose tenant may read nothing at all does not even ask.
+            pass
         reading = await source.open(self._asking(), first_wish(self.ranges, self._task.partial))
         self._ground.access.granted(self._task.origin)
         total, validator = reading.total, reading.validator
@@ -293,8 +298,11 @@ class OriginReader:
             span = ByteRange(start, stop)
             # Nothing is read beside what has no parts.
             brings = self._layout.touching(span) if self._ranged else PieceSet()
-            with self._requests.asking(brings):
-                await self._take(reading, piece)
+            end = self._layout.total if stop is None else stop
+            coming = None if end is None else end - start
+            async with self._may_read(coming, begun=True) as claim:
+                with self._requests.asking(brings):
+                    await self._take(reading, piece, claim)
             return True
         await reading.close()
         return False
@@ -306,22 +314,29 @@ class OriginReader:
                 f"{self.lease.spec.url} cannot be read in parts, and its one reading ended early"
             )
         self._reread = True
-        reading = await source.open(self._asking())
-        try:
-            if (reading.validator, reading.total) != (self._validator, self._layout.total):
-                raise OriginChanged(f"{self.lease.spec.url} is not what it was any more")
-            await self._take(reading, 0)
-        finally:
-            await reading.close()
+        async with self._may_read(self._layout.total) as claim:
+            reading = await source.open(self._asking())
+            try:
+                if (reading.validator, reading.total) != (self._validator, self._layout.total):
+                    raise OriginChanged(f"{self.lease.spec.url} is not what it was any more")
+                await self._take(reading, 0, claim)
+            finally:
+                await reading.close()
 
     async def _read_range(self, source: Source, run: Run) -> None:
         span = self._layout.span(run)
         with self._requests.asking(PieceSet.of_run(*run)):
-            reading = await source.read(self._asking(), span, self._validator, self._layout.total)
-            try:
-                await self._take(reading, run[0])
-            finally:
-                await reading.close()
+            async with self._may_read(span.size) as claim:
+                await self._read_span(source, span, run[0], claim)
+
+    async def _read_span(
+        self, source: Source, span: ByteRange, first: int, claim: Claimed | None
+    ) -> None:
+        reading = await source.read(self._asking(), span, self._validator, self._layout.total)
+        try:
+            await self._take(reading, first, claim)
+        finally:
+            await reading.close()
 
     async def _read_beside(self, source: Source) -> None:
         """Read what is wanted while a request is under way by requests of its own."""
@@ -348,9 +363,15 @@ class OriginReader:
                 raise
             log.warning("a part of %s was not read: %s", self.lease.spec.url, exc)
 
-    async def _take(self, reading: Reading, first: int) -> None:
+    async def _take(self, reading: Reading, first: int, claim: Claimed | None) -> None:
         # What has parts gives any of them later.
-        await self._taking().take(reading, first, only=not self._ranged)
+        await self._taking().take(reading, first, only=not self._ranged, claim=claim)
+
+    def _may_read(
+        self, size: int | None, *, begun: bool = False
+    ) -> AbstractAsyncContextManager[Claimed | None]:
+        """What the tenant may read of origins; raises OverQuota."""
+        return self._ground.quotas.reading(self.lease.spec.tenant, size, begun=begun)
 
     # ------------------------------------------------------------------ telling
 

@@ -13,7 +13,7 @@ from hawker.core.priorities import freest
 from hawker.core.ranges import ByteRange
 from hawker.core.storage import Entry
 from hawker.core.telemetry import REQUEST
-from hawker.core.transfer.ground import SchedulerPort
+from hawker.core.transfer.port import SchedulerPort
 from hawker.core.transfer.users import User
 
 

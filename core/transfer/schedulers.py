@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hawker.core.transfer.ground import SchedulerPort
+from hawker.core.transfer.port import SchedulerPort
 
 # A scheduler that is away for longer leaves its tasks to the others.
 FAILOVER_SECONDS = 3.0

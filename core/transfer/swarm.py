@@ -51,6 +51,8 @@ STALL = 1.0
 # A parent speaks at least each 500 ms: one that did not for so long stands still, or is gone.
 LIVES = 0.9
 HAVE_EVERY = 1.0
+# How often is looked whether the tenant got (more) bandwidth.
+QUOTA_WAIT = 0.05
 
 
 class SwarmHost(Protocol):
@@ -92,6 +94,8 @@ class Swarm:
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._heard_at: dict[str, float] = {}
         self._fetches: dict[int, asyncio.Task[None]] = {}
+        # The bytes of each fetch that are charged to the tenant's bandwidth.
+        self._asked: dict[int, int] = {}
         self._unreported = PieceSet()
         # Bytes of these by the host that sent them.
         self._senders: dict[str, int] = {}
@@ -177,27 +181,37 @@ class Swarm:
     def _plan(self, group: asyncio.TaskGroup) -> None:
         now = self._ground.clock()
         # Woken by every event of every parent: most of the time there is no room.
-        if self.machine.has_room(now):
-            self._begin_fetches(group, now)
+        quotas, tenant = self._ground.quotas, self.entry.spec.tenant
+        while self.machine.has_room(now) and quotas.receive_wait(tenant) <= 0:
+            most = quotas.receive_part(tenant)
+            if not self._begin_fetches(group, now, most) or most is None:
+                break
         if self._unreported and now - self._reported_at >= HAVE_EVERY:
             self.flush()
 
-    def _begin_fetches(self, group: asyncio.TaskGroup, now: float) -> None:
+    def _begin_fetches(self, group: asyncio.TaskGroup, now: float, most: int | None) -> bool:
+        """Ask for what is missing, one request of at most so many bytes where `most` is given;
+        whether there was anything to ask for."""
         machine = self.machine
         machine.layout = self.entry.layout
         offered = PieceSet()
         for offer in machine.offers.values():
             offered |= offer.have
         machine.want, machine.urgent = self._host.wanted(offered)
-        for fetch in machine.plan(now):
+        planned = machine.plan(now, most=most)
+        for fetch in planned:
             ref = self._refs.get(fetch.parent)
             if ref is None:
                 # A new record came in between; its parents are listened to next.
                 machine.drop(fetch)
                 continue
+            size = sum(machine.layout.length(piece) for piece in fetch.pieces)
+            self._asked[fetch.number] = size
+            self._ground.quotas.receiving(self.entry.spec.tenant, size)
             task = group.create_task(self._fetch(fetch, ref))
             self._fetches[fetch.number] = task
             task.add_done_callback(functools.partial(self._ended, fetch))
+        return bool(planned)
 
     def _pause(self) -> float:
         now = self._ground.clock()
@@ -207,13 +221,22 @@ class Swarm:
             times.append(wake_at)
         if self._unreported:
             times.append(self._reported_at + HAVE_EVERY)
+        if wait := self._ground.quotas.receive_wait(self.entry.spec.tenant):
+            times.append(now + min(wait, QUOTA_WAIT))
         return max(0.0, min(times) - now)
 
     def _ended(self, fetch: Fetch, task: asyncio.Task[None]) -> None:
         """However a fetch ended, even before its first step, its pieces are open again."""
+        self._came(fetch, 0)
         if self._fetches.pop(fetch.number, None) is not None:
             self.machine.drop(fetch)
             self.wake.fire()
+
+    def _came(self, fetch: Fetch, size: int) -> None:
+        """So much of what was asked for came: of the tenant's bandwidth no more was used."""
+        asked = self._asked.pop(fetch.number, None)
+        if asked is not None:
+            self._ground.quotas.arrived(self.entry.spec.tenant, size, asked)
 
     # ------------------------------------------------------------------ parents
 
@@ -318,6 +341,16 @@ class Swarm:
         layout = self.entry.layout
         sink = MemorySink(layout, run) if fetch.hedge else PieceSink(layout, run, self.entry.write)
         try:
+            await self._ask(fetch, ref, sink)
+        finally:
+            self._came(fetch, sink.received)
+        # The next request need not wait until these pieces are committed.
+        self.wake.fire()
+        self._fetches.pop(fetch.number, None)
+        await self._keep(fetch, sink)
+
+    async def _ask(self, fetch: Fetch, ref: ParentRef, sink: PieceSink) -> None:
+        try:
             transport = self._ground.transport(ref)
             await transport.fetch(self._request(fetch, ref, sink.expected), sink)
         except Busy as exc:
@@ -337,10 +370,6 @@ class Swarm:
                 self._give_up(fetch.parent, exc)
         else:
             self.machine.received(fetch, sink.received, self._ground.clock())
-        # The next request need not wait until these pieces are committed.
-        self.wake.fire()
-        self._fetches.pop(fetch.number, None)
-        await self._keep(fetch, sink)
 
     def _request(self, fetch: Fetch, ref: ParentRef, length: int) -> PieceRequest:
         ground = self._ground

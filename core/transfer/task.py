@@ -35,9 +35,10 @@ from hawker.core.signal import Signal
 from hawker.core.storage import Entry
 from hawker.core.transfer.bygone import Bygone
 from hawker.core.transfer.desk import Desk
-from hawker.core.transfer.ground import Ground, SchedulerPort
+from hawker.core.transfer.ground import Ground
 from hawker.core.transfer.holding import Holding
 from hawker.core.transfer.leasing import Leasing
+from hawker.core.transfer.port import SchedulerPort
 from hawker.core.transfer.reader import OriginReader
 from hawker.core.transfer.registration import Registration
 from hawker.core.transfer.users import Tally, User

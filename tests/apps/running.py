@@ -21,6 +21,14 @@ MIB = 2**20
 CONTENT = os.urandom(MIB + 17)
 SPEC = TaskSpec(url="http://origin.test/stored")
 TASK = SPEC.task_id
+# The scheduler looks at what hosts say of the quotas of tenants that have some.
+QUOTAS = """
+[tenants.acme]
+stored_bytes = 1000000
+bandwidth = 1000000
+concurrent_downloads = 2
+origin_bytes = 1000000
+"""
 REFUSALS = (400, 401, 403, 404, 405, 413, 415, 416, 422)
 
 
@@ -61,6 +69,7 @@ ROUTES = (
     Endpoint("POST", HOSTS + "/{host}/reports", "report", token=True, body=b"{}"),
     Endpoint("GET", "/scheduler/v1/leases", "leases", token=True),
     Endpoint("GET", "/scheduler/v1/overview", "tasks"),
+    Endpoint("GET", "/scheduler/v1/tenants", "tasks"),
     Endpoint("GET", "/scheduler/v1/tasks", "tasks"),
     Endpoint("GET", "/scheduler/v1/tasks/{task}", "tasks"),
     Endpoint("GET", "/scheduler/v1/tasks/{task}/events", "tasks"),
@@ -75,7 +84,10 @@ class Running:
     def __init__(self, data: Path, *flags: str) -> None:
         self.data = data
         self.log = data.with_suffix(".log")
+        config = data.with_suffix(".toml")
+        config.write_text(QUOTAS)
         command = [sys.executable, "-m", "hawker", "up", "--port", "0", "--json"]
+        command += ["--config", str(config)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--data", str(data), *flags],

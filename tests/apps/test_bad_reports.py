@@ -53,6 +53,20 @@ SENSIBLE: dict[str, dict[str, Any]] = {
     "finished": {"generation": "0" * 16},
     "failed": {"problem": {"type": "urn:x", "title": "t", "status": 500}, "lease": ""},
     "left": {},
+    "usage": {
+        "tenant": "acme",
+        "life": "0" * 16,
+        "claims": [[1, "place", 1, False], [2, "read", MIB, True], [3, "room", MIB, False]],
+        "downloads": 1,
+        "rate": MIB,
+        "period": 20_000,
+        "read_bytes": MIB,
+        "stored_bytes": MIB,
+        "idle": [[1_600_000_000.0, MIB]],
+        "kept": 0,
+        "decide": True,
+        "moved": False,
+    },
 }
 HUGE = 2**62
 ODD: tuple[Any, ...] = (

@@ -127,7 +127,7 @@ async def link(settings: Settings, url: str) -> bool:
         return
 
     made = SchedulerLink(
-        url, located, "a" * 32, key(settings), announcement, ignore, ignore, ignore,
+        url, located, "a" * 32, key(settings), announcement, ignore, ignore, ignore, ignore,
         tls=ClientTls(settings.tls),
     )  # fmt: skip
     with contextlib.suppress(TimeoutError):

@@ -121,3 +121,28 @@ def test_existing_cluster_key_is_never_replaced(
     assert run(["cluster", "key", str(path)]) == 2
     assert "exists already" in capfd.readouterr().err
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("bandwith = 1", "tenants.acme: there is no quota 'bandwith' (did you mean 'bandwidth'?)"),
+        ("bandwidth = 0", "tenants.acme: Expected `int` >= 1 - at `$.bandwidth`"),
+        ("colour = 1", "it is stored_bytes, bandwidth, concurrent_downloads, origin_bytes"),
+    ],
+)
+def test_a_wrong_quota_is_named_with_its_tenant(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    file = tmp_path / "hawker.toml"
+    file.write_text(f"[tenants.acme]\n{text}\n")
+    assert run(["config", "show", "--config", str(file)]) == 2
+    assert said in capfd.readouterr().err
+
+
+def test_quotas_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "hawker.toml"
+    file.write_text('[tenants."team b"]\norigin_bytes = 1000\norigin_period = 60\n')
+    rows = shown(capfd, "--config", str(file))
+    quotas = {"origin_bytes": 1000, "origin_period": 60}
+    assert rows["tenants"] == ({"team b": quotas}, str(file))

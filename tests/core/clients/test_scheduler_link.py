@@ -80,6 +80,7 @@ class Host:
             lambda link, decision: self.decisions.append(decision),
             self._epoch,
             lambda link, task: None,
+            lambda tenants: None,
         )
 
     def _epoch(self, link: SchedulerLink) -> None:

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
+from hawker.core.ids import TaskSpec
 from hawker.core.pieces import KIB, Layout, PieceSet
 from hawker.core.transfer.intake import Intake
+from hawker.core.transfer.quotas import Quotas
 from hawker.core.transfer.rate import Rate
 
 PIECE = 256 * KIB
@@ -24,14 +26,19 @@ class Bench:
     def __init__(self) -> None:
         self.wishes = PieceSet()
         self.room = LAYOUT.everything()
+        self.used = True
         self.stored = bytearray(8 * PIECE)
         self.collected: dict[int, bytes] = {}
         # What happens when so many half pieces have come.
         self.at: dict[int, Callable[[], None]] = {}
         self.sent = 0
-        entry: Any = SimpleNamespace(layout=LAYOUT, valid=PieceSet(), write=self._write)
+        spec = TaskSpec("http://origin/it")
+        entry: Any = SimpleNamespace(spec=spec, layout=LAYOUT, valid=PieceSet(), write=self._write)
+        store: Any = SimpleNamespace()
         ground: Any = SimpleNamespace(
-            clock=time.monotonic, counters=SimpleNamespace(origin_bytes=0)
+            clock=time.monotonic,
+            counters=SimpleNamespace(origin_bytes=0),
+            quotas=Quotas(store, time.monotonic),
         )
         publisher: Any = SimpleNamespace(
             waiting=PieceSet(), whole=None, collect=self.collected.update

@@ -8,8 +8,10 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyReport, Have
 from hawker.core.pieces import MIB, Layout, PieceSet
+from hawker.core.transfer.quotas import Quotas
 from hawker.core.transfer.swarm import HAVE_EVERY, IDLE_WAIT, Swarm
 from hawker.core.transfer.users import Tally
 
@@ -36,9 +38,16 @@ class Host:
 
 def test_arrivals_are_reported_together_and_within_a_second() -> None:
     async def main() -> None:
-        ground: Any = SimpleNamespace(rng=random.Random(1), clock=time.monotonic, host="me")
+        store: Any = SimpleNamespace()
+        ground: Any = SimpleNamespace(
+            rng=random.Random(1),
+            clock=time.monotonic,
+            host="me",
+            quotas=Quotas(store, time.monotonic),
+        )
         entry: Any = SimpleNamespace(
             task="0" * 64,
+            spec=TaskSpec("http://origin/it"),
             generation="1" * 16,
             layout=Layout(8 * MIB, MIB),
             valid=PieceSet(),
