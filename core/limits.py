@@ -41,3 +41,23 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     def until_next(self, wall: float) -> float:
         """Seconds until the next period begins."""
         return self.origin_period - wall % self.origin_period
+
+
+class TenantUsage(msgspec.Struct, frozen=True):
+    """How a tenant stands, as one scheduler knows it; `decides`: it is the one to ask.
+
+    `bandwidth` are the bytes per second that its downloads got lately, `origin_bytes` those of the
+    period that ends at `period_ends` (seconds since 1970). `waiting` are downloads that wait for
+    their turn; `refused` counts what was refused since that scheduler was started.
+    """
+
+    tenant: str
+    limits: Limits
+    decides: bool
+    stored_bytes: int
+    bandwidth: int
+    concurrent_downloads: int
+    waiting: int
+    origin_bytes: int
+    period_ends: float
+    refused: int

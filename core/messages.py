@@ -329,8 +329,8 @@ class Usage(Report, frozen=True, kw_only=True, tag="usage", omit_defaults=True):
     `life` is one run of the host's process. `downloads` are at work, and got `rate` bytes per
     second lately. `read_bytes` came from origins within the period of that number, in this life.
     `idle` is the content that may be evicted, the longest unused first, not necessarily all.
-    `kept` repeats an allowance's `keep` that was kept to as far as was possible. `decide`: this
-    scheduler is the one to decide; `moved`: another one was before.
+    `kept` repeats an allowance's `keep` that was kept to as far as was possible. `moved`: another
+    scheduler decided before, `left`: another one does from now on.
     """
 
     tenant: str
@@ -343,8 +343,8 @@ class Usage(Report, frozen=True, kw_only=True, tag="usage", omit_defaults=True):
     stored_bytes: Size = 0
     idle: Annotated[list[Idle], msgspec.Meta(max_length=1024)] = []
     kept: Size | None = None
-    decide: bool = False
     moved: bool = False
+    left: bool = False
 
 
 AnyReport = (

@@ -50,6 +50,7 @@ from hawker.core.messages import (
     report_decoder,
 )
 from hawker.core.priorities import RuledLevels
+from hawker.core.quotas import Spent
 from hawker.core.scheduling import (
     GRACE,
     MAX_RECORDS,
@@ -99,7 +100,7 @@ class SchedulerRole(Role):
         self._saved_hosts: set[str] = set()
         self._unkept: dict[str, LeaseRecord] = {}
         self._writable = True
-        self._exchange = LeaseExchange(settings, self.core, self._keep)
+        self._exchange = LeaseExchange(settings, self.core, self._keep, self._keep_spent)
         self._settings = settings
         self._addresses = AddressPolicy(settings.cluster.networks)
         self._saving = asyncio.Lock()
@@ -388,10 +389,9 @@ class SchedulerRole(Role):
             if await self._written(self._ledger.save_hosts, came, went):
                 self._saved_hosts = (self._saved_hosts | came) - went
 
-    async def _keep_spent(self) -> None:
-        """Write what was read from origins for tenants with quotas since the last call."""
+    async def _keep_spent(self, spent: Sequence[Spent]) -> None:
+        """Write what was read from origins for tenants with quotas."""
         tenants = self.core.tenants
-        spent = tenants.accounts.take_unsaved()
         if spent and self._ledger is not None:
             wall = tenants.wall(self._now())
             if not await self._written(self._ledger.save_spent, spent, wall):
@@ -417,7 +417,9 @@ class SchedulerRole(Role):
                 await self._act(self.core.tick)
                 self.window.tell()
                 await self._keep_hosts()
-                await self._keep_spent()
+                spent = self.core.tenants.accounts.take_unsaved()
+                self._exchange.tell_spent(spent)
+                await self._keep_spent(spent)
             except Exception:
                 log.exception("a tick of the scheduler failed")
 

@@ -1,4 +1,5 @@
-"""What schedulers of one cluster tell each other: the leases they granted.
+"""What schedulers of one cluster tell each other: the leases they granted, and what tenants with
+quotas read.
 
 Without it, content that was read under another scheduler's lease would not count here, and had to
 be read again when that one is away. Each follows the streams of the ones it is configured with:
@@ -12,12 +13,14 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import httpx
+import msgspec
 
 from hawker.apps.web.events import PING, Frame
 from hawker.core.clients.events import sse
 from hawker.core.clients.http import control_client, raise_for_problem
 from hawker.core.errors import BadRequest, HawkerError
 from hawker.core.messages import Decoder, encode
+from hawker.core.quotas import Spent
 from hawker.core.scheduling import LeaseRecord, Scheduler
 from hawker.core.settings import Settings
 from hawker.core.tls import client_context
@@ -31,7 +34,15 @@ PAUSE = 1.0
 # A follower that takes so little loses its stream and begins again.
 MAX_WAITING = 65536
 
+
+class TenantRead(msgspec.Struct, frozen=True):
+    """A record that is no lease."""
+
+    spent: Spent | None = None
+
+
 _decode: Decoder[LeaseRecord] = Decoder(LeaseRecord)
+_decode_read: Decoder[TenantRead] = Decoder(TenantRead)
 
 
 class LeaseExchange:
@@ -42,13 +53,15 @@ class LeaseExchange:
         settings: Settings,
         core: Scheduler,
         keep: Callable[[Sequence[LeaseRecord]], Awaitable[None]],
+        keep_spent: Callable[[Sequence[Spent]], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._core = core
         self._keep = keep
+        self._keep_spent = keep_spent
         self.others = _schedulers(settings.scheduler.others)
         self._changed = asyncio.Event()
-        self._followers: set[asyncio.Queue[LeaseRecord | None]] = set()
+        self._followers: set[asyncio.Queue[LeaseRecord | TenantRead | None]] = set()
 
     def follow(self, others: Sequence[str]) -> bool:
         """The schedulers at these URLs are the others, from now on; whether they were not."""
@@ -56,7 +69,11 @@ class LeaseExchange:
         self._changed.set()
         return before != self.others
 
-    def tell(self, records: Sequence[LeaseRecord]) -> None:
+    def tell_spent(self, spent: Sequence[Spent]) -> None:
+        """What tenants read, for those who follow."""
+        self.tell([TenantRead(row) for row in spent])
+
+    def tell(self, records: Sequence[LeaseRecord | TenantRead]) -> None:
         """New leases of this scheduler, for those who follow."""
         for queue in list(self._followers):
             for record in records:
@@ -74,11 +91,13 @@ class LeaseExchange:
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """All records, then each new one."""
-        queue: asyncio.Queue[LeaseRecord | None] = asyncio.Queue(MAX_WAITING)
+        queue: asyncio.Queue[LeaseRecord | TenantRead | None] = asyncio.Queue(MAX_WAITING)
         self._followers.add(queue)
         try:
             for record in self._core.records():
                 yield None, encode(record)
+            for spent in self._core.tenants.accounts.spent():
+                yield None, encode(TenantRead(spent))
             while queue in self._followers or not queue.empty():
                 try:
                     async with asyncio.timeout(PING_EVERY):
@@ -131,6 +150,11 @@ class LeaseExchange:
 
     async def _take(self, data: bytes) -> None:
         try:
+            read = _decode_read(data)
+            if read.spent is not None:
+                if self._core.tenants.accounts.restore([read.spent]):
+                    await self._keep_spent([read.spent])
+                return
             record = _decode(data)
         except BadRequest as exc:
             log.warning("a lease of another scheduler is passed over: %s", exc)

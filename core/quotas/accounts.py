@@ -17,7 +17,7 @@ from itertools import count
 import msgspec
 
 from hawker.core.errors import BadRequest
-from hawker.core.limits import Limits
+from hawker.core.limits import Limits, TenantUsage
 from hawker.core.messages import Allowance, Claim, Refusal, Usage
 from hawker.core.quotas.shares import Demand, divide
 
@@ -44,24 +44,6 @@ class Spent(msgspec.Struct, frozen=True):
     period: int
     bytes: int
     ends: float
-
-
-class TenantUsage(msgspec.Struct, frozen=True):
-    """How a tenant stands in one scheduler's accounts; `decides`: it is the one to ask.
-
-    `period_ends` is in seconds since 1970.
-    """
-
-    tenant: str
-    limits: Limits
-    decides: bool
-    stored_bytes: int
-    bandwidth: int
-    concurrent_downloads: int
-    waiting: int
-    origin_bytes: int
-    period_ends: float
-    refused: int
 
 
 @dataclass(slots=True)
@@ -111,11 +93,6 @@ class _Book:
         old = [key for key, (period, _) in self.reads.items() if period < before]
         for key in old:
             del self.reads[key]
-
-    @property
-    def own(self) -> dict[str, _Standing]:
-        """The hosts that this scheduler decides for."""
-        return {host: s for host, s in self.standings.items() if s.usage.decide}
 
     def read_bytes(self, period: int) -> int:
         return sum(size for known, size in self.reads.values() if known == period)
@@ -172,6 +149,10 @@ class Accounts:
         if book is None:
             return
         self._count_reads(book, host, usage)
+        if usage.left:
+            if book.standings.pop(host, None) is not None:
+                self._decide(book, now, wall, divide_anew=True)
+            return
         standing = book.standings.get(host)
         if standing is None or standing.usage.life != usage.life:
             standing = book.standings[host] = _Standing(usage)
@@ -191,9 +172,6 @@ class Accounts:
                 standing.arrived[number] = next(self._turn)
         if usage.kept is not None and usage.kept == standing.keep:
             standing.keep = None
-        if not usage.decide:
-            standing.arrived.clear()
-            return
         if usage.moved:
             book.settles_at = now + MOVING
         book.asked_at = now
@@ -206,9 +184,7 @@ class Accounts:
         if key not in book.reads and len(book.reads) >= MAX_READS:
             raise BadRequest(f"more than {MAX_READS} lives of hosts read for {book.name!r}")
         book.reads[key] = reads
-        ends = float((usage.period + 1) * book.limits.origin_period)
-        spent = Spent(book.name, host, usage.life, *reads, ends)
-        self._unsaved[book.name, host, usage.life] = spent
+        self._unsaved[book.name, host, usage.life] = _spent(book, key, reads)
 
     def gone(self, host: str, now: float, wall: float) -> None:
         """The host is not in the cluster any more; what it read counts on."""
@@ -271,7 +247,7 @@ class Accounts:
         if excess <= 0:
             self._grant(book, host, claim)
             return 0
-        idle = sum(i.size for s in book.own.values() for i in s.usage.idle)
+        idle = sum(i.size for s in book.standings.values() for i in s.usage.idle)
         if idle < excess:
             self._refuse(book, host, claim, None)
             return 0
@@ -283,14 +259,14 @@ class Accounts:
     def _make_room(self, book: _Book, short: int) -> None:
         """Have the tenant's content evicted that was unused for longest, on whatever host it is."""
         limit = book.limits.stored_bytes
-        if limit is None or any(s.keep is not None for s in book.own.values()):
+        if limit is None or any(s.keep is not None for s in book.standings.values()):
             return
         short = max(short, self._occupied(book) - limit)
         if short <= 0:
             return
         idle = sorted(
             (entry.used, host, entry.size)
-            for host, standing in book.own.items()
+            for host, standing in book.standings.items()
             for entry in standing.usage.idle
         )
         for _, host, size in idle:
@@ -305,7 +281,7 @@ class Accounts:
     def _divide(self, book: _Book, now: float) -> None:
         book.divided_at = now
         total = book.limits.bandwidth
-        for host, standing in book.own.items():
+        for host, standing in book.standings.items():
             if standing.share and (total is None or not standing.usage.downloads):
                 standing.share = 0
                 self._touch(book, host)
@@ -313,12 +289,10 @@ class Accounts:
             return
         demands = {
             host: Demand(s.usage.downloads, s.usage.rate, s.share if s.shown(now) else 0)
-            for host, s in book.own.items()
+            for host, s in book.standings.items()
             if s.usage.downloads
         }
-        # Hosts that cannot reach this scheduler have their parts of another one.
-        elsewhere = sum(s.usage.rate for s in book.standings.values() if not s.usage.decide)
-        shares = divide(max(1, total - elsewhere), demands)
+        shares = divide(total, demands)
         old = {host: book.standings[host].share for host in shares}
         slight = all(abs(shares[host] - old[host]) <= SLIGHT * old[host] for host in shares)
         if slight and sum(old.values()) <= total:
@@ -391,13 +365,25 @@ class Accounts:
         for row in spent:
             self._unsaved.setdefault((row.tenant, row.host, row.life), row)
 
-    def restore(self, spent: Iterable[Spent]) -> None:
-        """What an earlier life of this scheduler has written down."""
+    def restore(self, spent: Iterable[Spent]) -> list[Spent]:
+        """What an earlier life of this scheduler has written down, or another one tells; returns
+        what was news."""
+        news = []
         for row in spent:
             key, reads = (row.host, row.life), (row.period, row.bytes)
             book = self._books.get(row.tenant)
             known = self._remembered.setdefault(row.tenant, {}) if book is None else book.reads
-            known[key] = max(known.get(key, (0, 0)), reads)
+            if known.get(key, (0, 0)) < reads:
+                known[key] = reads
+                news.append(row)
+        return news
+
+    def spent(self) -> list[Spent]:
+        """All that was read, as far as it counts still."""
+        return [
+            _spent(book, key, reads) for book in self._books.values()
+            for key, reads in book.reads.items()
+        ]  # fmt: skip
 
     def usage(self, now: float, wall: float) -> list[TenantUsage]:
         """How each tenant with quotas stands."""
@@ -418,3 +404,8 @@ class Accounts:
             period_ends=wall + book.limits.until_next(wall),
             refused=book.refused,
         )
+
+
+def _spent(book: _Book, key: tuple[str, str], reads: tuple[int, int]) -> Spent:
+    ends = float((reads[0] + 1) * book.limits.origin_period)
+    return Spent(book.name, *key, *reads, ends)

@@ -18,17 +18,15 @@ from math import inf
 import msgspec
 
 from hawker.core.errors import HawkerError, OverQuota, QuotaExceeded
-from hawker.core.limits import Limits
+from hawker.core.limits import Limits, TenantUsage
 from hawker.core.messages import Allowance, Claim, ClaimKind, Idle, Usage
-from hawker.core.quotas import Accounts, TenantUsage
+from hawker.core.quotas import Accounts
 from hawker.core.signal import Signal
 from hawker.core.storage import Store
 from hawker.core.transfer.pace import Pace
 from hawker.core.transfer.schedulers import Link, Schedulers
 
 TELL_EVERY = 0.5
-# Other schedulers than the one that decides hear less often of what is used.
-TELL_OTHERS_EVERY = 2.0
 # A host whose downloads follow each other keeps its part of the bandwidth for so long.
 LINGER = 1.0
 RATE_OVER = 1.0
@@ -88,7 +86,6 @@ class Tenant:
     moved: bool = False
     revision: int = 0
     told: Usage | None = None
-    told_others_at: float = 0.0
     evicting: int | None = None
     changed: Signal = field(default_factory=Signal)
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
@@ -300,7 +297,7 @@ class Accounting:
             await self._touch.wait(TELL_EVERY, seen)
 
     def _look(self, tenant: Tenant, now: float) -> None:
-        """Tell whoever decides what is used, where that is news; the others now and then."""
+        """Tell whoever decides what is used, where that is news."""
         link = None if self._schedulers is None else self._schedulers.of(f"tenant {tenant.name}")
         usage = self._usage(tenant, now)
         if link is not tenant.home:
@@ -308,16 +305,11 @@ class Accounting:
             tenant.moved = former is not None
             tenant.told, tenant.revision = None, 0
             if former is not None:
-                former.report(usage)
+                former.report(msgspec.structs.replace(usage, left=True))
         if usage != tenant.told:
             tenant.told = usage
-            self._tell(link, msgspec.structs.replace(usage, decide=True, moved=tenant.moved))
+            self._tell(link, msgspec.structs.replace(usage, moved=tenant.moved))
             tenant.moved, tenant.kept = False, None
-        if self._schedulers is not None and now - tenant.told_others_at >= TELL_OTHERS_EVERY:
-            tenant.told_others_at = now
-            for other in self._schedulers.links:
-                if other is not link and (usage.read_bytes or usage.stored_bytes or usage.rate):
-                    other.report(usage)
 
     def _tell(self, link: Link | None, usage: Usage) -> None:
         if link is not None:

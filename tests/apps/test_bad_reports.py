@@ -64,8 +64,8 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "stored_bytes": MIB,
         "idle": [[1_600_000_000.0, MIB]],
         "kept": 0,
-        "decide": True,
         "moved": False,
+        "left": False,
     },
 }
 HUGE = 2**62

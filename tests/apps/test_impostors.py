@@ -149,7 +149,7 @@ async def exchange(settings: Settings, url: str) -> bool:
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LONG):
-            await LeaseExchange(load(given, environ={}).settings, core, keep).run()
+            await LeaseExchange(load(given, environ={}).settings, core, keep, keep).run()
     return True
 
 

@@ -49,14 +49,13 @@ def test_leases_and_hosts_are_written_at_the_same_time(tmp_path: Path) -> None:
 
 def test_what_tenants_read_is_kept_until_its_period_is_over(tmp_path: Path) -> None:
     file = ledger.Ledger(tmp_path / "scheduler.sqlite")
-    file.save_spent(
-        [Spent("acme", "a", "1", 7, 100, 80.0), Spent("acme", "b", "1", 7, 5, 80.0)], 75
-    )
+    other = Spent("acme", "b", "1", 7, 5, 80.0)
+    file.save_spent([Spent("acme", "a", "1", 7, 100, 80.0), other], 75)
     later = Spent("acme", "a", "1", 7, 150, 80.0)
     file.save_spent([later], 76)
     file.close()
     file = ledger.Ledger(tmp_path / "scheduler.sqlite")
-    assert file.spent() == [Spent("acme", "b", "1", 7, 5, 80.0), later]
+    assert file.spent() == [other, later]
     file.save_spent([Spent("acme", "a", "1", 8, 1, 90.0)], 80)
     assert file.spent() == [Spent("acme", "a", "1", 8, 1, 90.0)]
     file.close()

@@ -48,7 +48,6 @@ class FakeHost:
             stored_bytes=sum(size for _, size in self.stored),
             idle=[Idle(used, size) for used, size in sorted(self.stored)],
             kept=self.kept,
-            decide=True,
             moved=self.moved,
         )
 
