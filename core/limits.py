@@ -44,7 +44,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 class TenantUsage(msgspec.Struct, frozen=True):
-    """How a tenant stands, as one scheduler knows it; `decides`: it is the one to ask.
+    """How a tenant stands, as one scheduler knows it; `decides`: it is the one that hosts tell.
 
     `bandwidth` are the bytes per second that its downloads got lately, `origin_bytes` those of the
     period that ends at `period_ends` (seconds since 1970). `waiting` are downloads that wait for

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from hawker.core.digests import HostKey, signed_by
 from hawker.core.ids import digest_of_fields, host_id
+from hawker.core.limits import Limits
 
 Kind = Literal["scheduler", "seed", "peer"]
 
@@ -119,13 +120,15 @@ class Keepalive(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a cluster sets for hosts of the member's kind: the first three for its schedulers, the
-    last for its seeds or its peers. None: as the host itself is configured."""
+    """What a cluster sets for hosts of the member's kind: the first three, and quotas by tenant,
+    for its schedulers, `upload_slots` for its seeds or its peers. None, and a tenant without quotas
+    here: as the host itself is configured."""
 
     origin_reads: int | None = None
     origin_rate: int | None = None
     readers: int | None = None
     upload_slots: int | None = None
+    tenants: dict[str, Limits] = {}
 
 
 class Kept(msgspec.Struct, frozen=True):

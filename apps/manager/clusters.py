@@ -11,10 +11,13 @@ from hawker.apps.manager import changes, models, wire
 from hawker.apps.manager.call import Call
 from hawker.apps.manager.client_tokens import forget_expired
 from hawker.apps.manager.collection import Collection
+from hawker.apps.manager.operation import Operation
 from hawker.apps.manager.roster import EXPIRY, Roster
 from hawker.apps.manager.tenant_tables import RetiredTenant
+from hawker.apps.manager.usage import TenantUsages
 from hawker.core.errors import Conflict
 from hawker.core.ids import DEFAULT_TENANT
+from hawker.core.limits import Limits
 
 
 class Clusters(Collection[models.Cluster]):
@@ -95,8 +98,42 @@ class Tenants(Collection[models.Tenant]):
     tenant_field = "id"
     filters: ClassVar = {"name": "name"}
 
+    def __init__(self, roster: Roster, usage: TenantUsages) -> None:
+        self._roster = roster
+        self._usage = usage
+
+    def operations(self) -> list[Operation]:
+        return [
+            *super().operations(),
+            Operation(
+                "GET", "/tenants/{id}/usage", "What a tenant uses of its quotas",
+                ("tenants", "read"), self.used, answer=wire.TenantUse,
+            ),
+        ]  # fmt: skip
+
     async def view(self, row: models.Tenant) -> wire.Tenant:
-        return wire.Tenant(row.id, row.name, row.description, row.created, row.revision)
+        return wire.Tenant(
+            id=row.id,
+            name=row.name,
+            description=row.description,
+            quotas=msgspec.convert(row.quotas or {}, Limits),
+            created=row.created,
+            revision=row.revision,
+        )
+
+    async def values(self, call: Call) -> dict[str, Any]:
+        values = await super().values(call)
+        if "quotas" in values:
+            values["quotas"] = values["quotas"] or None
+        return values
+
+    async def used(self, call: Call) -> None:
+        row = await self.find(call)
+        quotas = msgspec.convert(row.quotas or {}, Limits)
+        call.answer = wire.TenantUse(quotas, await self._usage.of(row.name))
+
+    async def done(self) -> None:
+        await self._roster.follow()
 
     async def changed(self, call: Call, row: models.Tenant) -> None:
         if row.revision == 1 and await RetiredTenant.exists(name=row.name):
@@ -104,6 +141,8 @@ class Tenants(Collection[models.Tenant]):
                 f"a tenant was called {row.name!r} that was deleted, and its content may be kept",
                 hint="choose another name",
             )
+        # Schedulers are told its quotas.
+        await changes.count()
 
     async def check_delete(self, call: Call, row: models.Tenant) -> None:
         # What has ended by itself does not keep its tenant from going.
@@ -113,6 +152,7 @@ class Tenants(Collection[models.Tenant]):
         await row.delete()
         if row.name != DEFAULT_TENANT:
             await RetiredTenant.get_or_create(name=row.name)
+        await changes.count()
 
 
 class Applications(Collection[models.Application]):

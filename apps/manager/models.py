@@ -158,11 +158,12 @@ class Counter(Model):
 
 
 class Tenant(Model):
-    """An isolated owner of tasks, tokens, quotas; roles know it by its name."""
+    """An isolated owner of tasks, tokens, quotas (None: it has none); roles know it by its name."""
 
     id = fields.CharField(max_length=32, primary_key=True, default=new_id)
     name = fields.CharField(max_length=NAME, unique=True)
     description = fields.TextField(default="")
+    quotas = fields.JSONField[dict[str, object] | None](null=True)
     created = fields.FloatField(default=time.time)
     revision = fields.IntField(default=1)
 

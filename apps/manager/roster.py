@@ -195,6 +195,7 @@ class Roster:
             return
         standing = self._standing
         touched = standing.set_clusters(await models.Cluster.all())
+        touched |= standing.set_tenants(await models.Tenant.filter(quotas__isnull=False))
         async for members in _pages(models.Member, self._seen, MEMBER):
             touched.update(standing.take(row) for row in members)
         async for gone in _pages(models.Gone, self._seen, GONE):

@@ -44,6 +44,7 @@ from hawker.apps.manager.search import Search
 from hawker.apps.manager.secret import KeyedHash, Passwords
 from hawker.apps.manager.series import Recording
 from hawker.apps.manager.signing_in import SigningIn
+from hawker.apps.manager.usage import TenantUsages
 from hawker.apps.manager.window import Window
 from hawker.apps.web.application import Application
 from hawker.apps.web.requests import json_response
@@ -100,9 +101,9 @@ class Service:
         self.signing_in = SigningIn(identity, accounts, self._attempts)
         collections = (
             Clusters(roster), Members(roster, seal), Enrolments(roster, search, hashed),
-            Tenants(), Applications(), Users(passwords), Roles(), Bindings(),
-            Providers(accounts, seal), Tokens(identity), ClientTokens(roster, seal), Audits(),
-            self._jobs,
+            Tenants(roster, TenantUsages(roster, hosts)), Applications(),
+            Users(passwords), Roles(), Bindings(), Providers(accounts, seal), Tokens(identity),
+            ClientTokens(roster, seal), Audits(), self._jobs,
         )  # fmt: skip
         self.operations: list[Operation] = [
             *self.own.operations(),

@@ -58,6 +58,8 @@ class Home:
     scopes: wire.Scopes = field(default_factory=wire.Scopes)
     configurations: dict[str, dict[str, Any]] = field(default_factory=dict)
     schedulers: dict[str, Seat] = field(default_factory=dict)
+    tenants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Quotas by tenant, of all clusters."""
     hosts: dict[str, int] = field(default_factory=dict)
     """How many members each host is here."""
     removed: dict[str, float] = field(default_factory=dict)
@@ -82,6 +84,8 @@ class Home:
         removed = self.removed.keys() - self.hosts if kind == "scheduler" else ()
         self.revoked = {id_: end for id_, end in self.revoked.items() if end + LEEWAY > now}
         configuration = self.configurations.get(kind, {})
+        if kind == "scheduler":
+            configuration = {**configuration, "tenants": self.tenants}
         return Told(drain, self.active(), configuration, removed, self.revoked)
 
 
@@ -95,6 +99,7 @@ class Standing:
         self.tokens: dict[str, Seat] = {}
         self.places: dict[tuple[str, str, str], Seat] = {}
         self.gone: set[str] = set()
+        self.quotas: dict[str, dict[str, Any]] = {}
 
     def views(self) -> dict[str, ClusterView]:
         """The clusters as a searcher sees them, by id."""
@@ -117,6 +122,7 @@ class Standing:
         for row in rows:
             found.add(row.id)
             known = self.clusters.setdefault(row.id, Home(row.id))
+            known.tenants = self.quotas
             known.name, known.default = row.name, row.is_default
             known.scopes = msgspec.convert(row.scopes, wire.Scopes)
             told = {"scheduler": row.schedulers, "seed": row.seeds, "peer": row.peers}
@@ -126,6 +132,17 @@ class Standing:
         for gone in self.clusters.keys() - found:
             del self.clusters[gone]
         return touched
+
+    def set_tenants(self, rows: Iterable[models.Tenant]) -> set[str]:
+        """Remember the quotas of all tenants that have some; returns the clusters that are told
+        something else."""
+        quotas = {row.name: row.quotas or {} for row in rows}
+        if quotas == self.quotas:
+            return set()
+        self.quotas = quotas
+        for known in self.clusters.values():
+            known.tenants = quotas
+        return set(self.clusters)
 
     def take(self, row: Sequence[Any]) -> str:
         """Remember a member as it is now; returns its cluster."""

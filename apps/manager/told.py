@@ -28,12 +28,12 @@ class Told:
         removed: Iterable[str],
         revoked: Iterable[str],
     ) -> None:
-        known = {name: configuration.get(name) for name in Configuration.__struct_fields__}
+        told = {name: value for name, value in configuration.items() if value is not None}
         kept = Kept(
             after=KEEPALIVE,
             drain=drain,
             schedulers=sorted(set(schedulers)),
-            configuration=Configuration(**known),
+            configuration=msgspec.convert(told, Configuration),
             removed=sorted(removed),
             revoked=sorted(revoked),
         )

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from hawker.apps.manager.access import TABLE, parse_permission
+from hawker.core.limits import Limits
 from hawker.core.membership import Kind, Location, Short
 
 Name = Annotated[
@@ -172,18 +173,50 @@ class Found(msgspec.Struct, frozen=True):
 class NewTenant(Taken, frozen=True):
     name: Name
     description: Text = ""
+    quotas: Limits = Limits()
 
 
 class TenantChange(Taken, frozen=True):
+    """`quotas` take the place of those before, all of them."""
+
     description: Text | UnsetType = UNSET
+    quotas: Limits | UnsetType = UNSET
 
 
 class Tenant(msgspec.Struct, frozen=True):
     id: str
     name: str
     description: str
+    quotas: Limits
     created: float
     revision: int
+
+
+class Used(msgspec.Struct, frozen=True):
+    """What a tenant uses of its quotas in one cluster, of which each has them for itself. None
+    where its schedulers cannot be asked; `problem` says why.
+
+    `bandwidth` are bytes per second lately, `waiting` downloads that wait for their turn,
+    `origin_bytes` those read in the period that ends at `period_ends`.
+    """
+
+    cluster: str
+    name: str
+    problem: str
+    stored_bytes: int | None = None
+    bandwidth: int | None = None
+    concurrent_downloads: int | None = None
+    waiting: int | None = None
+    origin_bytes: int | None = None
+    period_ends: float | None = None
+
+
+class TenantUse(msgspec.Struct, frozen=True):
+    """A tenant's quotas, and what it uses of them in each cluster. What has no quota is not
+    counted."""
+
+    quotas: Limits
+    clusters: list[Used]
 
 
 class NewApplication(Taken, frozen=True):

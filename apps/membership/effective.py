@@ -81,6 +81,7 @@ def effective(own: Settings, told: Kept | None, url: str) -> Settings:
     slots = told.configuration.upload_slots
     return replace(
         own,
+        tenants={**own.tenants, **told.configuration.tenants},
         scheduler=replace(own.scheduler, **set_here, others=others),
         peer=replace(
             own.peer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hawker.apps.web.metrics import Metric, counter, counters, gauge, gauges
+from hawker.apps.web.tenants import tenant_metrics
 from hawker.core.clients.scheduler import SchedulerLink
 from hawker.core.transfer.conductor import Conductor
 from hawker.core.transfer.slots import UploadSlots
@@ -61,6 +62,7 @@ def peer_metrics(
         "state",
         {"used": slots.used, "free": slots.free},
     )
+    yield from tenant_metrics("peer", conductor.ground.quotas.accounting.usage())
     connected = sum(link.connected for link in links)
     yield gauges(
         "hawker_peer_schedulers",

@@ -305,8 +305,8 @@ class SchedulerRole(Role):
     async def _list_tenants(self, request: Request) -> Response:
         """What the caller's tenant uses of its quotas."""
         caller = await self._access.require(request.scope, "tasks")
-        now = self._now()
-        usage = self.core.tenants.accounts.usage(now, self.core.tenants.wall(now))
+        tenants = self.core.tenants
+        usage = tenants.accounts.usage(tenants.wall(self._now()))
         return json_response([u for u in usage if u.tenant == caller.tenant])
 
     async def _list_hosts(self, request: Request) -> Response:

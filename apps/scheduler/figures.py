@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from hawker.apps.web.metrics import Metric, counter, counters, gauge, gauges
+from hawker.apps.web.tenants import tenant_metrics
 from hawker.core.scheduling import Scheduler
 
 HOST_STATES = ("known", "connected", "away")
@@ -75,6 +76,8 @@ def scheduler_metrics(core: Scheduler, now: float) -> Iterable[Metric]:
     yield gauge(
         "hawker_scheduler_lease_records", "Leases that are remembered.", standing.lease_records
     )
+    usages = core.tenants.accounts.usage(core.tenants.wall(now))
+    yield from tenant_metrics("scheduler", (usage for usage in usages if usage.decides))
     yield gauge(
         "hawker_scheduler_remembering",
         "1 while hosts of before the start may still come back.",

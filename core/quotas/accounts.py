@@ -23,8 +23,6 @@ from hawker.core.quotas.shares import Demand, divide
 
 # Hosts leave one scheduler for another within some 0.5 s, and tell it at once what they have.
 MOVING = 2.0
-# Who decides about a tenant is who was asked to so lately.
-DECIDES = 30.0
 # How often bandwidth is divided anew by what hosts made of their parts, and how long they have to
 # show that.
 DIVIDE_EVERY = 2.0
@@ -84,7 +82,6 @@ class _Book:
     standings: dict[str, _Standing] = field(default_factory=dict)
     reads: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     settles_at: float = 0.0
-    asked_at: float | None = None
     divided_at: float = 0.0
     refused: int = 0
 
@@ -174,7 +171,6 @@ class Accounts:
             standing.keep = None
         if usage.moved:
             book.settles_at = now + MOVING
-        book.asked_at = now
         self._decide(book, now, wall, divide_anew=bool(usage.downloads) != bool(standing.share))
 
     def _count_reads(self, book: _Book, host: str, usage: Usage) -> None:
@@ -385,17 +381,16 @@ class Accounts:
             for key, reads in book.reads.items()
         ]  # fmt: skip
 
-    def usage(self, now: float, wall: float) -> list[TenantUsage]:
+    def usage(self, wall: float) -> list[TenantUsage]:
         """How each tenant with quotas stands."""
-        return [self._usage_of(book, now, wall) for book in self._books.values()]
+        return [self._usage_of(book, wall) for book in self._books.values()]
 
-    def _usage_of(self, book: _Book, now: float, wall: float) -> TenantUsage:
+    def _usage_of(self, book: _Book, wall: float) -> TenantUsage:
         standings = book.standings.values()
-        asked = book.asked_at is not None and now - book.asked_at <= DECIDES
         return TenantUsage(
             tenant=book.name,
             limits=book.limits,
-            decides=asked,
+            decides=bool(standings),
             stored_bytes=sum(s.usage.stored_bytes for s in standings),
             bandwidth=sum(s.usage.rate for s in standings),
             concurrent_downloads=sum(s.claimed("place") for s in standings),

@@ -86,6 +86,7 @@ class Tenant:
     moved: bool = False
     revision: int = 0
     told: Usage | None = None
+    refused: int = 0
     evicting: int | None = None
     changed: Signal = field(default_factory=Signal)
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
@@ -186,8 +187,30 @@ class Accounting:
         return claim
 
     def usage(self) -> list[TenantUsage]:
-        """How tenants stand that this host alone decides about."""
-        return self._own.usage(self.clock(), self.wall()) if self._alone else []
+        """This host's part in the tenants that have quotas."""
+        wall, now = self.wall(), self.clock()
+        found = []
+        for tenant in self._tenants.values():
+            limits = tenant.limits
+            if limits is None:
+                continue
+            places = [claim for claim in tenant.claims.values() if claim.kind == "place"]
+            granted = sum(claim.granted for claim in places)
+            found.append(
+                TenantUsage(
+                    tenant=tenant.name,
+                    limits=limits,
+                    decides=tenant.home is None,
+                    stored_bytes=self._store.used_by(tenant.name),
+                    bandwidth=tenant.rate(now),
+                    concurrent_downloads=granted,
+                    waiting=len(places) - granted,
+                    origin_bytes=tenant.read_bytes * (tenant.period == limits.period(wall)),
+                    period_ends=wall + limits.until_next(wall),
+                    refused=tenant.refused,
+                )
+            )
+        return found
 
     # ------------------------------------------------------------------ limits
 
@@ -236,7 +259,9 @@ class Accounting:
             if (claim := tenant.claims.get(number)) is not None:
                 claim.grant()
         for refused in told.refused:
-            if (claim := tenant.claims.get(refused.number)) is not None:
+            claim = tenant.claims.get(refused.number)
+            if claim is not None and not claim.answer.done():
+                tenant.refused += 1
                 claim.refuse(tenant.refusal(claim, refused.retry_after))
         if tenant.limits is not None and tenant.limits.bandwidth is not None:
             for pace in (tenant.inward, tenant.outward):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hawker.apps.membership.effective import check, effective, merged
 from hawker.core.errors import ConfigError
+from hawker.core.limits import Limits
 from hawker.core.membership import Configuration, Kept
 from hawker.core.settings import Settings, load
 from hawker.core.storage.membership import Membership, save_membership, underlay
@@ -24,7 +26,7 @@ def member(kind: Any = "peer", **more: Any) -> Membership:
     return Membership("http://m:1", "m1", "ab" * 16, "c1", "eu", kind, "hwm_x", **more)
 
 
-def kept(*schedulers: str, **configuration: int) -> Kept:
+def kept(*schedulers: str, **configuration: Any) -> Kept:
     return Kept(20.0, False, "r", schedulers, Configuration(**configuration))
 
 
@@ -118,3 +120,13 @@ def test_who_joined_from_the_network_listens_there_and_is_not_open(tmp_path: Pat
     assert (found.listen.host, found.auth.mode) == ("0.0.0.0", "required")
     found = settled("127.0.0.1")
     assert (found.listen.host, found.auth.mode) == ("127.0.0.1", "")
+
+
+def test_a_tenant_s_quotas_are_the_manager_s_where_it_has_some() -> None:
+    mine, theirs = Limits(bandwidth=1), Limits(bandwidth=2, stored_bytes=3)
+    settings = msgspec.structs.replace(Settings(), tenants={"a": mine, "b": mine})
+    assert effective(settings, kept(tenants={"b": theirs, "c": theirs}), "").tenants == {
+        "a": mine,
+        "b": theirs,
+        "c": theirs,
+    }

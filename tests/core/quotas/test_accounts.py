@@ -243,7 +243,7 @@ def test_the_longest_unused_content_of_all_hosts_is_evicted_first() -> None:
     assert play.hosts["h0"].stored == [(40, 200)]
     assert play.hosts["h1"].stored == [(30, 200)]
     assert [c.size for c in play.hosts["h2"].granted("room")] == [400]
-    usage = play.accounts.usage(0.0, WALL)[0]
+    usage = play.accounts.usage(WALL)[0]
     assert usage.stored_bytes == 400
 
 
