@@ -24,6 +24,7 @@ from tests.apps.running import SPEC, TASK, Running
 
 HIDDEN = "of what is another tenant's is said what is said of nothing"
 OWN = "a list of what is the caller's tenant's"
+QUOTAS = "what the caller's tenant uses of its quotas"
 NAMED = "a URL names content of the caller's tenant: tests/e2e/test_tenants.py"
 ROLES = "for roles of the cluster, and no client"
 SUMS = "sums of what is the caller's tenant's: tests/apps/scheduler/test_window.py"
@@ -47,6 +48,7 @@ STATEMENTS = {
     "GET /scheduler/v1/hosts/{host}/decisions": ROLES,
     "POST /scheduler/v1/hosts/{host}/reports": ROLES,
     "GET /scheduler/v1/leases": ROLES,
+    "GET /scheduler/v1/tenants": QUOTAS,
     "GET /scheduler/v1/tasks": OWN,
     "GET /scheduler/v1/tasks/{task}": HIDDEN,
     "DELETE /scheduler/v1/tasks/{task}": HIDDEN,
@@ -127,6 +129,18 @@ def test_lists_have_the_caller_s_own_alone(
     assert (answer.status_code, answer.json()) == (200, [])
     path = route.split()[1]
     assert TASK in closed.send("GET", path, token="tasks").text
+
+
+@pytest.mark.parametrize("route", of(QUOTAS))
+def test_quotas_are_shown_to_their_tenant_alone(
+    route: str, closed: Running, second: httpx.Client
+) -> None:
+    answer = ask(closed, second, route)
+    assert (answer.status_code, answer.json()) == (200, [])
+    token = closed.key.mint_for_client("ci", ["tasks"], tenant="acme", lifetime=600)
+    fields = {"authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=closed.url, headers=fields, timeout=20, trust_env=False) as acme:
+        assert [usage["tenant"] for usage in ask(closed, acme, route).json()] == ["acme"]
 
 
 @pytest.mark.parametrize("route", of(ROLES, OPERATORS))
