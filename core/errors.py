@@ -21,7 +21,7 @@
     │   └── RangeIgnored           it gave something else than the range that was asked for
     ├── OriginChanged         502  the origin changed in mid-download
     ├── OriginRefused         403  the origin refused us (401, 403)
-    ├── QuotaExceeded         507  no room within the quota of the store, or of the tenant
+    ├── QuotaExceeded         507  the store has no room within its quota
     ├── OverQuota             429  the tenant has used up its quota; ask again after `retry_after`
     ├── UnknownPlugin         501  no plugin of that name, or it cannot be loaded
     ├── Unavailable           503  a part that is needed is not there
@@ -223,7 +223,12 @@ class QuotaExceeded(HawkerError):
 class OverQuota(HawkerError):
     """The tenant has used up what it may; it shares the type of QuotaExceeded, told by status."""
 
-    code, title, status = "quota", "tenant's quota used up", 429
+    code, title, status, exit_code = "quota", "tenant's quota used up", 429, 4
+
+    @classmethod
+    def means(cls, problem: Problem) -> bool:
+        """Whether it is what this problem tells of."""
+        return (problem.code, problem.status) == (cls.code, cls.status)
 
 
 class UnknownPlugin(HawkerError):
@@ -287,7 +292,7 @@ BY_CODE: dict[str, type[HawkerError]] = {
 def from_problem(problem: Problem) -> HawkerError:
     """The error a problem document stands for."""
     cls = BY_CODE.get(problem.code, HawkerError)
-    if (problem.code, problem.status) == (OverQuota.code, OverQuota.status):
+    if OverQuota.means(problem):
         cls = OverQuota
     return cls(problem.detail or problem.title, hint=problem.hint, retry_after=problem.retry_after)
 

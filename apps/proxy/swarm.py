@@ -17,7 +17,7 @@ from hawker.apps.web.content import Asker, SwarmContent
 from hawker.apps.web.dragonfly import Wishes, swarm_fields
 from hawker.apps.web.prefetch import Prefetching
 from hawker.core.conditions import Conditions, PreconditionFailed, Validators
-from hawker.core.errors import HawkerError, NotHereYet
+from hawker.core.errors import HawkerError, NotHereYet, OverQuota
 
 # As the fields of `Conditions` are.
 CONDITIONAL = ("if-match", "if-unmodified-since", "if-none-match", "if-modified-since", "if-range")
@@ -72,6 +72,7 @@ class Swarm:
 
         Raises:
             NotHereYet: the client wants only what needs no question, and there is none (504).
+            OverQuota: its tenant may have no more now.
         """
         url = decision.url
         if decision.immutable:
@@ -141,6 +142,11 @@ class Swarm:
                     self._prefetching.begin(url, asker, wishes, revision)
                 began = True
                 await self._send(client, found.status_code, told, found)
+        except OverQuota:
+            if not began:
+                # Past the swarm it would have what its tenant may not.
+                raise
+            client.abort()
         except (HawkerError, httpx.HTTPError):
             if not began:
                 return False

@@ -366,7 +366,7 @@ class Leases:
             current = task.current
             mine = current is not None and current.id == lease.generation
             self._spoil(task, current if mine else None, problem, now)
-        elif problem.status == OverQuota.status:
+        elif OverQuota.means(problem):
             # Of the tenant, whoever reads: another host would be told the same.
             self.give_up(task, problem, now)
         elif problem.code in OWN:

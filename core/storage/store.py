@@ -229,6 +229,7 @@ class Store:
 
         Raises:
             QuotaExceeded: there is no room, and nothing that may be evicted.
+            OverQuota: there is none within the tenant's quota.
             StorageFailed: the files cannot be made.
         """
         if not GENERATION_ID.match(generation):
@@ -331,7 +332,7 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def _room_of(self, tenant: str, size: int) -> AsyncIterator[None]:
-        """Room of the tenant's quota, until it is taken; raises QuotaExceeded."""
+        """Room of the tenant's quota, until it is taken; raises OverQuota."""
         claim = None if self.rooms is None else self.rooms.claim_room(tenant, size)
         if claim is None:
             yield

@@ -17,7 +17,7 @@ from math import inf
 
 import msgspec
 
-from hawker.core.errors import HawkerError, OverQuota, QuotaExceeded
+from hawker.core.errors import HawkerError, OverQuota
 from hawker.core.limits import Limits, TenantUsage
 from hawker.core.messages import Allowance, Claim, ClaimKind, Idle, Usage
 from hawker.core.quotas import Accounts
@@ -135,7 +135,7 @@ class Tenant:
         """Why a claim cannot be had."""
         limits = self.limits or Limits()
         if claim.kind == "room":
-            return QuotaExceeded(
+            return OverQuota(
                 f"no room for {claim.size} bytes within the {limits.stored_bytes} that the tenant"
                 f" {self.name!r} may store: all it has is in use",
                 hint="raise its stored_bytes, or remove what is not needed",

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from hawker.core.errors import OverQuota, QuotaExceeded
+from hawker.core.errors import OverQuota
 from hawker.core.pieces import MIB
 from hawker.core.signal import Signal
 from hawker.core.storage import Store
@@ -19,8 +19,9 @@ from hawker.core.transfer.pace import Pace
 ANSWER_WAIT = 10.0
 # Content of unknown length is claimed in such parts.
 AHEAD = 8 * MIB
-# So much of an answer an origin may have sent before anybody reads it: what buffers have room for.
-ON_ITS_WAY = 4 * MIB
+# So much of an answer an origin may have sent before anybody reads it: what the buffers of both
+# ends grow to at most, as Linux comes.
+ON_ITS_WAY = 10 * MIB
 LOOK_AGAIN = 1.0
 
 
@@ -149,7 +150,7 @@ class Quotas:
         if tenant.limits is None or tenant.limits.stored_bytes is None:
             return None
         claim = self.accounting.claim(tenant, "room", size)
-        late = QuotaExceeded(
+        late = OverQuota(
             f"the tenant {name!r} got no room for {size} bytes within {ANSWER_WAIT:g} s",
             retry_after=ANSWER_WAIT,
         )

@@ -21,6 +21,7 @@ from hawker.core.errors import (
     DigestMismatch,
     GenerationGone,
     HawkerError,
+    OverQuota,
     QuotaExceeded,
     Stalled,
     StorageFailed,
@@ -270,16 +271,17 @@ class Swarm:
             ) as events:
                 async for event in events:
                     await self._heard(ref.host, event)
-        except (StorageFailed, QuotaExceeded, GenerationGone) as exc:
+        except (StorageFailed, QuotaExceeded, OverQuota, GenerationGone) as exc:
             if not self._own_failure(exc):
                 self._give_up(ref.host, exc)
         except HawkerError as exc:
             self._give_up(ref.host, exc)
 
     def _own_failure(self, exc: HawkerError) -> bool:
-        """Whether this host's own disk failed, and not the parent; the task is told."""
+        """Whether this host's own disk or its tenant's quota failed, and not the parent; the task
+        is told."""
         gone = self.entry.missing
-        if gone or isinstance(exc, StorageFailed | QuotaExceeded):
+        if gone or isinstance(exc, StorageFailed | QuotaExceeded | OverQuota):
             self._host.disk_failed(exc, gone=gone)
             return True
         return False
@@ -356,7 +358,7 @@ class Swarm:
         except Busy as exc:
             self._ground.counters.refused_requests += 1
             self.machine.busy(fetch, exc.retry_after or 0.0, self._ground.clock())
-        except (StorageFailed, QuotaExceeded) as exc:
+        except (StorageFailed, QuotaExceeded, OverQuota) as exc:
             self.machine.drop(fetch)
             self._own_failure(exc)
         except DigestMismatch as exc:

@@ -223,5 +223,5 @@ def test_the_oldest_unused_content_of_the_cluster_makes_room(
         stored = {task["spec"]["url"] for task in client.get("/peer/v1/tasks").json()}
     assert urls[0] not in stored and urls[6] in stored
     told = problem(made[1], origin.put("/large", os.urandom(quota + 1)))
-    assert told["status"] == 507
+    assert told["status"] == 429
     assert "'default'" in told["detail"] and str(quota) in told["detail"]
