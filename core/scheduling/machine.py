@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from hawker.core.contracts import Evaluator
