@@ -19,6 +19,7 @@ from msgspec import Meta
 from hawker.core.digests import HostKey, signed_by
 from hawker.core.ids import digest_of_fields, host_id
 from hawker.core.limits import Limits
+from hawker.core.priorities import PriorityRule
 
 Kind = Literal["scheduler", "seed", "peer"]
 
@@ -120,15 +121,17 @@ class Keepalive(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a cluster sets for hosts of the member's kind: the first three, and quotas by tenant,
-    for its schedulers, `upload_slots` for its seeds or its peers. None, and a tenant without quotas
-    here: as the host itself is configured."""
+    """What a cluster sets for hosts of the member's kind: the first three, quotas by tenant, and
+    priorities of applications for its schedulers, `upload_slots` for its seeds or its peers. None,
+    and a tenant without quotas here: as the host itself is configured. Priorities count after
+    those that the host itself is configured with."""
 
     origin_reads: int | None = None
     origin_rate: int | None = None
     readers: int | None = None
     upload_slots: int | None = None
     tenants: dict[str, Limits] = {}
+    priorities: list[PriorityRule] = []
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -19,15 +19,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
+
 from hawker.core.errors import ConfigError, Forbidden, HawkerError, NotFound
 from hawker.core.ids import TaskSpec
-from hawker.core.settings import PriorityRule
 
 REFUSED: Final = 1
 FROM_PEERS: Final = 2
 BY_PEERS: Final = 3
 LAST: Final = 6
 LEVELS: Final = range(LAST + 1)
+NOT_BY_SEEDS: Final = (REFUSED, FROM_PEERS, BY_PEERS)
+
+
+class PriorityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The priority of downloads that name none: of a tenant, an application, a tag, of URLs in
+    which a regular expression is found. What is left out fits all."""
+
+    level: int
+    tenant: str = ""
+    application: str = ""
+    tag: str = ""
+    url: str = ""
 
 
 class Levels(Protocol):
@@ -74,7 +87,7 @@ def reads_origin(level: int) -> bool:
 
 def by_seeds(level: int) -> bool:
     """Whether seed peers may read for such a request."""
-    return reads_origin(level) and level != BY_PEERS
+    return level not in NOT_BY_SEEDS
 
 
 def freest(levels: Iterable[int | None]) -> int | None:

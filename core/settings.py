@@ -16,6 +16,7 @@ import msgspec
 
 from hawker.core.errors import ConfigError
 from hawker.core.limits import Limits
+from hawker.core.priorities import PriorityRule
 
 ENV_PREFIX = "HAWKER_"
 CONFIG_VARIABLE = "HAWKER_CONFIG"
@@ -100,17 +101,6 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Accept coded pieces from parents; pays where links are slower than a core codes."""
     scheduler_wait: float = 10.0
     """Seconds to wait for an absent scheduler before the origin is read without one."""
-
-
-class PriorityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The priority of downloads that name none: of a tenant, an application, a tag, of URLs in
-    which a regular expression is found. What is left out fits all."""
-
-    level: int
-    tenant: str = ""
-    application: str = ""
-    tag: str = ""
-    url: str = ""
 
 
 class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

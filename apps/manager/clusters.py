@@ -164,6 +164,20 @@ class Applications(Collection[models.Application]):
     tenant_field = "tenant_id"
     filters: ClassVar = {"name": "name", "tenant": "tenant_id"}
 
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+
+    async def changed(self, call: Call, row: models.Application) -> None:
+        # Schedulers are told its priority.
+        await changes.count()
+
+    async def remove(self, call: Call, row: models.Application) -> None:
+        await row.delete()
+        await changes.count()
+
+    async def done(self) -> None:
+        await self._roster.follow()
+
     async def view(self, row: models.Application) -> wire.Application:
         return wire.Application(
             id=row.id,

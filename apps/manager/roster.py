@@ -31,6 +31,7 @@ from hawker.apps.manager.told import Slots, Told, end
 from hawker.core.contracts import ClusterView
 from hawker.core.errors import HawkerError, NotFound, Removed, Unauthenticated, Unavailable
 from hawker.core.membership import KEEPALIVE, Keepalive
+from hawker.core.priorities import NOT_BY_SEEDS
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,10 @@ class Roster:
             return
         standing = self._standing
         touched = standing.set_clusters(await models.Cluster.all())
-        touched |= standing.set_tenants(await models.Tenant.filter(quotas__isnull=False))
+        ruled = models.Application.filter(priority__in=NOT_BY_SEEDS).order_by("id")
+        touched |= standing.set_tenants(
+            await models.Tenant.filter(quotas__isnull=False), await ruled.select_related("tenant")
+        )
         async for members in _pages(models.Member, self._seen, MEMBER):
             touched.update(standing.take(row) for row in members)
         async for gone in _pages(models.Gone, self._seen, GONE):

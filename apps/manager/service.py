@@ -101,7 +101,7 @@ class Service:
         self.signing_in = SigningIn(identity, accounts, self._attempts)
         collections = (
             Clusters(roster), Members(roster, seal), Enrolments(roster, search, hashed),
-            Tenants(roster, TenantUsages(roster, hosts)), Applications(),
+            Tenants(roster, TenantUsages(roster, hosts)), Applications(roster),
             Users(passwords), Roles(), Bindings(), Providers(accounts, seal), Tokens(identity),
             ClientTokens(roster, seal), Audits(), self._jobs,
         )  # fmt: skip

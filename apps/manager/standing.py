@@ -58,8 +58,8 @@ class Home:
     scopes: wire.Scopes = field(default_factory=wire.Scopes)
     configurations: dict[str, dict[str, Any]] = field(default_factory=dict)
     schedulers: dict[str, Seat] = field(default_factory=dict)
-    tenants: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Quotas by tenant, of all clusters."""
+    of_tenants: dict[str, Any] = field(default_factory=dict)
+    """What the schedulers of all clusters are told of tenants and their applications."""
     hosts: dict[str, int] = field(default_factory=dict)
     """How many members each host is here."""
     removed: dict[str, float] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Home:
         self.revoked = {id_: end for id_, end in self.revoked.items() if end + LEEWAY > now}
         configuration = self.configurations.get(kind, {})
         if kind == "scheduler":
-            configuration = {**configuration, "tenants": self.tenants}
+            configuration = {**configuration, **self.of_tenants}
         return Told(drain, self.active(), configuration, removed, self.revoked)
 
 
@@ -99,7 +99,7 @@ class Standing:
         self.tokens: dict[str, Seat] = {}
         self.places: dict[tuple[str, str, str], Seat] = {}
         self.gone: set[str] = set()
-        self.quotas: dict[str, dict[str, Any]] = {}
+        self.of_tenants: dict[str, Any] = {}
 
     def views(self) -> dict[str, ClusterView]:
         """The clusters as a searcher sees them, by id."""
@@ -122,7 +122,7 @@ class Standing:
         for row in rows:
             found.add(row.id)
             known = self.clusters.setdefault(row.id, Home(row.id))
-            known.tenants = self.quotas
+            known.of_tenants = self.of_tenants
             known.name, known.default = row.name, row.is_default
             known.scopes = msgspec.convert(row.scopes, wire.Scopes)
             told = {"scheduler": row.schedulers, "seed": row.seeds, "peer": row.peers}
@@ -133,15 +133,23 @@ class Standing:
             del self.clusters[gone]
         return touched
 
-    def set_tenants(self, rows: Iterable[models.Tenant]) -> set[str]:
-        """Remember the quotas of all tenants that have some; returns the clusters that are told
-        something else."""
-        quotas = {row.name: row.quotas or {} for row in rows}
-        if quotas == self.quotas:
+    def set_tenants(
+        self, tenants: Iterable[models.Tenant], applications: Iterable[models.Application]
+    ) -> set[str]:
+        """Remember the quotas of all tenants that have some, and the priorities of applications,
+        with their tenants; returns the clusters that are told something else."""
+        of_tenants = {
+            "tenants": {row.name: row.quotas or {} for row in tenants},
+            "priorities": [
+                {"level": row.priority, "tenant": row.tenant.name, "application": row.name}
+                for row in applications
+            ],
+        }
+        if of_tenants == self.of_tenants:
             return set()
-        self.quotas = quotas
+        self.of_tenants = of_tenants
         for known in self.clusters.values():
-            known.tenants = quotas
+            known.of_tenants = of_tenants
         return set(self.clusters)
 
     def take(self, row: Sequence[Any]) -> str:

@@ -82,7 +82,12 @@ def effective(own: Settings, told: Kept | None, url: str) -> Settings:
     return replace(
         own,
         tenants={**own.tenants, **told.configuration.tenants},
-        scheduler=replace(own.scheduler, **set_here, others=others),
+        scheduler=replace(
+            own.scheduler,
+            **set_here,
+            others=others,
+            priorities=[*own.scheduler.priorities, *told.configuration.priorities],
+        ),
         peer=replace(
             own.peer,
             schedulers=list(told.schedulers),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hawker.core.errors import ConfigError
-from hawker.core.priorities import LAST, RuledLevels, freest
-from hawker.core.settings import PriorityRule
+from hawker.core.priorities import LAST, PriorityRule, RuledLevels, freest
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.e2e.conftest import Cluster, Daemon, Origin, fetch
+from tests.e2e.conftest import Cluster, Daemon, Origin, fetch, wait_for
+from tests.e2e.managed import API, Managed, made
 
 SIZE = 3 * 2**20 + 7
 
@@ -68,3 +71,33 @@ def test_a_request_that_names_a_priority_is_not_ruled_by_its_tag(
     assert fetch(one, url, target, "--tag", "nightly", "--priority", "6") == (0, "")
     assert stored(seed) == [SIZE]
     assert origin.requests == 1
+
+
+def test_a_manager_s_applications_have_theirs_as_soon_as_they_are_set(
+    cluster: Cluster, origin: Origin
+) -> None:
+    managed = Managed(cluster)
+    _, _, [peer] = managed.swarm(1)
+    numbers = iter(range(1000))
+
+    def status(application: str) -> int:
+        url = origin.put(f"/{next(numbers)}", os.urandom(1000))
+        with peer.client() as client:
+            wanted = {"url": url, "application": application}
+            return client.get("/peer/v1/content", params=wanted).status_code
+
+    root = httpx.Client(base_url=f"{managed.url}{API}", timeout=30, trust_env=False)
+    with contextlib.closing(managed.api), root:
+        made(root.post("/session", json={"name": "ada", "password": "correct horse battery"}))
+        tenant = made(root.post("/tenants", json={"name": "default"}))["id"]
+        body = {"tenant": tenant, "name": "app", "priority": 2}
+        application = made(root.post("/applications", json=body))["id"]
+        wait_for(lambda: status("app") == 404, "the scheduler heard of it")
+        sent = origin.sent_bytes
+        assert status("app") == 404 and origin.sent_bytes == sent
+        assert status("other") == 200
+        path, tag = f"/applications/{application}", {"if-match": "*"}
+        made(root.patch(path, json={"priority": 1}, headers=tag))
+        wait_for(lambda: status("app") == 403, "it has another one")
+        assert root.delete(path, headers=tag).status_code == 204
+        wait_for(lambda: status("app") == 200, "there is no such application any more")

@@ -12,6 +12,7 @@ from hawker.apps.membership.effective import check, effective, merged
 from hawker.core.errors import ConfigError
 from hawker.core.limits import Limits
 from hawker.core.membership import Configuration, Kept
+from hawker.core.priorities import PriorityRule
 from hawker.core.settings import Settings, load
 from hawker.core.storage.membership import Membership, save_membership, underlay
 
@@ -130,3 +131,12 @@ def test_a_tenant_s_quotas_are_the_manager_s_where_it_has_some() -> None:
         "b": theirs,
         "c": theirs,
     }
+
+
+def test_priorities_that_a_host_has_itself_come_first() -> None:
+    mine = PriorityRule(level=1, application="a")
+    theirs = PriorityRule(level=3, tenant="default", application="a")
+    scheduler = msgspec.structs.replace(Settings().scheduler, priorities=[mine])
+    settings = msgspec.structs.replace(Settings(), scheduler=scheduler)
+    found = effective(settings, kept(priorities=[theirs]), "")
+    assert found.scheduler.priorities == [mine, theirs]

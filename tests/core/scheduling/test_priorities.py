@@ -7,9 +7,8 @@ import pytest
 from hawker.core.errors import BadRequest, Forbidden, NotFound
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import Parents, Register, Stop
-from hawker.core.priorities import RuledLevels
+from hawker.core.priorities import PriorityRule, RuledLevels
 from hawker.core.scheduling import Outgoing
-from hawker.core.settings import PriorityRule
 from tests.core.scheduling.conftest import GENERATION, World, make, reads, spec
 
 SPEC = spec("x")

@@ -12,8 +12,7 @@ from hawker.core.errors import HawkerError, NotFound, OriginFailed
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, Failed, LeaseProgress, Left, Read, Register, Stop
 from hawker.core.pieces import MIB, Layout
-from hawker.core.priorities import RuledLevels
-from hawker.core.settings import PriorityRule
+from hawker.core.priorities import PriorityRule, RuledLevels
 from hawker.core.transfer import solo
 from hawker.core.transfer.solo import Solo
 
