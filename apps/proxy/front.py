@@ -102,7 +102,9 @@ class _Requests:
         self._front = front
         self._base = base
         self._shown = shown
-        self._idle: list[Relay] = []
+        # Who used each: an origin may take a connection for somebody's (RFC 4559), and whoever
+        # stands before us may send several people's requests on one of theirs.
+        self._idle: list[tuple[Caller, Relay]] = []
         self._relays = 0
 
     async def admit(self, fields: Mapping[str, str]) -> Caller:
@@ -135,12 +137,12 @@ class _Requests:
                 return
             log.info("%s is asked itself", _origin(url))
         front.handled["direct"] += 1
-        relay = self._relay()
+        relay = self._relay(caller)
         try:
             await relay.exchange(client, request, decision.url)
         finally:
             if len(self._idle) < KEPT:
-                self._idle.append(relay)
+                self._idle.append((caller, relay))
             else:
                 await self._dismiss(relay)
             if method not in SAFE:
@@ -150,16 +152,19 @@ class _Requests:
     async def close(self) -> None:
         """Close the connections to origins that are kept."""
         while self._idle:
-            await self._dismiss(self._idle.pop())
+            await self._dismiss(self._idle.pop()[1])
 
-    def _relay(self) -> Relay:
-        """One that is idle, or a new one; the first has its room by that of the client.
+    def _relay(self, caller: Caller) -> Relay:
+        """One of the caller's that is idle, or a new one; the first has its room by that of the
+        client.
 
         Raises:
             Unavailable: there is no room for one more.
         """
-        if self._idle:
-            return self._idle.pop()
+        for number, (whose, relay) in enumerate(self._idle):
+            if whose == caller:
+                del self._idle[number]
+                return relay
         if self._relays:
             self._front.room.take()
         self._relays += 1
