@@ -327,7 +327,8 @@ class Usage(Report, frozen=True, kw_only=True, tag="usage", omit_defaults=True):
     """All that a host uses of a tenant's quotas; replaces what it said before. It names no task.
 
     `life` is one run of the host's process. `downloads` are at work, and got `rate` bytes per
-    second lately. `read_bytes` came from origins within the period of that number, in this life.
+    second lately, of the `bandwidth` that was this host's part then. `read_bytes` came from origins
+    within the period of that number, in this life.
     `idle` is the content that may be evicted, the longest unused first, not necessarily all.
     `kept` repeats an allowance's `keep` that was kept to as far as was possible. `moved`: another
     scheduler decided before, `left`: another one does from now on.
@@ -338,6 +339,7 @@ class Usage(Report, frozen=True, kw_only=True, tag="usage", omit_defaults=True):
     claims: Annotated[list[Claim], msgspec.Meta(max_length=1 << 16)] = []
     downloads: Size = 0
     rate: Size = 0
+    bandwidth: Size = 0
     period: Size = 0
     read_bytes: Size = 0
     stored_bytes: Size = 0

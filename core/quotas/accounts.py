@@ -25,7 +25,7 @@ from hawker.core.quotas.shares import Demand, divide
 MOVING = 2.0
 # How often bandwidth is divided anew by what hosts made of their parts, and how long they have to
 # show that.
-DIVIDE_EVERY = 2.0
+DIVIDE_EVERY = 3.0
 # A part that changes by less is left as it is, where it is not more than there is.
 SLIGHT = 0.02
 # A bound on what holders of the cluster's key can make a scheduler remember.
@@ -152,7 +152,8 @@ class Accounts:
             return
         standing = book.standings.get(host)
         if standing is None or standing.usage.life != usage.life:
-            standing = book.standings[host] = _Standing(usage)
+            # Whoever decided before has given it that.
+            standing = book.standings[host] = _Standing(usage, share=usage.bandwidth, shared_at=now)
         standing.usage = usage
         numbers = {claim.number for claim in usage.claims}
         # What it was granted by an earlier life of this scheduler, or by another one, it has.

@@ -9,9 +9,12 @@ from math import inf
 # A host that gets less than so much of its part has no use for more now.
 USED = 0.9
 # Beyond what it gets it keeps room to become faster: so many times that, and this much of an equal
-# part at least.
+# part at least. What it has shrinks slowly, for what comes from afar comes in bursts.
 GROWTH = 1.25
 LEAST = 0.1
+SHRINK = 0.5
+# One that uses up less than an equal part gets so many times that.
+RISE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ def divide(total: int, demands: Mapping[str, Demand]) -> dict[str, int]:
 
 def _wanted(demand: Demand, even: float) -> float:
     """What a host can use, as far as it has shown that; no end to it where it has not."""
-    if not demand.share or demand.rate >= USED * demand.share:
+    if not demand.share:
         return inf
-    return max(GROWTH * demand.rate, LEAST * even)
+    if demand.rate >= USED * demand.share:
+        return inf if demand.share >= USED * even else max(RISE * demand.share, LEAST * even)
+    return max(GROWTH * demand.rate, SHRINK * demand.share, LEAST * even)

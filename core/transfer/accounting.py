@@ -29,7 +29,8 @@ from hawker.core.transfer.schedulers import Link, Schedulers
 TELL_EVERY = 0.5
 # A host whose downloads follow each other keeps its part of the bandwidth for so long.
 LINGER = 1.0
-RATE_OVER = 1.0
+# What an origin gives slowly comes in bursts.
+RATE_OVER = 3.0
 
 
 class Claimed:
@@ -358,6 +359,7 @@ class Accounting:
             claims=[Claim(c.number, c.kind, c.size, c.granted) for c in tenant.claims.values()],
             downloads=tenant.downloads or int(lingers),
             rate=tenant.rate(now),
+            bandwidth=int(tenant.inward.limit or 0),
             period=tenant.period,
             read_bytes=tenant.read_bytes,
             stored_bytes=self._store.used_by(tenant.name),

@@ -59,6 +59,7 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "claims": [[1, "place", 1, False], [2, "read", MIB, True], [3, "room", MIB, False]],
         "downloads": 1,
         "rate": MIB,
+        "bandwidth": MIB,
         "period": 20_000,
         "read_bytes": MIB,
         "stored_bytes": MIB,

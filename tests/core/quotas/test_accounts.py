@@ -297,9 +297,25 @@ def test_bandwidth_is_divided_among_those_that_download() -> None:
     downloading("h1", 1, rate=100_000)
     play.accounts.tick(play.now, WALL)
     downloading("h1", 1, rate=100_000)
-    assert shares() == [875_000, 125_000, 0]
+    assert shares() == [750_000, 250_000, 0]
     downloading("h1", 0)
     assert shares() == [1_000_000, 0, 0]
+
+
+def test_parts_of_the_bandwidth_outlive_who_gave_them() -> None:
+    play = Play()
+    for name, part in (("h0", 900_000), ("h1", 100_000)):
+        usage = msgspec.structs.replace(
+            play.hosts[name].usage(), downloads=1, bandwidth=part, rate=part
+        )
+        play.accounts.take(name, usage, play.now, WALL)
+    assert not play.accounts.take_changed(), "nothing is divided before they showed what they use"
+    play.now = 5.0
+    play.accounts.tick(play.now, WALL)
+    assert {host: told.bandwidth for host, told in play.accounts.take_changed()} == {
+        "h0": 800_000,
+        "h1": 200_000,
+    }
 
 
 def test_limits_that_change_hold_from_then_on() -> None:
