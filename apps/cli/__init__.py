@@ -43,6 +43,7 @@ COMMANDS = {
     "whoami": ("login_commands:whoami", "Show who is signed in to a manager."),
     "preheat": ("job_commands:preheat", "Have hosts store content before it is asked for."),
     "jobs": ("job_commands:jobs", "See, stop and repeat a manager's jobs."),
+    "top": ("top_command:top", "Watch a cluster's tasks and who gets what from whom."),
     "ca": ("ca_command:ca", "Make certificates for TLS between processes."),
     "simulate": ("simulate_command:simulate", "Simulate a swarm of any size."),
     "doctor": ("doctor_command:doctor", "Check this machine and these settings."),

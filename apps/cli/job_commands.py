@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -40,6 +40,14 @@ class Asking:
         answer = await self._client.ask(self._login, self._logins, method, path, body)
         return msgspec.json.decode(answer)
 
+    async def raw(self, path: str) -> bytes:
+        """What is at a path, as it came."""
+        return await self._client.ask(self._login, self._logins, "GET", path)
+
+    def stream(self, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The data of a stream's events."""
+        return self._client.events(self._login, self._logins, path)
+
     async def id_of(self, kind: str, name: str) -> str:
         """The id of a cluster or tenant by its name; raises NotFound."""
         for row in await self.ask("GET", f"/{kind}?per_page=100&name={name}"):
@@ -67,7 +75,7 @@ class Asking:
 
 
 @asynccontextmanager
-async def _asking(session: Session, manager: str) -> AsyncIterator[Asking]:
+async def asking(session: Session, manager: str) -> AsyncIterator[Asking]:
     logins = Logins(configuration_directory())
     known = logins.find(manager)
     async with manager_client(session.settings, known.manager) as client:
@@ -76,8 +84,8 @@ async def _asking(session: Session, manager: str) -> AsyncIterator[Asking]:
 
 def _run(session: Session, manager: str, work: Callable[[Asking], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with _asking(session, manager) as asking:
-            return await work(asking)
+        async with asking(session, manager) as asked:
+            return await work(asked)
 
     return run_async(run())
 

@@ -91,6 +91,8 @@ class ManagerRole(Role):
         ended = {} if service is None else service.signing_in.ended
         text = "Browsers that came back from a provider with a code, by how that ended."
         yield counters("hawker_manager_sign_ins", text, "outcome", ended)
+        watched = 0 if service is None else service.window.watchers
+        yield gauge("hawker_manager_observers", "Streams of tasks' events that are open.", watched)
         parts = {} if service is None else service.engine.parts_ended
         text = "Contents of jobs on a host, by how that ended."
         yield counters("hawker_manager_job_parts", text, "outcome", parts)

@@ -19,9 +19,10 @@ from statistics import fmean
 from hawker.apps.manager import models
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.jobs.members import Members
-from hawker.apps.manager.observing import Observed, total, urls_of
+from hawker.apps.manager.observing import observed_by, urls_of
 from hawker.apps.manager.points import SeriesPoint
 from hawker.core.clients.http import control_client
+from hawker.core.clients.observed import total
 from hawker.core.errors import BadRequest, HawkerError
 from hawker.core.window import ClusterOverview, Point, Series
 
@@ -140,7 +141,7 @@ class Recording:
             return [], {}
         trust = await self._members.trust(cluster)
         async with control_client(tls=trust.tls) as client:
-            return urls, await Observed(urls, client, trust.key, None).each()
+            return urls, await observed_by(urls, client, trust.key, None).each()
 
     @staticmethod
     async def clean(now: float) -> None:

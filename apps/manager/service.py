@@ -96,7 +96,7 @@ class Service:
         per_minute = settings.manager.jobs_per_minute
         self._jobs = Jobs(database, self.engine, planner, seal, per_minute)
         hosts = Hosts(seal)
-        self._window = Window(hosts)
+        self.window = Window(hosts)
         self._series = Recording(database, hosts)
         self.signing_in = SigningIn(identity, accounts, self._attempts)
         collections = (
@@ -109,7 +109,7 @@ class Service:
             *self.own.operations(),
             *self.signing_in.operations(),
             *search.operations(),
-            *self._window.operations(),
+            *self.window.operations(),
             *(operation for one in collections for operation in one.operations()),
         ]
         self._document = document(self.operations)
@@ -198,7 +198,7 @@ class Service:
         """Nobody waits for news any more."""
         self.roster.close()
         self._jobs.close()
-        self._window.close()
+        self.window.close()
 
     async def stop(self) -> None:
         """Write down what is in memory alone, and close the database."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from hawker.apps.manager import models
 from hawker.apps.manager.call import Call
 from hawker.apps.manager.jobs.members import Members
-from hawker.apps.manager.observing import Observed, urls_of
+from hawker.apps.manager.observing import observed_by, urls_of
 from hawker.apps.manager.operation import Operation
 from hawker.apps.manager.series import DEFAULT_SPAN, STEPS, read_series
 from hawker.apps.web.events import PING, Frame, event_stream
 from hawker.core.clients.http import control_client
+from hawker.core.clients.observed import Observed
 from hawker.core.clients.window import WindowClient
 from hawker.core.errors import BadRequest, Busy, HawkerError, NotFound
 from hawker.core.ids import TASK_ID
@@ -33,7 +35,7 @@ class Window:
     def __init__(self, members: Members) -> None:
         self._members = members
         self._limits: set[asyncio.Timeout] = set()
-        self._watchers = 0
+        self.watchers = 0
         self._closed = False
 
     def operations(self) -> list[Operation]:
@@ -99,39 +101,37 @@ class Window:
         call.answer = await read_series(cluster, since, to, chosen, now)
 
     async def events(self, call: Call) -> None:
-        if self._watchers >= WATCHERS:
+        if self.watchers >= WATCHERS:
             raise Busy(f"{WATCHERS} watch tasks already", retry_after=5)
-        stack = contextlib.AsyncExitStack()
-        try:
-            observed = await stack.enter_async_context(self._observed(call))
-            task = _task(call)
+        task = _task(call)
+        async with self._observed(call) as observed:
             window, _ = await observed.task(task)
-        except BaseException:
-            await stack.aclose()
-            raise
+        trust = await self._members.trust(call.param("cluster"))
         replay = call.filters.get("replay") == "true"
-        call.answer = event_stream(self._relay(stack, window, task, replay=replay))
+        call.answer = event_stream(self._relay(window, trust.tls, task, replay=replay))
 
     async def _relay(
-        self, stack: contextlib.AsyncExitStack, window: WindowClient, task: str, *, replay: bool
+        self, window: WindowClient, tls: ssl.SSLContext, task: str, *, replay: bool
     ) -> AsyncGenerator[Frame, None]:
         """What a scheduler tells; a client that takes little of it holds that back."""
-        self._watchers += 1
+        self.watchers += 1
         try:
-            async with stack, contextlib.aclosing(window.events(task, replay=replay)) as events:
-                while not self._closed:
-                    async with asyncio.timeout(None) as limit:
-                        self._limits.add(limit)
-                        try:
-                            data = await anext(events)
-                        finally:
-                            self._limits.discard(limit)
-                    yield (None, data) if data else PING
+            async with control_client(tls=tls) as client:
+                events = window.by(client).events(task, replay=replay)
+                async with contextlib.aclosing(events):
+                    while not self._closed:
+                        async with asyncio.timeout(None) as limit:
+                            self._limits.add(limit)
+                            try:
+                                data = await anext(events)
+                            finally:
+                                self._limits.discard(limit)
+                        yield (None, data) if data else PING
         except (StopAsyncIteration, TimeoutError, HawkerError):
             # Without the frame that says that it is the end, where the scheduler went.
             return
         finally:
-            self._watchers -= 1
+            self.watchers -= 1
 
     def close(self) -> None:
         """End what is watched: the process is about to stop."""
@@ -154,9 +154,12 @@ class Window:
         if tenant is not None:
             tenants = [tenant] if tenants is None or tenant in tenants else []
         urls = await urls_of(cluster)
-        trust = await self._members.trust(cluster) if urls else None
-        async with control_client(tls=None if trust is None else trust.tls) as client:
-            yield Observed(urls, client, None if trust is None else trust.key, tenants)
+        if not urls:
+            yield Observed([])
+            return
+        trust = await self._members.trust(cluster)
+        async with control_client(tls=trust.tls) as client:
+            yield observed_by(urls, client, trust.key, tenants)
 
 
 async def _exists(cluster: str) -> None:

@@ -36,6 +36,10 @@ class WindowClient:
         self._client = client
         self._headers = dict(headers)
 
+    def by(self, client: httpx.AsyncClient) -> WindowClient:
+        """The same with another client's connections."""
+        return WindowClient(self._base, client, self._headers)
+
     async def overview(self, tenant: str = "") -> ClusterOverview:
         return decode_overview(await self._get("/overview", _named(tenant=tenant)))
 

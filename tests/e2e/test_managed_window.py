@@ -127,3 +127,26 @@ def test_a_cluster_is_seen_through_its_manager(
     told = made(managed.api.get(f"{base}/overview"))
     assert len(told["away"]) == 2
     assert managed.api.get(f"{base}/tasks").status_code == 503
+
+
+def test_a_manager_that_stops_ends_what_is_watched(
+    managed: Managed, origin: Origin, tmp_path: Path
+) -> None:
+    _, _, peers = managed.swarm(1)
+    origin.delay = 0.1
+    url = origin.put("/slow", os.urandom(8 * MIB))
+    getting = threading.Thread(target=fetch, args=(peers[0].daemon, url, tmp_path / "slow"))
+    getting.start()
+    path = f"/clusters/{managed.cluster}/tasks/{TaskSpec(url).task_id}"
+    wait_for(lambda: managed.api.get(path).status_code == 200, "the task is known")
+    frames: list[Frame] = []
+    watching = threading.Thread(
+        target=lambda: frames.extend(frames_of(managed.api, f"{path}/events"))
+    )
+    watching.start()
+    wait_for(lambda: managed.daemon.metric("hawker_manager_observers") == 1, "it is watched")
+    managed.daemon.process.terminate()
+    assert managed.daemon.process.wait(15) == 0
+    watching.join(10)
+    assert not watching.is_alive() and frames and frames[-1].kind != "end"
+    getting.join(60)
