@@ -122,8 +122,11 @@ class Engine:
         except Exception as exc:
             if str(exc) != self._failed:
                 self._failed = str(exc)
-                fault = None if isinstance(exc, HawkerError) else exc
-                log.error("jobs stand still: %s", exc, exc_info=fault)
+                # A database that was away for a moment is no fault of ours.
+                if isinstance(exc, HawkerError):
+                    log.warning("jobs stand still: %s", exc)
+                else:
+                    log.error("jobs stand still: %s", exc, exc_info=exc)
             await asyncio.sleep(LOOK)
             return False
         self._failed = ""

@@ -352,10 +352,11 @@ def test_messages_that_name_no_part_are_nothing(
 
 
 def test_what_became_ours_without_our_knowing_is_not_kept_from_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The database took a claim, and its answer was lost: while the manager works on something else
-    it must not go on renewing the lease of what it does not work on."""
+    it must not go on renewing the lease of what it does not work on. A connection that broke is no
+    error of the manager's."""
     claim = leases.claim
     lost: list[int] = []
 
@@ -381,3 +382,5 @@ def test_what_became_ours_without_our_knowing_is_not_kept_from_others(
             await world.over(first)
 
     run(tmp_path, monkeypatch, check)
+    told = [record.levelname for record in caplog.records if "stand still" in record.message]
+    assert told == ["WARNING"]
