@@ -15,7 +15,7 @@ from hawker.apps.manager.operation import Operation
 from hawker.apps.manager.roster import EXPIRY, Roster
 from hawker.apps.manager.tenant_tables import RetiredTenant
 from hawker.apps.manager.usage import TenantUsages
-from hawker.core.errors import Conflict
+from hawker.core.errors import Conflict, Forbidden
 from hawker.core.ids import DEFAULT_TENANT
 from hawker.core.limits import Limits
 
@@ -144,7 +144,13 @@ class Tenants(Collection[models.Tenant]):
         # Schedulers are told its quotas.
         await changes.count()
 
+    async def check_change(self, call: Call, row: models.Tenant, values: dict[str, Any]) -> None:
+        if "quotas" in values:
+            _check_bounds(call, row, "have other quotas")
+
     async def check_delete(self, call: Call, row: models.Tenant) -> None:
+        # Its quotas go with it, and clients that a provider says are its own stay.
+        _check_bounds(call, row, "go")
         # What has ended by itself does not keep its tenant from going.
         await forget_expired()
 
@@ -153,6 +159,16 @@ class Tenants(Collection[models.Tenant]):
         if row.name != DEFAULT_TENANT:
             await RetiredTenant.get_or_create(name=row.name)
         await changes.count()
+
+
+def _check_bounds(call: Call, row: models.Tenant, what: str) -> None:
+    """Raise Forbidden for a caller who is bound to the tenant itself."""
+    assert call.permission is not None
+    if not call.may(call.permission):
+        raise Forbidden(
+            f"{call.who.user.name} is bound to {row.name}, and may not have it {what}",
+            hint="who may do this is bound to no tenant",
+        )
 
 
 class Applications(Collection[models.Application]):

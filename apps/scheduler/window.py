@@ -132,7 +132,7 @@ class Window:
     async def _list(self, request: Request) -> Response:
         tenant = await self._tenant(request)
         limit = _limit(request)
-        lines = self._core.tasks(self._now(), limit)
+        lines = self._core.tasks(self._now(), limit, tenant)
         if _flag(request, "forgotten"):
             known = {line.task for line in lines}
             old = self._recorder.all_forgotten()

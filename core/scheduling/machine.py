@@ -424,9 +424,14 @@ class Scheduler:
         known = self._board.tasks.get(task)
         return None if known is None else describe_task(known, self._line(known, now))
 
-    def tasks(self, now: float, limit: int | None = None) -> list[TaskLine]:
-        """Every task in a line, or so many of those in which something happened last."""
+    def tasks(
+        self, now: float, limit: int | None = None, tenant: str | None = None
+    ) -> list[TaskLine]:
+        """Every task in a line, or so many of those in which something happened last; of one
+        tenant, or of all. What others do takes no place in a tenant's list."""
         tasks: Iterable[Task] = self._board.tasks.values()
+        if tenant is not None:
+            tasks = [task for task in tasks if task.spec.tenant == tenant]
         if limit is not None:
             tasks = heapq.nlargest(limit, tasks, key=lambda task: task.written)
         return [self._line(task, now) for task in tasks]

@@ -4,6 +4,7 @@ said here fails the first test."""
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,27 @@ def test_what_anybody_is_told_names_no_content(
     told = answer.text
     assert SPEC.url not in told and TASK not in told and closed.generation not in told
     assert "imported" not in told
+
+
+def test_what_others_do_takes_no_place_in_a_tenant_s_list(closed: Running) -> None:
+    """Else a short list without one's own would tell that somebody does something."""
+    verbs = ("tasks", "tasks:import")
+    for tenant in ("third", "fourth"):
+        token = closed.key.mint_for_client("ci", verbs, tenant=tenant, lifetime=600)
+        query = {"url": f"http://origin.test/{tenant}"}
+        fields = {"authorization": f"Bearer {token}"}
+        path = "/peer/v1/tasks/import"
+        answer = closed.client.post(path, content=b"x", headers=fields, params=query)
+        assert answer.status_code == 200, answer.text
+        if tenant == "third":
+            first = fields
+
+    def listed(fields: dict[str, str]) -> list[str]:
+        answer = closed.client.get("/scheduler/v1/tasks?limit=1", headers=fields)
+        return [line["tenant"] for line in answer.json()]
+
+    until = time.monotonic() + 20
+    while listed(fields) != ["fourth"]:
+        assert time.monotonic() < until, "the scheduler hears of what was imported last"
+        time.sleep(0.05)
+    assert listed(first) == ["third"]

@@ -204,6 +204,13 @@ def asks(world: World, registry: Registry, clients: ExitStack) -> dict[str, Ask]
             found[f"{at}: pieces, {whose}"] = of_task(port, "GET", stored + "/pieces/0-0")
             found[f"{at}: availability, {whose}"] = of_task(port, "GET", stored + "/availability")
 
+    cluster = f"/clusters/{world.managed.cluster}"
+    found["window: task"] = of_task(second.api, "GET", cluster + "/tasks/{task}")
+    found["window: events"] = of_task(second.api, "GET", cluster + "/tasks/{task}/events")
+    found["window: replay"] = of_task(
+        scheduler, "GET", "/scheduler/v1/tasks/{task}/events?replay=1"
+    )
+
     def at_proxy(client: httpx.Client) -> Ask:
         return lambda digest, task, generation: client.get(base + name + digest)
 
@@ -312,6 +319,14 @@ def test_the_second_tenant_is_given_no_byte_and_not_told_that_there_is_any(
         report = scheduler.post(f"/scheduler/v1/hosts/{node.id}/reports", json={})
         announce = scheduler.put(f"/scheduler/v1/hosts/{node.id}", json={})
         assert report.status_code == announce.status_code == 403
+        shown = [
+            scheduler.get(f"/scheduler/v1/{p}") for p in ("overview", "tenants", "tasks?limit=5")
+        ]
+        cluster = f"/clusters/{world.managed.cluster}"
+        shown += [second.api.get(f"{cluster}/{p}") for p in ("overview", "tasks", "series")]
+        shown += [second.api.get("/tenants"), second.api.get(f"/tenants/{first.id}/usage")]
+        for seen in shown:
+            assert stat["task"] not in seen.text and '"first"' not in seen.text, seen.url
 
     # Jobs of the second tenant: none has it, deletes it, or says where it is.
     for kind in ("find", "delete", "push", "preheat"):

@@ -78,3 +78,20 @@ def test_usage_says_where_nobody_can_be_asked_and_is_for_who_may_read_the_tenant
         assert bound.get(f"/tenants/{mine['id']}/usage").status_code == 200
         problem(bound.get(f"/tenants/{theirs['id']}/usage"), 404)
     problem(root.get("/tenants/none/usage"), 404)
+
+
+def test_who_is_bound_to_a_tenant_does_not_lift_its_quotas(
+    manager: Manager, root: httpx.Client
+) -> None:
+    """Nor by having it go: clients that a provider says are its own would have none."""
+    tenant = created(root.post("/tenants", json={"name": "held", "quotas": QUOTAS}))
+    path, anew = f"/tenants/{tenant['id']}", {"if-match": "*"}
+    add_user(root, "of-held", "root", tenant=tenant["id"])
+    with manager.sign_in("of-held") as bound:
+        for quotas in ({}, {**QUOTAS, "bandwidth": 2**40}):
+            problem(bound.patch(path, json={"quotas": quotas}, headers=anew), 403)
+        problem(bound.delete(path), 403)
+        answer = bound.patch(path, json={"description": "ours"}, headers=anew)
+        assert answer.status_code == 200 and answer.json()["quotas"] == QUOTAS
+    assert root.patch(path, json={"quotas": {}}, headers=anew).status_code == 200
+    assert root.delete(path).status_code == 204
