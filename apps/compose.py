@@ -37,6 +37,7 @@ def compose(roles: Mapping[str, RoleApp], parts: Sequence[Part] = ()) -> Starlet
         lambda: _ready(roles.values()),
         lambda: [note for role in roles.values() for note in getattr(role, "notes", ())],
         lambda: _metrics([*roles.values(), *parts]),
+        lambda scope: _oversees(roles.values(), scope),
     )
 
     @contextlib.asynccontextmanager
@@ -71,6 +72,14 @@ def _ready(roles: Iterable[RoleApp]) -> bool:
     return all(
         getattr(role, "ready", True) and not getattr(role, "draining", False) for role in roles
     )
+
+
+async def _oversees(roles: Iterable[RoleApp], scope: Mapping[str, Any]) -> bool:
+    for role in roles:
+        oversees = getattr(role, "oversees", None)
+        if oversees is not None and await oversees(scope):
+            return True
+    return False
 
 
 def _metrics(roles: Iterable[RoleApp | Part]) -> Iterable[Metric]:

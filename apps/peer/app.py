@@ -7,7 +7,8 @@ import contextlib
 import logging
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
 
 from starlette.routing import BaseRoute
 
@@ -63,6 +64,9 @@ class PeerRole(Role):
     def ready(self) -> bool:
         """Every scheduler knows this host."""
         return self._conductor is not None and all(link.connected for link in self.links)
+
+    async def oversees(self, scope: Mapping[str, Any]) -> bool:
+        return await self.access.oversees(scope)
 
     def metrics(self) -> Iterable[Metric]:
         """What this host counts since it was started."""

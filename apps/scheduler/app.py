@@ -8,8 +8,9 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from math import inf
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -183,6 +184,9 @@ class SchedulerRole(Role):
             Route("/v1/tasks/{task}", self._delete, methods=["DELETE"]),
             *self.window.routes(),
         ]
+
+    async def oversees(self, scope: Mapping[str, Any]) -> bool:
+        return await self._access.oversees(scope)
 
     def metrics(self) -> Iterable[Metric]:
         """What this scheduler counts since it was started."""

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 
 from hawker.core.contracts import Authenticator, Caller, Plugins
 from hawker.core.egress import is_loopback
-from hawker.core.errors import ConfigError, Forbidden, Unauthenticated
+from hawker.core.errors import ConfigError, Forbidden, HawkerError, Unauthenticated
 from hawker.core.settings import Settings
 
 FORWARDING = ("forwarded", "x-real-ip", "via")
@@ -125,6 +125,14 @@ class Access:
         if caller is not None and task is None:
             task = caller.task
         return check_allowed(caller, verb, task or "", scope)
+
+    async def oversees(self, scope: Mapping[str, Any]) -> bool:
+        """Whether who asks may know what all tenants do: whoever may ask for all hosts."""
+        try:
+            await self.require(scope, "hosts")
+        except HawkerError:
+            return False
+        return True
 
     async def require_token(
         self, scope: Mapping[str, Any], verb: str, task: str = "", host: str = ""

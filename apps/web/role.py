@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -56,6 +56,10 @@ class Role:
     def ready(self) -> bool:
         """Whether the role can do its work now."""
         return self._entered > 0
+
+    async def oversees(self, scope: Mapping[str, Any]) -> bool:
+        """Whether who asks may see figures of all tenants."""
+        return False
 
     @property
     def notes(self) -> Sequence[str]:

@@ -28,6 +28,7 @@ OWN = "a list of what is the caller's tenant's"
 QUOTAS = "what the caller's tenant uses of its quotas"
 NAMED = "a URL names content of the caller's tenant: tests/e2e/test_tenants.py"
 ROLES = "for roles of the cluster, and no client"
+FIGURES = "figures by tenant are for operators: tests/e2e/test_client_tokens.py"
 SUMS = "sums of what is the caller's tenant's: tests/apps/scheduler/test_window.py"
 OPERATORS = "tells of all tenants, and takes a verb that no tenant's token has"
 NOTHING = "tells of no content"
@@ -58,7 +59,7 @@ STATEMENTS = {
     "ANY /registry/{path:path}": NAMED,
     "GET /healthy": NOTHING,
     "GET /readyz": NOTHING,
-    "GET /metrics": NOTHING,
+    "GET /metrics": FIGURES,
 }
 # The manager's are tried in tests/apps/manager/test_client_tokens.py.
 ELSEWHERE = {"manager"}

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -157,3 +158,28 @@ def test_without_the_cluster_s_key_there_is_none(cluster: Cluster) -> None:
     done = hawker("cluster", "token", "--name", "ci", "--cluster-key", str(cluster.root / "none"))
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"hawker cluster key" in done.stderr
+
+
+def test_figures_by_tenant_are_the_operator_s(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAWKER_AUTH__MODE", "required")
+    config = tmp_path / "tenants.toml"
+    config.write_text("[tenants.acme]\nconcurrent_downloads = 3\n")
+    node = cluster.start("node", "up", "--config", str(config))
+    node.wait_ready()
+
+    def shown(token: str) -> list[str]:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        answer = httpx.get(f"{node.url}/metrics", headers=headers, trust_env=False)
+        assert answer.status_code == 200 and "hawker_build_info" in answer.text
+        return [line for line in answer.text.splitlines() if "acme" in line]
+
+    for other in (
+        "",
+        "nonsense",
+        minted(node, "--tenant", "other"),
+        minted(node, "--verb", "tasks"),
+    ):
+        assert shown(other) == []
+    assert any("concurrent_downloads" in line for line in shown(minted(node, "--verb", "hosts")))
