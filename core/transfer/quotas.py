@@ -102,8 +102,7 @@ class Quotas:
             claim = await self._may_read(tenant, AHEAD if size is None else size)
         except OverQuota:
             if begun:
-                tenant.count_read(min(ON_ITS_WAY, size or AHEAD), self.accounting.wall())
-                tenant.news()
+                self._count_unread(tenant, size)
             raise
         try:
             yield claim
@@ -120,12 +119,22 @@ class Quotas:
         tenant.count_read(size, self.accounting.wall())
         if claim is None:
             return
-        claim.size -= size
-        if claim.size < 0:
-            more = await self._may_read(tenant, AHEAD - claim.size)
+        beyond, claim.size = size - claim.size, max(0, claim.size - size)
+        if beyond > 0:
+            try:
+                more = await self._may_read(tenant, AHEAD + beyond)
+            except OverQuota:
+                self._count_unread(tenant, None)
+                raise
             # One of them stands for both.
-            claim.size += more.size
+            claim.size = AHEAD
             more.release()
+
+    def _count_unread(self, tenant: Tenant, size: int | None) -> None:
+        """An answer that has begun is refused: nobody knows how much of it was sent already."""
+        unread = ON_ITS_WAY if size is None else min(ON_ITS_WAY, size)
+        tenant.count_read(unread, self.accounting.wall())
+        tenant.news()
 
     async def _may_read(self, tenant: Tenant, size: int) -> Claimed:
         claim = self.accounting.claim(tenant, "read", size)

@@ -225,3 +225,33 @@ def test_the_oldest_unused_content_of_the_cluster_makes_room(
     told = problem(made[1], origin.put("/large", os.urandom(quota + 1)))
     assert told["status"] == 429
     assert "'default'" in told["detail"] and str(quota) in told["detail"]
+
+
+def test_content_of_unknown_length_is_cut_where_the_budget_ends(
+    cluster: Cluster, plain_origin: Origin
+) -> None:
+    budget = 128 * MIB
+    _, made = start(cluster, 1, origin_bytes=budget)
+    url = plain_origin.put("/endless", os.urandom(160 * MIB))
+    meter = Meter()
+    with pytest.raises(httpx.RemoteProtocolError):
+        meter.stream(made[1], url)
+    assert problem(made[1], url)["status"] == 429
+    assert budget / ABOVE <= plain_origin.sent_bytes <= budget * ABOVE
+    assert plain_origin.requests == 1
+    with made[1].client() as client:
+        assert not any(task["complete"] for task in client.get("/peer/v1/tasks").json())
+
+
+def test_content_of_unknown_length_is_stored_no_further_than_the_quota(
+    cluster: Cluster, plain_origin: Origin
+) -> None:
+    quota = 24 * MIB
+    scheduler, made = start(cluster, 1, stored_bytes=quota)
+    url = plain_origin.put("/endless", os.urandom(40 * MIB))
+    assert problem(made[1], url)["status"] == 429
+    assert sum(map(on_disk, made)) <= quota * ABOVE
+    # What is of no use any more makes room again.
+    small = os.urandom(8 * MIB)
+    assert ask(made[1], plain_origin.put("/small", small)) == ("ok", small)
+    assert used(cluster, scheduler)["stored_bytes"] <= quota
