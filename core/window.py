@@ -31,9 +31,11 @@ class PeerFrame(msgspec.Struct, frozen=True, omit_defaults=True):
     """What changed of a peer; what is missing is as it was.
 
     `host`, `hostname`, `idc` and `seed` come with its first frame and with `whole` ones, which
-    replace all that was known of it. `state` is one of the scheduler's for peers, or `left`. `have`
-    are pieces that it has besides, `lost` those that it has no more. `parents` and `neighbours` are
-    all it has. `received` are bytes by their sender since the frame before.
+    replace all that was known of it; the latter have a `map` of its pieces: piece n as bit n % 8 of
+    byte n // 8. As runs those of a swarm at work would be many times longer. `state` is one of the
+    scheduler's for peers, or `left`. `have` are pieces that it has besides, `lost` those that it
+    has no more. `parents` and `neighbours` are all it has. `received` are bytes by their sender
+    since the frame before.
     """
 
     peer: int
@@ -44,6 +46,7 @@ class PeerFrame(msgspec.Struct, frozen=True, omit_defaults=True):
     whole: bool = False
     state: str = ""
     generation: str = ""
+    map: bytes = b""
     have: list[Run] = []
     lost: list[Run] = []
     parents: list[int] | None = None
@@ -246,6 +249,7 @@ class SeenPeer:
         if frame.whole:
             self.have, self.parents, self.neighbours = PieceSet(), [], []
             self.generation = ""
+        self.have |= PieceSet(int.from_bytes(frame.map, "little"))
         if frame.host:
             self.host, self.hostname = frame.host, frame.hostname
             self.idc, self.seed = frame.idc, frame.seed

@@ -40,7 +40,7 @@ from hawker.core.window import (
 
 MAX_BYTES = 32 * 1024 * 1024
 # A record shows so many peers of its task at a time; others are counted.
-MAX_PEERS = 2048
+MAX_PEERS = 1024
 TICK_PEERS = 500
 # So many in one frame: the largest stays far below what a client takes of an event.
 FRAME_PEERS = 256

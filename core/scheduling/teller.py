@@ -59,6 +59,7 @@ class Teller:
         """All there is to be told of a peer."""
         host = self._hosts.get(peer.host)
         said = None if host is None else host.announcement
+        bits = peer.have.bits
         return PeerFrame(
             watched.number,
             host=peer.host,
@@ -68,7 +69,7 @@ class Teller:
             whole=True,
             state=peer.machine.state,
             generation=generation_of(peer),
-            have=peer.have.runs(),
+            map=bits.to_bytes((bits.bit_length() + 7) // 8, "little"),
             parents=self._numbers(task, peer.parents),
             neighbours=self._numbers(task, peer.neighbours),
             received=list(received),
