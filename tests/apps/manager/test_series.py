@@ -51,8 +51,10 @@ def overview(origin: int, delivered: int, *, since: float = 1.0, peers: int = 0)
 
 
 def run(tmp_path: Path, work: Callable[[Database, str], Awaitable[None]]) -> None:
+    url = new_database()
+
     async def main() -> None:
-        database = Database(new_database(), tmp_path)
+        database = Database(url, tmp_path)
         await database.open()
         try:
             with database.active():
