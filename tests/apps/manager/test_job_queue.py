@@ -138,12 +138,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Check) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that are soon over."""
-    for module in (engines, leases, plans):
-        monkeypatch.setattr(module, "LEASE", 1.0)
+    """What is in the queue is soon lost, and looked for."""
     monkeypatch.setattr(engines, "RENEW", 0.2)
     monkeypatch.setattr(leases, "QUEUED", 1.0)
     monkeypatch.setattr(queues, "AGAIN", 0.2)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that are soon over; not so soon that a busy machine loses them."""
+    for module in (engines, leases, plans):
+        monkeypatch.setattr(module, "LEASE", 4.0)
+    monkeypatch.setattr(engines, "RENEW", 0.2)
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -260,7 +266,7 @@ def test_managers_with_and_without_the_broker_do_each_part_once(
 
 
 def test_one_that_dies_in_the_middle_leaves_its_parts_to_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: None
 ) -> None:
     async def check(world: World) -> None:
         one, two = world.queued(), world.queued()
@@ -352,7 +358,7 @@ def test_messages_that_name_no_part_are_nothing(
 
 
 def test_what_became_ours_without_our_knowing_is_not_kept_from_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The database took a claim, and its answer was lost: while the manager works on something else
     it must not go on renewing the lease of what it does not work on. A connection that broke is no
