@@ -107,11 +107,17 @@ class Engine:
             while True:
                 self._wake.clear()
                 await self._try(lambda: self._step(group))
-                queued = self.queue is not None and self.queue.connected
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RENEW if queued else LOOK):
+                    async with asyncio.timeout(self._pause()):
                         await self._wake.wait()
                         await asyncio.sleep(GATHER)
+
+    def _pause(self) -> float:
+        """Seconds until the database is looked into again: by then leases are renewed, too."""
+        if self.queue is None or not self.queue.connected:
+            return LOOK
+        due = self._renewed + RENEW - time.monotonic()
+        return due if due > 0 else RENEW
 
     async def _try(self, step: Callable[[], Awaitable[None]]) -> bool:
         """Whether a step with the database succeeded; what went wrong is told once."""
@@ -174,13 +180,14 @@ class Engine:
 
     async def _let_go(self) -> None:
         """Stop what is not ours any more: it was cancelled, or another took it."""
-        if self._held:
+        # Others may come while the database is asked.
+        held = list(self._held.values())
+        if held:
             ours = JobPart.filter(owner=self._owner, state="running")
             still = set(await ours.values_list("id", flat=True))
-            for id_ in self._held.keys() - still:
-                task = self._held[id_].task
-                if task is not None:
-                    task.cancel()
+            for one in held:
+                if one.part.id not in still and one.task is not None:
+                    one.task.cancel()
         await self._plans.let_go()
 
     # ------------------------------------------------------------------ parts

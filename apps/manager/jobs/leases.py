@@ -26,6 +26,8 @@ from hawker.apps.manager.jobs.wire import OPEN
 LEASE = 10.0
 QUEUE = "queue"
 """The owner of parts that were put into the queue."""
+LOST = "lost"
+"""The owner of those that nobody took from there in time."""
 QUEUED = 60.0
 """What is not taken from the queue in so many seconds may be lost."""
 MOST_QUEUED = 512
@@ -43,8 +45,13 @@ async def claim(owner: str, limit: int, room: int) -> list[JobPart]:
 async def claim_lost(owner: str, limit: int, room: int) -> list[JobPart]:
     """The same of what nobody has taken from the queue in time."""
     now = time.time()
-    free = Q(state="pending", owner=QUEUE, leased_until__lte=now)
-    return await _claim(free, owner, limit, room, now, recalling=False)
+    late = Q(state="pending", owner=QUEUE, leased_until__lte=now)
+    lost = Q(state="pending", owner=LOST)
+    if room <= 0 or not await _is_any(late | lost):
+        return []
+    # Whoever takes one at this very moment has it, or it is lost: never both.
+    await JobPart.filter(late).update(owner=LOST, leased_until=0.0)
+    return await _claim(lost, owner, limit, room, now, recalling=False)
 
 
 async def _claim(
@@ -104,7 +111,7 @@ async def recall() -> None:
 
 
 async def _recall() -> None:
-    queued = JobPart.filter(state="pending", owner=QUEUE)
+    queued = JobPart.filter(state="pending", owner__in=(QUEUE, LOST))
     await queued.update(owner="", leased_until=0.0)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from hawker.apps.manager import changes, models
-from hawker.apps.manager.database import Database
+from hawker.apps.manager.database import Database, transaction
 from hawker.apps.manager.jobs import engine as engines
 from hawker.apps.manager.jobs import leases, plans, work
 from hawker.apps.manager.jobs import queue as queues
@@ -94,15 +94,16 @@ class World:
     async def job(self, many: int, at_once: int) -> int:
         """One that is planned: so many parts."""
         cluster = await models.Cluster.first() or await models.Cluster.create(name="eu")
-        wanted = NewJob("preheat", ["http://origin/file"], at_once=at_once)
-        job = await Job.create(
-            kind="preheat", clusters=[cluster.id], args=args_of(wanted), state="running", actor="a"
-        )
-        rows = [
-            JobPart(job_id=job.id, number=n, url="u", cluster=cluster.id, host="h", state="pending")
-            for n in range(many)
-        ]
-        await JobPart.bulk_create(rows)
+        wanted = args_of(NewJob("preheat", ["http://origin/file"], at_once=at_once))
+        of = {"cluster": cluster.id, "host": "h", "state": "pending"}
+        # At once: one without parts has succeeded.
+        async with transaction():
+            job = await Job.create(
+                kind="preheat", clusters=[cluster.id], args=wanted, state="running", actor="a"
+            )
+            await JobPart.bulk_create(
+                [JobPart(job_id=job.id, number=n, url="u", **of) for n in range(many)]
+            )
         return int(job.id)
 
     async def over(self, job: int) -> None:
@@ -353,6 +354,29 @@ def test_messages_that_name_no_part_are_nothing(
             await world.over(await world.job(5, at_once=2))
             await until(lambda: not world.server.given[NAME] and not world.server.waiting[NAME])
         assert one.queue.messages["void"] >= len(odd)
+
+    run(tmp_path, monkeypatch, check)
+
+
+def test_what_comes_while_the_database_is_asked_is_not_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which parts are still ours was asked before."""
+
+    async def check(world: World) -> None:
+        one = world.engine()
+        gone, fresh = (
+            engines._Held(JobPart(id=n), task=asyncio.ensure_future(asyncio.sleep(DEADLINE)))
+            for n in (1, 2)
+        )
+        one._held[1] = gone
+        asking = asyncio.ensure_future(one._let_go())
+        await asyncio.sleep(0)
+        one._held[2] = fresh
+        await asking
+        assert gone.task is not None and fresh.task is not None
+        assert gone.task.cancelling() and not fresh.task.cancelling()
+        fresh.task.cancel()
 
     run(tmp_path, monkeypatch, check)
 
