@@ -37,6 +37,10 @@ MOST_POINTS = 2000
 AT_ONCE = 8
 # Managers look at different moments, so that one finds what another has written.
 SPREAD = 2.0
+# Where a manager is so many seconds late, others have gone on; a clock may have been further off.
+LATE = 60
+# What a column takes.
+MOST_BYTES = 2**63 - 1
 
 
 async def read_series(cluster: str, since: int, to: int, step: int | None, now: int) -> Series:
@@ -84,20 +88,28 @@ class Recording:
                     async with self._database.failures():
                         await self.write(int(time.time()) // FINEST * FINEST - FINEST)
                 self._failed = ""
-            except HawkerError as exc:
+            except Exception as exc:
                 if str(exc) != self._failed:
                     self._failed = str(exc)
-                    log.warning("what clusters do is not written down: %s", exc)
+                    # Only what nobody foresaw is a fault of ours; neither stops a manager.
+                    unforeseen = None if isinstance(exc, HawkerError) else exc
+                    log.warning(
+                        "what clusters do is not written down: %s", exc, exc_info=unforeseen
+                    )
 
     async def write(self, at: int) -> None:
-        """The points of all clusters for the step that begins at `at` and has just ended."""
+        """The points of all clusters for the step that begins at `at` and has just ended.
+
+        Raises:
+            Exception: one of them could not be written; the others are.
+        """
         clusters = await models.Cluster.all().values_list("id", flat=True)
         there = SeriesPoint.filter(step=FINEST, at=at)
         written = set(await there.values_list("cluster", flat=True))
-        async with asyncio.TaskGroup() as group:
-            for cluster in clusters:
-                if cluster not in written:
-                    group.create_task(self._write_one(str(cluster), at))
+        writing = [self._write_one(str(one), at) for one in clusters if one not in written]
+        for outcome in await asyncio.gather(*writing, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
 
     async def _write_one(self, cluster: str, at: int) -> None:
         try:
@@ -108,8 +120,11 @@ class Recording:
             return
         if not told:
             return
-        newest = SeriesPoint.filter(cluster=cluster, step=FINEST, at__lt=at).order_by("-at")
-        before = await newest.first()
+        newest = SeriesPoint.filter(cluster=cluster, step=FINEST, at__lte=at + LATE)
+        before = await newest.order_by("-at").first()
+        if before is not None and before.at >= at:
+            # Another manager was faster: what was moved is in its point.
+            return
         counted = None if before is None else before.sums
         origin, delivered = moved_since(counted, told)
         now = total(list(told.values()), schedulers=len(told))
@@ -123,8 +138,8 @@ class Recording:
             hosts=sum(count for state, count in now.hosts.items() if state != "away"),
             tasks=sum(now.tasks.values()),
             peers=now.peers,
-            origin_bytes=origin,
-            delivered_bytes=delivered,
+            origin_bytes=min(origin, MOST_BYTES),
+            delivered_bytes=min(delivered, MOST_BYTES),
             sums={**silent, **sums},
         )
         await SeriesPoint.bulk_create([point], ignore_conflicts=True)
@@ -185,8 +200,8 @@ async def gather(cluster: str, fine: int, coarse: int, end: int) -> None:
             hosts=fmean(row.hosts for row in rows),
             tasks=fmean(row.tasks for row in rows),
             peers=fmean(row.peers for row in rows),
-            origin_bytes=sum(row.origin_bytes for row in rows),
-            delivered_bytes=sum(row.delivered_bytes for row in rows),
+            origin_bytes=min(sum(row.origin_bytes for row in rows), MOST_BYTES),
+            delivered_bytes=min(sum(row.delivered_bytes for row in rows), MOST_BYTES),
         )
         for at, rows in steps.items()
     ]

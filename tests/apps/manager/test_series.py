@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tortoise.exceptions import OperationalError
 
-from hawker.apps.manager import models
+from hawker.apps.manager import models, series
 from hawker.apps.manager.database import Database
 from hawker.apps.manager.jobs.members import Members
 from hawker.apps.manager.points import SeriesPoint
@@ -116,6 +117,26 @@ def test_two_managers_write_each_point_once(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_who_is_late_writes_nothing_that_is_in_a_later_point(tmp_path: Path) -> None:
+    async def work(database: Database, cluster: str) -> None:
+        quick, late = Told(database), Told(database)
+        for at, sums in ((NOW, 100), (NOW + 20, 300)):
+            quick.said = {"http://one": overview(sums, sums)}
+            await quick.write(at)
+        late.said = {"http://one": overview(350, 350)}
+        await late.write(NOW + 10)
+        rows = await SeriesPoint.filter(cluster=cluster, step=10)
+        assert sum(row.origin_bytes for row in rows) == 200, "each byte is in one point"
+        # A clock that was far ahead once stops nothing.
+        await quick.write(NOW + HOUR)
+        late.said = {"http://one": overview(400, 400)}
+        await late.write(NOW + 30)
+        row = await SeriesPoint.get(cluster=cluster, step=10, at=NOW + 30)
+        assert row.origin_bytes == 100
+
+    run(tmp_path, work)
+
+
 def test_coarser_points_are_made_of_finer_ones_after_a_pause_too(tmp_path: Path) -> None:
     async def work(database: Database, cluster: str) -> None:
         recording = Told(database)
@@ -193,3 +214,53 @@ def test_what_one_says_before_it_is_known_counts_for_nothing() -> None:
     assert moved_since(None, told) == moved_since({}, told) == (0, 0)
     assert moved_since({"http://new": [1.0, 2, 2]}, told) == (3, 4)
     assert moved_since({"http://new": [0.5, 4, 4]}, told) == (5, 6)
+
+
+def test_a_database_that_fails_in_the_middle_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(series, "FINEST", 1)
+    monkeypatch.setattr(series, "SPREAD", 0.0)
+    asked = asyncio.Event()
+
+    class Failing(Told):
+        async def _ask(self, cluster: str) -> tuple[Sequence[str], dict[str, ClusterOverview]]:
+            if asked.is_set():
+                return await super()._ask(cluster)
+            asked.set()
+            raise OperationalError("the server closed the connection")
+
+    async def work(database: Database, cluster: str) -> None:
+        recording = Failing(database)
+        recording.said = {"http://one": overview(1, 2)}
+        running = asyncio.ensure_future(recording.run())
+        try:
+            async with asyncio.timeout(20):
+                while not await SeriesPoint.exists():
+                    assert not running.done(), running.exception()
+                    await asyncio.sleep(0.05)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert "the server closed the connection" in caplog.text
+
+    run(tmp_path, work)
+
+
+def test_a_scheduler_may_say_anything(tmp_path: Path) -> None:
+    async def work(database: Database, cluster: str) -> None:
+        recording = Told(database)
+        recording.said = {"http://one": overview(-5, 0), "http://two": overview(1, 1)}
+        await recording.write(NOW)
+        recording.said = {url: overview(2**63 - 1, 2**64 - 1) for url in recording.said}
+        await recording.write(NOW + 10)
+        recording.said["http://two"] = overview(1, 1)
+        await recording.write(NOW + 20)
+        told = await read_series(cluster, NOW, NOW + 100, None, NOW + 100)
+        assert [point.at - NOW for point in told.points] == [0, 10, 20]
+        minutes = range(60, 130, 10)
+        for at in minutes:
+            await recording.write(NOW + at)
+        assert await SeriesPoint.filter(cluster=cluster, step=60).exists()
+
+    run(tmp_path, work)
