@@ -57,8 +57,8 @@ class HostAnnouncement(msgspec.Struct, frozen=True, omit_defaults=True):
 class Announced(msgspec.Struct, frozen=True, omit_defaults=True):
     """The scheduler's answer to an announcement.
 
-    A new `epoch` means that the scheduler started anew: register again. `tenants` are those that
-    have quotas.
+    A new `epoch` means that the scheduler knows nothing of the host: register again. `tenants` are
+    those that have quotas.
     """
 
     epoch: str

@@ -210,12 +210,16 @@ class SchedulerRole(Role):
         announcement = msgspec.structs.replace(announcement, url=url)
         await self._act(lambda now: self.core.announce(host, announcement, now))
         answer = Announced(
-            self.epoch,
+            self._epoch_of(host),
             ANNOUNCE_AFTER,
             self.core.report_after_ms(host),
             self.core.tenants.accounts.limits,
         )
         return json_response(answer)
+
+    def _epoch_of(self, host: str) -> str:
+        """One that was away for so long that it was forgotten is to tell all it has again."""
+        return f"{self.epoch}-{self.core.met(host)}"
 
     async def _leave(self, request: Request) -> Response:
         await self._drop(await self._host(request, "announce"))
@@ -277,7 +281,7 @@ class SchedulerRole(Role):
         batch = decode_batch(await read_body(request, MAX_BODY))
         own = await self._act(lambda now: self._take(host, batch, now), answer_to=host)
         answer = ReportAnswer(
-            epoch=self.epoch,
+            epoch=self._epoch_of(host),
             accepted=self._sequences[host].accepted,
             report_after_ms=self.core.report_after_ms(host),
             decisions=[msgspec.Raw(encode(decision)) for decision in own],

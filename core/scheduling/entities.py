@@ -48,10 +48,12 @@ class LeaseRecord(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """A daemon. `evidence` holds (accuser, time) of failures as a parent."""
+    """A daemon, `met` when so many others had gone. `evidence` holds (accuser, time) of failures as
+    a parent."""
 
     id: str
     announcement: HostAnnouncement
+    met: int = 0
     machine: Machine = field(default_factory=lambda: Machine("host", HOST, "new"))
     away_since: float = 0.0
     tasks: set[str] = field(default_factory=set)

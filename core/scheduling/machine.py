@@ -83,6 +83,7 @@ class Scheduler:
             self._board, self._generations, self._leases, self._recall
         )
         self.tenants = Tenants(self._board, self._recall, tenants or {})
+        self._gone = 0
         self._away: set[str] = set()
         # When each host announced itself that has no decision stream, the longest silent first.
         self._unopened: dict[str, float] = {}
@@ -102,7 +103,7 @@ class Scheduler:
                     f"this scheduler has {MAX_HOSTS} hosts and takes no more",
                     hint="add a scheduler, or make a new cluster key if these are not your hosts",
                 )
-            known = self._board.hosts[host] = Host(host, announcement)
+            known = self._board.hosts[host] = Host(host, announcement, self._gone)
         elif known.announcement.boot != announcement.boot:
             # Another life of the same host: what it was doing is over, and what was said of it.
             self._forget_tasks(known, now)
@@ -159,6 +160,7 @@ class Scheduler:
         self._forget_tasks(known, now)
         self.tenants.gone(host, now)
         del self._board.hosts[host]
+        self._gone += 1
 
     def _forget_tasks(self, host: Host, now: float) -> None:
         for name in list(host.tasks):
@@ -465,6 +467,14 @@ class Scheduler:
     def overview(self, now: float, tenant: str | None = None) -> Overview:
         """What there is to do, of one tenant or of all; takes as much time."""
         return overview_of(self._board, now, tenant)
+
+    def met(self, host: str) -> int:
+        """Another number each time that the host is met anew: nothing is known of it then.
+
+        Raises:
+            NotFound: the host never announced itself.
+        """
+        return self._board.host(host).met
 
     def report_after_ms(self, host: str) -> int:
         """How long a host should collect reports: the more hosts, the longer."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -162,6 +165,79 @@ def test_a_killed_host_s_place_is_another_s(cluster: Cluster, origin: Origin) ->
         doomed.kill()
         assert waits.result() == ("ok", b"content")
         assert lost.exception() is not None
+
+
+class Relay:
+    """Passes connections on to a scheduler, until it is cut."""
+
+    def __init__(self, scheduler: Daemon) -> None:
+        self._port = int(scheduler.port)
+        self._cut = False
+        self._ends: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                ends = [self._server.accept()[0]]
+                if not self._cut:
+                    ends.append(socket.create_connection(("127.0.0.1", self._port)))
+                    for pair in (ends, ends[::-1]):
+                        threading.Thread(target=self._pass, args=pair, daemon=True).start()
+                    self._ends += ends
+                else:
+                    ends[0].close()
+
+    @staticmethod
+    def _pass(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        self._cut = True
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._cut = False
+
+    def close(self) -> None:
+        self.cut()
+        self._server.close()
+
+
+def test_a_host_that_was_cut_off_for_long_tells_again_what_it_uses(
+    cluster: Cluster, hostile: HostileOrigin
+) -> None:
+    """The scheduler has forgotten it, and is the same one as before."""
+    cluster.make_key()
+    scheduler = cluster.scheduler("scheduler", *limits(cluster, concurrent_downloads=1))
+    scheduler.wait_ready()
+    relay = Relay(scheduler)
+    peer = cluster.peer_of([relay.url], "peer")
+    peer.wait_ready()
+    # Nothing comes, so that nothing is new meanwhile.
+    url = hostile.put("/silent", lambda _: time.sleep(60))
+    with ThreadPoolExecutor() as pool:
+        lost = pool.submit(ask, peer, url)
+        wait_for(lambda: used(cluster, scheduler)["concurrent_downloads"] == 1, "it runs")
+        wait_for(lambda: hostile.requests("/silent") == 1, "the origin is asked")
+        relay.cut()
+        wait_for(lambda: not cluster.view(scheduler.url, "hosts"), "the scheduler forgot it", 15)
+        relay.mend()
+        wait_for(lambda: used(cluster, scheduler)["concurrent_downloads"] == 1, "it is told", 15)
+        [host] = cluster.view(scheduler.url, "hosts")
+        assert host["tasks"] == 1
+        peer.kill()
+        assert lost.exception() is not None
+    relay.close()
 
 
 def test_a_peer_alone_keeps_to_its_own_settings(cluster: Cluster, origin: Origin) -> None:
