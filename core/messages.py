@@ -329,7 +329,8 @@ class Usage(Report, frozen=True, kw_only=True, tag="usage", omit_defaults=True):
     `life` is one run of the host's process. `downloads` are at work, and got `rate` bytes per
     second lately, of the `bandwidth` that was this host's part then. `read_bytes` came from origins
     within the period of that number, in this life.
-    `idle` is the content that may be evicted, the longest unused first, not necessarily all.
+    `idle` is the content that may be evicted, the longest unused first, not necessarily all, and
+    `idle_bytes` are those of all.
     `kept` repeats an allowance's `keep` that was kept to as far as was possible. `moved`: another
     scheduler decided before, `left`: another one does from now on.
     """
@@ -344,6 +345,7 @@ class Usage(Report, frozen=True, kw_only=True, tag="usage", omit_defaults=True):
     read_bytes: Size = 0
     stored_bytes: Size = 0
     idle: Annotated[list[Idle], msgspec.Meta(max_length=1024)] = []
+    idle_bytes: Size = 0
     kept: Size | None = None
     moved: bool = False
     left: bool = False

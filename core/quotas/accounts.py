@@ -10,89 +10,33 @@ was read from origins by hosts that are gone must be remembered (`Spent`). Times
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from itertools import count
 
 import msgspec
 
-from hawker.core.errors import BadRequest
 from hawker.core.limits import Limits, TenantUsage
-from hawker.core.messages import Allowance, Claim, Refusal, Usage
+from hawker.core.messages import Allowance, Claim, Usage
+from hawker.core.quotas.book import Book
 from hawker.core.quotas.shares import Demand, divide
+from hawker.core.quotas.spent import Spent
 
 # Hosts leave one scheduler for another within some 0.5 s, and tell it at once what they have.
 MOVING = 2.0
 # How often bandwidth is divided anew by what hosts made of their parts, and how long they have to
 # show that.
 DIVIDE_EVERY = 3.0
+# Whenever bandwidth is divided all hosts that download are told: where they are more than so many
+# each of them makes the next time later by so much, and so many are told at once.
+FEW = 256
+LATER_SECONDS = 5e-4
 # A part that changes by less is left as it is, where it is not more than there is.
 SLIGHT = 0.02
-# A bound on what holders of the cluster's key can make a scheduler remember.
-MAX_READS = 1 << 17
-
-
-class Spent(msgspec.Struct, frozen=True):
-    """Bytes that a host read from origins for a tenant, in one life and one period, which `ends`
-    then (seconds since 1970)."""
-
-    tenant: str
-    host: str
-    life: str
-    period: int
-    bytes: int
-    ends: float
-
-
-@dataclass(slots=True)
-class _Standing:
-    """A host's part in a tenant: its last usage, and what it was told; `arrived` has the turn of
-    each claim that waits."""
-
-    usage: Usage
-    granted: set[int] = field(default_factory=set)
-    refused: dict[int, Refusal] = field(default_factory=dict)
-    arrived: dict[int, int] = field(default_factory=dict)
-    share: int = 0
-    shared_at: float = 0.0
-    keep: int | None = None
-
-    def shown(self, now: float) -> bool:
-        """It had time to show what it makes of its part."""
-        return now - self.shared_at >= DIVIDE_EVERY
-
-    def has(self, claim: Claim) -> bool:
-        return claim.number in self.granted
-
-    def claimed(self, kind: str) -> int:
-        """What it was granted of this kind and has not used yet."""
-        return sum(c.size for c in self.usage.claims if c.kind == kind and self.has(c))
-
-    @property
-    def waiting(self) -> list[Claim]:
-        return [claim for claim in self.usage.claims if claim.number in self.arrived]
-
-
-@dataclass(slots=True)
-class _Book:
-    """One tenant; `reads` are (period, bytes) by host and life."""
-
-    name: str
-    limits: Limits
-    standings: dict[str, _Standing] = field(default_factory=dict)
-    reads: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
-    settles_at: float = 0.0
-    divided_at: float = 0.0
-    refused: int = 0
-
-    def forget_reads(self, before: int) -> None:
-        """What was read in earlier periods counts no more."""
-        old = [key for key, (period, _) in self.reads.items() if period < before]
-        for key in old:
-            del self.reads[key]
-
-    def read_bytes(self, period: int) -> int:
-        return sum(size for known, size in self.reads.values() if known == period)
+# A tick looks at so many tenants for which nothing waits, of more at all within so many ticks.
+LOOKED_AT = 256
+TICKS = 8
+# So many claims of room are looked at together: where one has to wait, so do all behind it.
+ROOMS = 16
 
 
 class Accounts:
@@ -103,12 +47,15 @@ class Accounts:
 
     def __init__(self, limits: Mapping[str, Limits]) -> None:
         self.waiting = False
-        self._books: dict[str, _Book] = {}
-        self._turn = count()
-        self._revision = count(1)
+        self._books: dict[str, Book] = {}
+        # Those for which something waits, and those that are looked at by the next ticks.
+        self._undecided: dict[str, None] = {}
+        self._unseen: list[str] = []
+        self._revision = itertools.count(1)
         self._changed: dict[tuple[str, str], None] = {}
+        self._shared: dict[tuple[str, str], None] = {}
         self._unsaved: dict[tuple[str, str, str], Spent] = {}
-        self._remembered: dict[str, dict[tuple[str, str], tuple[int, int]]] = {}
+        self._remembered: dict[str, dict[tuple[str, str], Spent]] = {}
         self.limit(limits)
 
     # ------------------------------------------------------------------ limits
@@ -126,12 +73,26 @@ class Accounts:
                 if self._known(name) != wanted.get(name)}  # fmt: skip
         for name in news:
             if name not in wanted:
-                del self._books[name]
+                # They may be set again before the period is over.
+                self._remember(self._books.pop(name).spent())
             elif name in self._books:
                 self._books[name].limits = wanted[name]
+                self._undecided[name] = None
             else:
-                self._books[name] = _Book(name, wanted[name])
-                self._books[name].reads.update(self._remembered.pop(name, {}))
+                book = self._books[name] = Book(name, wanted[name])
+                for row in self._remembered.pop(name, {}).values():
+                    book.restore(row)
+        return news
+
+    def _remember(self, spent: Iterable[Spent]) -> list[Spent]:
+        """What was read for tenants that have no quotas now; returns what was news."""
+        news = []
+        for row in spent:
+            known = self._remembered.setdefault(row.tenant, {})
+            before = known.get((row.host, row.life))
+            if before is None or (before.ends, before.bytes) < (row.ends, row.bytes):
+                known[row.host, row.life] = row
+                news.append(row)
         return news
 
     def _known(self, tenant: str) -> Limits | None:
@@ -145,182 +106,151 @@ class Accounts:
         book = self._books.get(usage.tenant)
         if book is None:
             return
-        self._count_reads(book, host, usage)
+        self._advance(book, wall)
+        if (spent := book.count(host, usage)) is not None:
+            self._unsaved[book.name, host, usage.life] = spent
         if usage.left:
-            if book.standings.pop(host, None) is not None:
-                self._decide(book, now, wall, divide_anew=True)
+            self._leave(book, host, now, wall)
             return
-        standing = book.standings.get(host)
-        if standing is None or standing.usage.life != usage.life:
-            # Whoever decided before has given it that.
-            standing = book.standings[host] = _Standing(usage, share=usage.bandwidth, shared_at=now)
-        standing.usage = usage
-        numbers = {claim.number for claim in usage.claims}
-        # What it was granted by an earlier life of this scheduler, or by another one, it has.
-        standing.granted = (standing.granted & numbers) | {
-            claim.number for claim in usage.claims if claim.granted
-        }
-        standing.refused = {n: r for n, r in standing.refused.items() if n in numbers}
-        told = standing.granted | standing.refused.keys()
-        standing.arrived = {
-            number: standing.arrived.get(number, -1) for number in sorted(numbers - told)
-        }
-        for number, turn in standing.arrived.items():
-            if turn < 0:
-                standing.arrived[number] = next(self._turn)
-        if usage.kept is not None and usage.kept == standing.keep:
-            standing.keep = None
+        standing = book.enter(host, usage, now)
         if usage.moved:
             book.settles_at = now + MOVING
-        self._decide(book, now, wall, divide_anew=bool(usage.downloads) != bool(standing.share))
-
-    def _count_reads(self, book: _Book, host: str, usage: Usage) -> None:
-        key, reads = (host, usage.life), (usage.period, usage.read_bytes)
-        if not usage.read_bytes or book.reads.get(key, (0, 0)) >= reads:
-            return
-        if key not in book.reads and len(book.reads) >= MAX_READS:
-            raise BadRequest(f"more than {MAX_READS} lives of hosts read for {book.name!r}")
-        book.reads[key] = reads
-        self._unsaved[book.name, host, usage.life] = _spent(book, key, reads)
+        if bool(usage.downloads) != bool(standing.share):
+            book.undivided = True
+        self._decide(book, now, wall)
 
     def gone(self, host: str, now: float, wall: float) -> None:
         """The host is not in the cluster any more; what it read counts on."""
         for book in self._books.values():
-            if book.standings.pop(host, None) is not None:
-                self._decide(book, now, wall, divide_anew=True)
+            self._leave(book, host, now, wall)
+
+    def _leave(self, book: Book, host: str, now: float, wall: float) -> None:
+        if book.leave(host):
+            book.undivided = True
+            self._decide(book, now, wall)
 
     def tick(self, now: float, wall: float) -> None:
         """Time passes: what waited may have its turn, and bandwidth is divided by what is used."""
-        for book in self._books.values():
-            book.forget_reads(book.limits.period(wall))
+        due, self._undecided = self._undecided, {}
+        if not self._unseen:
+            self._unseen = list(self._books)
+        part = max(LOOKED_AT, len(self._books) // TICKS)
+        seen, self._unseen = self._unseen[:part], self._unseen[part:]
+        for name in {**due, **dict.fromkeys(seen)}:
+            book = self._books.get(name)
+            if book is None:
+                continue
+            self._advance(book, wall)
             if book.standings:
-                anew = now - book.divided_at >= DIVIDE_EVERY
-                self._decide(book, now, wall, divide_anew=anew)
+                if now - book.divided_at >= DIVIDE_EVERY and book.busy:
+                    book.undivided = True
+                self._decide(book, now, wall)
+
+    def _advance(self, book: Book, wall: float) -> None:
+        for row in book.advance(wall):
+            self._unsaved[row.tenant, row.host, row.life] = row
 
     # ------------------------------------------------------------------ deciding
 
-    def _decide(self, book: _Book, now: float, wall: float, *, divide_anew: bool) -> None:
-        if self.waiting or now < book.settles_at:
-            return
-        queue = sorted(
-            (turn, host, number)
-            for host, standing in book.standings.items()
-            for number, turn in standing.arrived.items()
-        )
-        short = 0
-        for _, host, number in queue:
-            standing = book.standings[host]
-            claim = next(c for c in standing.usage.claims if c.number == number)
-            if claim.kind == "place":
-                self._give_place(book, host, claim)
-            elif claim.kind == "read":
-                self._give_read(book, host, claim, wall)
-            else:
-                # In turn: a small one that came later would take the room of a large one.
-                short = short or self._give_room(book, host, claim)
-        self._make_room(book, short)
-        if divide_anew:
-            self._divide(book, now)
+    def _decide(self, book: Book, now: float, wall: float) -> None:
+        """Answer what can be answered."""
+        settled = not self.waiting and now >= book.settles_at
+        if settled:
+            self._give_places(book)
+            self._give_reads(book, wall)
+            self._make_room(book, self._give_room(book))
+            few = len(book.busy) <= FEW
+            if book.undivided and (few or now - book.divided_at >= LATER_SECONDS * len(book.busy)):
+                self._divide(book, now)
+        if book.undivided or any(book.queues.values()):
+            self._undecided[book.name] = None
 
-    def _give_place(self, book: _Book, host: str, claim: Claim) -> None:
+    def _give_places(self, book: Book) -> None:
         limit = book.limits.concurrent_downloads
-        taken = sum(standing.claimed("place") for standing in book.standings.values())
-        if limit is None or taken + claim.size <= limit:
-            self._grant(book, host, claim)
+        free = None if limit is None else max(0, limit - book.claimed["place"])
+        for host, claim in book.waiting("place", free):
+            if limit is None or book.claimed["place"] + claim.size <= limit:
+                self._grant(book, host, claim)
 
-    def _give_read(self, book: _Book, host: str, claim: Claim, wall: float) -> None:
+    def _give_reads(self, book: Book, wall: float) -> None:
         limit = book.limits.origin_bytes
-        read = book.read_bytes(book.limits.period(wall))
-        claimed = sum(standing.claimed("read") for standing in book.standings.values())
-        if limit is None or read + claimed + claim.size <= limit:
-            self._grant(book, host, claim)
-        else:
-            self._refuse(book, host, claim, book.limits.until_next(wall))
+        for host, claim in book.waiting("read"):
+            if limit is None or book.read_bytes + book.claimed["read"] + claim.size <= limit:
+                self._grant(book, host, claim)
+            else:
+                self._refuse(book, host, claim, book.limits.until_next(wall))
 
-    def _give_room(self, book: _Book, host: str, claim: Claim) -> int:
-        """How many bytes have to be evicted before there is room for it."""
+    def _give_room(self, book: Book) -> int:
+        """How many bytes have to be evicted before there is room for the next claim of some: a
+        small one that came later would take the room of a large one."""
         limit = book.limits.stored_bytes
-        excess = 0 if limit is None else self._occupied(book) + claim.size - limit
-        if excess <= 0:
-            self._grant(book, host, claim)
-            return 0
-        idle = sum(i.size for s in book.standings.values() for i in s.usage.idle)
-        if idle < excess:
-            self._refuse(book, host, claim, None)
-            return 0
-        return excess
+        while some := book.waiting("room", ROOMS):
+            for host, claim in some:
+                excess = 0 if limit is None else book.occupied + claim.size - limit
+                if excess <= 0:
+                    self._grant(book, host, claim)
+                elif book.idle < excess:
+                    self._refuse(book, host, claim, None)
+                else:
+                    return excess
+        return 0
 
-    def _occupied(self, book: _Book) -> int:
-        return sum(s.usage.stored_bytes + s.claimed("room") for s in book.standings.values())
-
-    def _make_room(self, book: _Book, short: int) -> None:
+    def _make_room(self, book: Book, short: int) -> None:
         """Have the tenant's content evicted that was unused for longest, on whatever host it is."""
         limit = book.limits.stored_bytes
-        if limit is None or any(s.keep is not None for s in book.standings.values()):
+        if limit is None or book.keeping:
             return
-        short = max(short, self._occupied(book) - limit)
-        if short <= 0:
-            return
-        idle = sorted(
-            (entry.used, host, entry.size)
-            for host, standing in book.standings.items()
-            for entry in standing.usage.idle
-        )
-        for _, host, size in idle:
-            if short <= 0:
-                break
-            standing = book.standings[host]
-            before = standing.usage.stored_bytes if standing.keep is None else standing.keep
-            standing.keep = max(0, before - size)
-            short -= size
+        for host in book.evict(max(short, book.occupied - limit)):
             self._touch(book, host)
 
-    def _divide(self, book: _Book, now: float) -> None:
-        book.divided_at = now
+    def _divide(self, book: Book, now: float) -> None:
+        book.divided_at, book.undivided = now, False
         total = book.limits.bandwidth
-        for host, standing in book.standings.items():
+        for host in list(book.busy):
+            standing = book.standings[host]
             if standing.share and (total is None or not standing.usage.downloads):
                 standing.share = 0
+                book.mind(host, standing)
                 self._touch(book, host)
         if total is None:
             return
-        demands = {
-            host: Demand(s.usage.downloads, s.usage.rate, s.share if s.shown(now) else 0)
-            for host, s in book.standings.items()
-            if s.usage.downloads
-        }
+        demands = {}
+        for host in book.busy:
+            s = book.standings[host]
+            known = s.share if now - s.shared_at >= DIVIDE_EVERY else 0
+            demands[host] = Demand(s.usage.downloads, s.usage.rate, known)
         shares = divide(total, demands)
         old = {host: book.standings[host].share for host in shares}
         slight = all(abs(shares[host] - old[host]) <= SLIGHT * old[host] for host in shares)
         if slight and sum(old.values()) <= total:
             return
-        for host, share in shares.items():
-            if share != old[host]:
-                book.standings[host].share = share
+        # Who is to be slower is told before who may be faster.
+        for host in sorted(shares, key=lambda host: shares[host] >= old[host]):
+            if shares[host] != old[host]:
+                book.standings[host].share = shares[host]
                 book.standings[host].shared_at = now
-                self._touch(book, host)
+                self._shared[book.name, host] = None
 
-    def _grant(self, book: _Book, host: str, claim: Claim) -> None:
-        standing = book.standings[host]
-        del standing.arrived[claim.number]
-        standing.granted.add(claim.number)
+    def _grant(self, book: Book, host: str, claim: Claim) -> None:
+        book.grant(host, claim)
         self._touch(book, host)
 
-    def _refuse(self, book: _Book, host: str, claim: Claim, after: float | None) -> None:
-        standing = book.standings[host]
-        del standing.arrived[claim.number]
-        standing.refused[claim.number] = Refusal(claim.number, after)
-        book.refused += 1
+    def _refuse(self, book: Book, host: str, claim: Claim, after: float | None) -> None:
+        book.refuse(host, claim, after)
         self._touch(book, host)
 
     # ------------------------------------------------------------------ what hosts are told
 
-    def _touch(self, book: _Book, host: str) -> None:
+    def _touch(self, book: Book, host: str) -> None:
         self._changed[book.name, host] = None
 
     def take_changed(self) -> list[tuple[str, Allowance]]:
-        """Each host for which something changed since the last call, with its record."""
+        """Hosts for which something changed since the last call, with their records; of many that
+        only have another part of the bandwidth, the others come with the next calls."""
         changed, self._changed = self._changed, {}
+        for key in list(itertools.islice(self._shared, FEW)):
+            del self._shared[key]
+            changed[key] = None
         return [(host, self.record(host, tenant)) for tenant, host in changed]
 
     def record(self, host: str, tenant: str) -> Allowance:
@@ -367,41 +297,32 @@ class Accounts:
         what was news."""
         news = []
         for row in spent:
-            key, reads = (row.host, row.life), (row.period, row.bytes)
             book = self._books.get(row.tenant)
-            known = self._remembered.setdefault(row.tenant, {}) if book is None else book.reads
-            if known.get(key, (0, 0)) < reads:
-                known[key] = reads
+            if book is None:
+                news += self._remember([row])
+            elif book.restore(row):
                 news.append(row)
         return news
 
     def spent(self) -> list[Spent]:
         """All that was read, as far as it counts still."""
-        return [
-            _spent(book, key, reads) for book in self._books.values()
-            for key, reads in book.reads.items()
-        ]  # fmt: skip
+        return [row for book in self._books.values() for row in book.spent()]
 
     def usage(self, wall: float) -> list[TenantUsage]:
         """How each tenant with quotas stands."""
         return [self._usage_of(book, wall) for book in self._books.values()]
 
-    def _usage_of(self, book: _Book, wall: float) -> TenantUsage:
-        standings = book.standings.values()
+    def _usage_of(self, book: Book, wall: float) -> TenantUsage:
+        self._advance(book, wall)
         return TenantUsage(
             tenant=book.name,
             limits=book.limits,
-            decides=bool(standings),
-            stored_bytes=sum(s.usage.stored_bytes for s in standings),
-            bandwidth=sum(s.usage.rate for s in standings),
-            concurrent_downloads=sum(s.claimed("place") for s in standings),
-            waiting=sum(c.kind == "place" for s in standings for c in s.waiting),
-            origin_bytes=book.read_bytes(book.limits.period(wall)),
+            decides=bool(book.standings),
+            stored_bytes=book.stored,
+            bandwidth=sum(book.standings[host].usage.rate for host in book.busy),
+            concurrent_downloads=book.claimed["place"],
+            waiting=len(book.queues["place"]),
+            origin_bytes=book.read_bytes,
             period_ends=wall + book.limits.until_next(wall),
             refused=book.refused,
         )
-
-
-def _spent(book: _Book, key: tuple[str, str], reads: tuple[int, int]) -> Spent:
-    ends = float((reads[0] + 1) * book.limits.origin_period)
-    return Spent(book.name, *key, *reads, ends)

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -92,6 +92,7 @@ class Store:
         self._used_by: Counter[str] = Counter()
         self._next_number = recovered.next_number
         self._entries: dict[str, dict[str, Entry]] = {}
+        self._of: defaultdict[str, dict[int, Entry]] = defaultdict(dict)
         self._creating = asyncio.Lock()
         self._erasing: set[asyncio.Future[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -179,23 +180,22 @@ class Store:
         """Those of the used bytes that are of a tenant's content."""
         return self._used_by[tenant]
 
-    def idle_of(self, tenant: str) -> list[Stored]:
-        """The tenant's content that nobody uses, the longest unused first; not necessarily all."""
-        mine = (
-            Stored(entry.number, entry.reserved, entry.used, entry.in_use)
-            for entry in self.entries()
-            if entry.spec.tenant == tenant and not entry.in_use
-        )
-        return heapq.nsmallest(_IDLE, mine, key=lambda stored: (stored.used, stored.number))
+    def idle_of(self, tenant: str) -> tuple[list[Stored], int]:
+        """The tenant's content that nobody uses, the longest unused first, not necessarily all;
+        and the bytes of all of it."""
+        idle = [entry for entry in self._of[tenant].values() if not entry.in_use]
+        first = heapq.nsmallest(_IDLE, idle, key=lambda entry: (entry.used, entry.number))
+        told = [Stored(entry.number, entry.reserved, entry.used, False) for entry in first]
+        return told, sum(entry.reserved for entry in idle)
 
     async def evict_of(self, tenant: str, keep: int) -> None:
         """Evict what of the tenant's content was unused for longest, until no more than `keep`
         bytes are left of it, or only what is in use."""
         while (excess := self._used_by[tenant] - keep) > 0:
-            victims = choose(self.idle_of(tenant), excess, -math.inf)
-            numbers = victims.victims or [idle.number for idle in self.idle_of(tenant)]
-            if not numbers:
+            idle, _ = self.idle_of(tenant)
+            if not idle:
                 return
+            numbers = choose(idle, excess, -math.inf).victims or [each.number for each in idle]
             await self._erased(self._evict(numbers))
 
     def get(self, task: str, generation: str) -> Entry | None:
@@ -244,11 +244,14 @@ class Store:
         if known is not None:
             return known
         # Before the lock: others need not wait while hosts make room for this tenant.
-        async with self._room_of(spec.tenant, size), self._creating:
+        async with self._room_of(spec.tenant, size) as claim, self._creating:
             known = self.get(task, generation)
             if known is not None:
                 return known
             erasing = self._reserve(spec.tenant, size, f"task {task[:12]}")
+            if claim is not None:
+                # From now on it counts as stored; both would be too much.
+                claim.release()
             now = self.clock()
             name = Name.new(task, generation)
             row = Row(self._number(), name, spec, layout, now, now, self.boot, modified=modified)
@@ -331,15 +334,15 @@ class Store:
         self._used_by[tenant] += size
 
     @contextlib.asynccontextmanager
-    async def _room_of(self, tenant: str, size: int) -> AsyncIterator[None]:
+    async def _room_of(self, tenant: str, size: int) -> AsyncIterator[RoomClaim | None]:
         """Room of the tenant's quota, until it is taken; raises OverQuota."""
         claim = None if self.rooms is None else self.rooms.claim_room(tenant, size)
         if claim is None:
-            yield
+            yield None
             return
         try:
             await claim.answer
-            yield
+            yield claim
         finally:
             claim.release()
 
@@ -420,6 +423,7 @@ class Store:
         own = self._entries.get(entry.task, {})
         if own.get(entry.generation) is not entry:
             return []
+        del self._of[entry.spec.tenant][entry.number]
         del own[entry.generation]
         if not own:
             del self._entries[entry.task]
@@ -464,6 +468,7 @@ class Store:
 
     def _add(self, entry: Entry) -> None:
         self._entries.setdefault(entry.task, {})[entry.generation] = entry
+        self._of[entry.spec.tenant][entry.number] = entry
 
     def _number(self) -> int:
         number, self._next_number = self._next_number, self._next_number + 1

@@ -65,9 +65,9 @@ class Tenant:
     """What this host uses of one tenant's quotas, and may.
 
     `received` and `delivered` are bytes of its downloads since the start; `read_bytes` came from
-    origins within `period`; `kept` is an allowance's `keep` that was kept to, to be told. `home` is
-    who decides (None: this host), which told the allowance with `revision` last; `changed` fires
-    when what it may use is another.
+    origins within `period`, of `length` seconds; `kept` is an allowance's `keep` that was kept to,
+    to be told. `home` is who decides (None: this host), which told the allowance with `revision`
+    last; `changed` fires when what it may use is another.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Tenant:
     received: int = 0
     delivered: int = 0
     period: int = 0
+    length: int = 0
     read_bytes: int = 0
     kept: int | None = None
     home: Link | None = None
@@ -117,10 +118,21 @@ class Tenant:
 
     def count_read(self, size: int, wall: float) -> None:
         """Bytes came from an origin."""
-        period = 0 if self.limits is None else self.limits.period(wall)
-        if period != self.period:
+        if self.limits is None:
+            return
+        self.turn(wall)
+        if (period := self.limits.period(wall)) != self.period:
             self.period, self.read_bytes = period, 0
         self.read_bytes += size
+
+    def turn(self, wall: float) -> None:
+        """Where periods are of another length than before, what was read in this one before
+        counts on."""
+        if self.limits is None or self.limits.origin_period == self.length:
+            return
+        if self.length and int(wall // self.length) == self.period:
+            self.period = self.limits.period(wall)
+        self.length = self.limits.origin_period
 
     def rate(self, now: float) -> int:
         """Bytes per second that its downloads got lately."""
@@ -333,7 +345,8 @@ class Accounting:
             if former is not None:
                 former.report(msgspec.structs.replace(usage, left=True))
         if usage != tenant.told:
-            tenant.told = usage
+            # Nor is what was kept to news again; it may be asked for once more.
+            tenant.told = msgspec.structs.replace(usage, kept=None)
             self._tell(link, msgspec.structs.replace(usage, moved=tenant.moved))
             tenant.moved, tenant.kept = False, None
 
@@ -350,7 +363,8 @@ class Accounting:
 
     def _usage(self, tenant: Tenant, now: float) -> Usage:
         stores = tenant.limits is not None and tenant.limits.stored_bytes is not None
-        idle = self._store.idle_of(tenant.name) if stores else []
+        idle, idle_bytes = self._store.idle_of(tenant.name) if stores else ([], 0)
+        tenant.turn(self.wall())
         lingers = now - tenant.ended_at < LINGER
         return Usage(
             task="",
@@ -364,5 +378,6 @@ class Accounting:
             read_bytes=tenant.read_bytes,
             stored_bytes=self._store.used_by(tenant.name),
             idle=[Idle(entry.used, entry.size) for entry in idle],
+            idle_bytes=idle_bytes,
             kept=tenant.kept,
         )

@@ -3,9 +3,14 @@ what there is they get."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +41,7 @@ class FakeHost:
     kept: int | None = None
     told: Allowance | None = None
     moved: bool = False
+    told_idle: int = 64
 
     def usage(self) -> Usage:
         return Usage(
@@ -46,7 +52,8 @@ class FakeHost:
             period=int(WALL // PERIOD),
             read_bytes=self.read,
             stored_bytes=sum(size for _, size in self.stored),
-            idle=[Idle(used, size) for used, size in sorted(self.stored)],
+            idle=[Idle(used, size) for used, size in sorted(self.stored)[: self.told_idle]],
+            idle_bytes=sum(size for _, size in self.stored),
             kept=self.kept,
             moved=self.moved,
         )
@@ -250,7 +257,7 @@ def test_the_longest_unused_content_of_all_hosts_is_evicted_first() -> None:
 def test_what_is_in_use_is_not_evicted_and_what_does_not_fit_is_refused_at_once() -> None:
     play = Play()
     play.hosts["h0"].stored = [(10, 900)]
-    busy = msgspec.structs.replace(play.hosts["h0"].usage(), idle=[])
+    busy = msgspec.structs.replace(play.hosts["h0"].usage(), idle=[], idle_bytes=0)
     play.accounts.take("h0", busy, 0.0, WALL)
     number = play.claim("h1", "room", 200)
     told = dict(play.accounts.take_changed())["h1"]
@@ -341,3 +348,83 @@ def _granted(play: Play, name: str, kind: ClaimKind, size: int) -> int:
     play.pass_on()
     assert number in {c.number for c in play.hosts[name].granted(kind)}
     return number
+
+
+def test_a_longer_period_does_not_leave_what_is_read_uncounted() -> None:
+    """The numbers of its periods are smaller than those of before."""
+    play = Play()
+    play.say("h0")
+    first = play.claim("h0", "read", 400)
+    play.pass_on()
+    play.use("h0", first)
+    longer = msgspec.structs.replace(LIMITS, origin_period=10 * PERIOD)
+    play.accounts.limit({"acme": longer})
+    usage = msgspec.structs.replace(
+        play.hosts["h0"].usage(), period=int(WALL // (10 * PERIOD)), read_bytes=BUDGET
+    )
+    play.accounts.take("h0", usage, play.now, WALL)
+    [standing] = play.accounts.usage(WALL)
+    assert standing.origin_bytes >= BUDGET
+
+
+def test_quotas_that_are_taken_away_and_set_again_are_not_new_ones() -> None:
+    play = Play()
+    number = play.claim("h0", "read", 400)
+    play.pass_on()
+    play.use("h0", number)
+    play.accounts.limit({})
+    play.accounts.limit({"acme": LIMITS})
+    [standing] = play.accounts.usage(WALL)
+    assert standing.origin_bytes == 400
+
+
+def test_many_small_entries_make_room_for_a_large_one() -> None:
+    """A host tells some of what it could evict, and how much it is in all."""
+    play = Play(1)
+    host = play.hosts["h0"]
+    host.stored = [(float(n), 10) for n in range(100)]
+    host.told_idle = 5
+    number = play.claim("h0", "room", 800)
+    play.pass_on()
+    assert number in {claim.number for claim in host.granted("room")}
+    assert [used for used, _ in host.stored] == [float(n) for n in range(80, 100)]
+    play.claim("h0", "room", 1001)
+    play.pass_on()
+    assert len(host.stored) == 20 and len(host.claims) == 1, "nothing is evicted in vain"
+
+
+def work(call: Callable[[], object]) -> int:
+    """Lines of the accounts that it runs."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if "quotas" not in frame.f_code.co_filename:
+            return None
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+@pytest.mark.parametrize("kind", ["place", "room"])
+def test_what_one_host_says_costs_no_look_at_all_others(kind: ClaimKind) -> None:
+    """Also where claims of many wait."""
+
+    def of(hosts: int) -> int:
+        play = Play(hosts)
+        for name, host in play.hosts.items():
+            host.stored = [(1.0, STORED // hosts)]
+            play.say(name)
+            play.claim(name, kind, 1)
+        play.accounts.take_changed()
+        play.hosts["h1"].read = 1
+        return work(lambda: play.say("h1"))
+
+    assert of(500) < of(5) * 2

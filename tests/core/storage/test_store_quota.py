@@ -188,3 +188,68 @@ def test_without_a_quota_nine_tenths_of_the_filesystem_may_be_used(directory: Pa
     store = Store.open(directory)
     assert 0 < store.quota < 2**60
     asyncio.run(store.close())
+
+
+class Room:
+    """A tenant's room in somebody's books, granted at once."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answer.set_result(None)
+
+    def release(self) -> None:
+        self.size = 0
+
+
+class Rooms:
+    def __init__(self) -> None:
+        self.rooms: list[Room] = []
+
+    def claim_room(self, tenant: str, size: int) -> Room:
+        self.rooms.append(Room(size))
+        return self.rooms[-1]
+
+
+def test_content_is_never_counted_as_stored_and_as_claimed(
+    sample: MakeSample, directory: Path
+) -> None:
+    """Whoever keeps the tenant's books would have other content evicted for it."""
+
+    async def main() -> None:
+        store = Store.open(directory)
+        await store.start()
+        store.rooms = rooms = Rooms()
+        content = sample("new")
+        creating = asyncio.ensure_future(content.create(store))
+        counted = set()
+        while not creating.done():
+            await asyncio.sleep(0)
+            counted.add(store.used_by("default") + sum(room.size for room in rooms.rooms))
+        assert counted <= {0, len(content.data)} and len(rooms.rooms) == 1
+        assert store.used_by("default") == len(content.data)
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_what_of_a_tenant_may_go_is_told_with_the_bytes_of_all(
+    sample: MakeSample, directory: Path
+) -> None:
+    async def main() -> None:
+        store = Store.open(directory)
+        await store.start()
+        made = [sample(f"{number}", 1 / 256) for number in range(100)]
+        each = len(made[0].data)
+        for content in made:
+            await content.create(store)
+        first, everything = store.idle_of("default")
+        assert everything == store.used_by("default") == 100 * each > sum(e.size for e in first)
+        assert [e.number for e in first] == sorted(e.number for e in first)
+        assert store.idle_of("another") == ([], 0)
+        await store.evict_of("default", 10 * each)
+        assert store.used_by("default") == 10 * each == store.idle_of("default")[1]
+        assert {entry.spec.url for entry in store.entries()} == {c.spec.url for c in made[90:]}
+        await store.close()
+
+    asyncio.run(main())
