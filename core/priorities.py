@@ -15,6 +15,7 @@ downloads that go on share what there is.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -64,20 +65,24 @@ class RuledLevels:
     """
 
     def __init__(self, rules: Sequence[PriorityRule] = ()) -> None:
-        self._rules = [_compiled(rule, number) for number, rule in enumerate(rules, 1)]
+        # There may be one for each of many applications: only those that may fit are looked at.
+        self._rules: defaultdict[tuple[str, str], list[tuple[int, _Rule]]] = defaultdict(list)
+        for number, rule in enumerate(rules, 1):
+            of = rule.tenant, rule.application
+            self._rules[of].append((number, _compiled(rule, number)))
 
     def of(self, spec: TaskSpec) -> int:
         """The level of this content; the last one where no rule is for it."""
-        for rule in self._rules:
-            told = rule.told
-            if (
-                told.tenant in ("", spec.tenant)
-                and told.application in ("", spec.application)
-                and told.tag in ("", spec.tag)
-                and rule.url.search(spec.url)
-            ):
-                return told.level
-        return LAST
+        found = (0, LAST)
+        for tenant in {"", spec.tenant}:
+            for application in {"", spec.application}:
+                for number, rule in self._rules.get((tenant, application), ()):
+                    if 0 < found[0] < number:
+                        break
+                    if rule.told.tag in ("", spec.tag) and rule.url.search(spec.url):
+                        found = number, rule.told.level
+                        break
+        return found[1]
 
 
 def reads_origin(level: int) -> bool:
