@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 from hawker.core.limits import Limits
@@ -12,6 +13,9 @@ from hawker.core.scheduling.recall import Recall
 
 # Hosts that came back say what they use of quotas within a moment.
 SAYING = 0.5
+# So many records of other quotas are sent at once, the others with the ticks that follow; hosts
+# that announce themselves meanwhile hear it then.
+TOLD_AT_ONCE = 512
 
 
 class Tenants:
@@ -26,6 +30,9 @@ class Tenants:
         self._board = board
         self._recall = recall
         self._absent_at: float | None = None
+        # Tenants with other quotas, and the hosts that were not told of them yet.
+        self._news: dict[str, None] = {}
+        self._untold: deque[str] = deque()
 
     def take(self, host: str, usage: Usage, now: float) -> None:
         """A host says what it uses of a tenant's quotas."""
@@ -42,13 +49,13 @@ class Tenants:
         self._look(now)
         self.accounts.tick(now, self.wall(now))
         self._send()
+        self._tell()
 
     def limit(self, limits: Mapping[str, Limits], now: float) -> None:
-        """Other quotas from now on: every host is told."""
-        for tenant in sorted(self.accounts.limit(limits)):
-            for host, known in self._board.hosts.items():
-                if known.connected:
-                    self._board.send(host, self.accounts.record(host, tenant))
+        """Other quotas from now on: every host is told, by this tick and the next ones."""
+        if news := self.accounts.limit(limits):
+            self._news.update(dict.fromkeys(sorted(news)))
+            self._untold = deque(self._board.hosts)
         self.tick(now)
 
     def wall(self, now: float) -> float:
@@ -59,6 +66,17 @@ class Tenants:
             self._absent_at = now
         away = self._absent_at
         self.accounts.waiting = away is not None and now < away + SAYING
+
+    def _tell(self) -> None:
+        hosts = max(1, TOLD_AT_ONCE // max(1, len(self._news)))
+        for _ in range(min(hosts, len(self._untold))):
+            host = self._untold.popleft()
+            known = self._board.hosts.get(host)
+            if known is not None and known.connected:
+                for tenant in self._news:
+                    self._board.send(host, self.accounts.record(host, tenant))
+        if not self._untold:
+            self._news.clear()
 
     def _send(self) -> None:
         for host, allowance in self.accounts.take_changed():
