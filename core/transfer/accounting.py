@@ -111,6 +111,8 @@ class Tenant:
                 # Until it was told what this host's part is.
                 pace.change(0, now)
         if limits is None:
+            # Whoever decides forgets what it was told.
+            self.told = None
             for claim in list(self.claims.values()):
                 claim.grant()
         self.changed.fire()
@@ -176,7 +178,7 @@ class Accounting:
         self._number = 0
         self._tenants: dict[str, Tenant] = {}
         self._own = Accounts({})
-        self._limits: Mapping[str, Limits] = {}
+        self._limits: dict[str, Limits] = {}
         self._touched: dict[str, None] = {}
         self._touch = Signal()
         self._heard = asyncio.Event()
@@ -240,8 +242,10 @@ class Accounting:
             self._settle(limits)
 
     def _settle(self, limits: Mapping[str, Limits]) -> None:
-        self._limits = limits
-        for name in self._tenants.keys() | limits.keys():
+        self._limits = dict(limits)
+        # Of tenants that nobody uses here there is nothing to tell: there may be many.
+        stored = [name for name in limits if self._store.used_by(name)]
+        for name in self._tenants.keys() | {*stored}:
             self.tenant(name).limit(limits.get(name), self.clock())
 
     @property
@@ -262,9 +266,17 @@ class Accounting:
 
     def apply(self, link: Link | None, told: Allowance) -> None:
         """Whoever decides about a tenant says what this host may use."""
-        tenant, now = self.tenant(told.tenant), self.clock()
+        name, now = told.tenant, self.clock()
         if link is not None:
-            tenant.limit(None if told.limits.unlimited else told.limits, now)
+            if told.limits.unlimited:
+                self._limits.pop(name, None)
+            else:
+                self._limits[name] = told.limits
+            if name not in self._tenants and not self._store.used_by(name):
+                return
+        tenant = self.tenant(name)
+        if link is not None:
+            tenant.limit(self._limits.get(name), now)
         if link is not tenant.home or told.revision <= tenant.revision:
             return
         tenant.revision = told.revision
