@@ -58,13 +58,14 @@ class Announced(msgspec.Struct, frozen=True, omit_defaults=True):
     """The scheduler's answer to an announcement.
 
     A new `epoch` means that the scheduler knows nothing of the host: register again. `tenants` are
-    those that have quotas.
+    those that have quotas, None where that is still what `quotas` stands for, which the host named.
     """
 
     epoch: str
     announce_after: float
     report_after_ms: int
-    tenants: dict[str, Limits] = {}
+    tenants: dict[str, Limits] | None = None
+    quotas: str = ""
 
 
 # ---------------------------------------------------------------------------- decisions

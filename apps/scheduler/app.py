@@ -209,11 +209,15 @@ class SchedulerRole(Role):
         url = await self._addresses.pinned(announcement.url, request)
         announcement = msgspec.structs.replace(announcement, url=url)
         await self._act(lambda now: self.core.announce(host, announcement, now))
+        # Not again and again: there may be many, and hosts announce themselves every few seconds.
+        quotas = f"{self.epoch}-{self.core.tenants.version}"
+        known = request.query_params.get("quotas") == quotas
         answer = Announced(
             self._epoch_of(host),
             ANNOUNCE_AFTER,
             self.core.report_after_ms(host),
-            self.core.tenants.accounts.limits,
+            None if known else self.core.tenants.accounts.limits,
+            quotas,
         )
         return json_response(answer)
 

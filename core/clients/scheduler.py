@@ -54,8 +54,8 @@ class SchedulerLink:
 
     `on_decision` is called on the loop for each decision; `on_epoch` when the scheduler is one
     that does not know this host's tasks yet (also at the first contact), `on_who_has` when the
-    scheduler asks what this host stores of a task, `on_tenants` with each answer to an
-    announcement: the tenants that have quotas.
+    scheduler asks what this host stores of a task, `on_tenants` with an answer to an
+    announcement that has others than before: the tenants that have quotas.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class SchedulerLink:
         self._away_since = time.monotonic()
         self._decode = decision_decoder()
         self._epoch = ""
+        self._quotas = ""
         self._seq = 0
         self._queue: list[tuple[int, bytes]] = []
         self._report_after = 0.02
@@ -168,14 +169,19 @@ class SchedulerLink:
     async def _announce(self, client: httpx.AsyncClient) -> float:
         announcement = await self._announcement(self.boot)
         response = await client.put(
-            self._url(""), content=encode(announcement), headers=self._headers("announce")
+            self._url(""),
+            params={"quotas": self._quotas},
+            content=encode(announcement),
+            headers=self._headers("announce"),
         )
         await raise_for_problem(response)
         answer: Announced = decode_announced(response.content)
         self._report_after = answer.report_after_ms / 1000
         self._announced.set()
         self.failures = 0
-        self._on_tenants(answer.tenants)
+        if answer.tenants is not None:
+            self._on_tenants(answer.tenants)
+        self._quotas = answer.quotas
         if answer.epoch != self._epoch:
             self._epoch = answer.epoch
             self._on_epoch(self)

@@ -29,6 +29,8 @@ class Tenants:
         self.clock_offset = 0.0
         self._board = board
         self._recall = recall
+        # How often other quotas were set.
+        self.version = 0
         self._absent_at: float | None = None
         # Tenants with other quotas, and the hosts that were not told of them yet.
         self._news: dict[str, None] = {}
@@ -54,6 +56,7 @@ class Tenants:
     def limit(self, limits: Mapping[str, Limits], now: float) -> None:
         """Other quotas from now on: every host is told, by this tick and the next ones."""
         if news := self.accounts.limit(limits):
+            self.version += 1
             self._news.update(dict.fromkeys(sorted(news)))
             self._untold = deque(self._board.hosts)
         self.tick(now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from hawker.core.clients.scheduler import SchedulerLink
 from hawker.core.contracts import RoleContext
 from hawker.core.digests import HostKey
 from hawker.core.ids import TaskSpec
+from hawker.core.limits import Limits
 from hawker.core.messages import AnyDecision, HostAnnouncement, Read, Register
 from hawker.core.registry import PluginHost
 from hawker.core.settings import load
@@ -59,6 +60,7 @@ class Host:
 
     key: HostKey
     decisions: list[AnyDecision] = field(default_factory=list)
+    tenants: list[Mapping[str, Limits]] = field(default_factory=list)
     epochs: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -80,7 +82,7 @@ class Host:
             lambda link, decision: self.decisions.append(decision),
             self._epoch,
             lambda link, task: None,
-            lambda tenants: None,
+            self.tenants.append,
         )
 
     def _epoch(self, link: SchedulerLink) -> None:
@@ -157,6 +159,32 @@ def test_reports_wait_for_a_scheduler_that_is_away(tmp_path: Path, cluster: byte
                 known = {view.task for view in role.core.tasks(0.0)}
                 assert known == {report.task for report in reports}
                 assert link.connected or await link.wait_connected(20)
+
+    asyncio.run(main())
+
+
+def test_quotas_of_tenants_are_told_once_until_there_are_others(
+    tmp_path: Path, cluster: bytes
+) -> None:
+    """There may be many tenants, and a host announces itself every few seconds."""
+
+    async def main() -> None:
+        host = Host(HostKey.generate())
+        async with _scheduler(tmp_path) as (role, port):
+            role.core.limit_tenants({"a": Limits(bandwidth=1)}, 0.0)
+            link = host.link(port, cluster)
+            async with _running(link):
+                await _until(lambda: host.tenants == [{"a": Limits(bandwidth=1)}])
+                assert await link.wait_connected(20)
+                link.altered()
+                await asyncio.sleep(0.5)
+                assert len(host.tenants) == 1
+                role.core.limit_tenants({"b": Limits(bandwidth=2)}, 0.0)
+                link.altered()
+                await _until(lambda: host.tenants[1:] == [{"b": Limits(bandwidth=2)}])
+                role.core.limit_tenants({}, 0.0)
+                link.altered()
+                await _until(lambda: host.tenants[2:] == [{}])
 
     asyncio.run(main())
 
