@@ -63,7 +63,7 @@ class Schedulers:
         return (await self._observed.tasks(limit))[:limit]
 
     async def events(self, task: str) -> AsyncGenerator[bytes, None]:
-        window, _ = await self._observed.task(task)
+        window = await self._observed.who_knows(task)
         async for data in window.events(task):
             yield data
 

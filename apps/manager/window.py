@@ -82,7 +82,8 @@ class Window:
 
     async def task(self, call: Call) -> None:
         async with self._observed(call) as observed:
-            _, call.answer = await observed.task(_task(call))
+            task = _task(call)
+            call.answer = await (await observed.who_knows(task)).task(task)
 
     async def overview(self, call: Call) -> None:
         async with self._observed(call) as observed:
@@ -105,7 +106,7 @@ class Window:
             raise Busy(f"{WATCHERS} watch tasks already", retry_after=5)
         task = _task(call)
         async with self._observed(call) as observed:
-            window, _ = await observed.task(task)
+            window = await observed.who_knows(task)
         trust = await self._members.trust(call.param("cluster"))
         replay = call.filters.get("replay") == "true"
         call.answer = event_stream(self._relay(window, trust.tls, task, replay=replay))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -23,12 +25,14 @@ from hawker.apps.web.requests import json_response, task_of
 from hawker.core.errors import BadRequest, Busy, NotFound, Unavailable
 from hawker.core.messages import encode
 from hawker.core.scheduling import Recorder, Scheduler, frames_of
-from hawker.core.window import OBSERVE, Frame
+from hawker.core.window import OBSERVE, Frame, TaskDetail
 
 MAX_OBSERVERS = 256
 MAX_BEHIND = 1024 * 1024
 PING_EVERY = 10.0
-BOOLEANS = {"": False, "0": False, "false": False, "1": True, "true": True}
+IDLE = 2.0
+"""For how long nothing is made for observers after something was, as a multiple of what it took."""
+BOOLEANS = {"0": False, "false": False, "1": True, "true": True}
 
 
 class Observer:
@@ -51,6 +55,11 @@ class Observer:
             self._frames.clear()
             self.behind = True
         self._filled.set()
+
+    def begin(self) -> None:
+        """What waits is known to it; it is told what comes."""
+        self.take()
+        self.behind = False
 
     @property
     def pending(self) -> bool:
@@ -87,6 +96,7 @@ class Window:
         self._observers: dict[str, set[Observer]] = {}
         self._count = 0
         self._closed = False
+        self._making = asyncio.Lock()
 
     def routes(self) -> Sequence[BaseRoute]:
         return [
@@ -109,6 +119,7 @@ class Window:
 
     def open(self) -> None:
         self._closed = False
+        self._making = asyncio.Lock()
 
     def close(self) -> None:
         """End every stream, and let none begin: the process is about to stop."""
@@ -144,9 +155,14 @@ class Window:
     async def _inspect(self, request: Request) -> Response:
         task = task_of(request)
         tenant = await self._tenant(request, task)
-        found = self._core.describe(task, self._now()) or self._recorder.forgotten(task)
+        found = self._core.outline(task, self._now()) or self._recorder.forgotten(task)
         if found is None or tenant not in (None, found.tenant):
             raise NotFound(f"nothing is known of task {task}")
+        if isinstance(found, TaskDetail) and _flag(request, "members", otherwise=True):
+            parts = [part async for part in self._made(map(encode, self._core.members(task)))]
+            members = b",".join(part[1:-1] for part in parts if part != b"[]")
+            told = {**msgspec.structs.asdict(found), "members": msgspec.Raw(b"[%b]" % members)}
+            return json_response(told)
         return json_response(found)
 
     async def _events(self, request: Request) -> Response:
@@ -190,27 +206,55 @@ class Window:
             else:
                 observer.behind = True
             while not observer.closed:
-                anew = observer.behind
-                for frame in self._snapshot(name, observer) if anew else observer.take():
+                if observer.behind:
+                    async with contextlib.aclosing(self._snapshot(name, observer)) as frames:
+                        async for frame in frames:
+                            yield None, frame
+                for frame in observer.take():
                     yield None, frame
                 if observer.pending:
                     continue
                 if resting or observer.at_rest:
-                    yield None, encode(Frame("end", self._recorder.at(self._now())))
-                    return
+                    if self._recorder.at_rest(name):
+                        yield None, encode(Frame("end", self._recorder.at(self._now())))
+                        return
+                    # Somebody has come meanwhile.
+                    resting = observer.at_rest = False
                 await observer.wait(PING_EVERY)
                 if not observer.pending and not observer.at_rest:
                     yield PING
 
-    def _snapshot(self, name: str, observer: Observer) -> list[bytes]:
-        """All of a task, and from then on what happens."""
-        task = self._core.task(name)
-        frames = [] if task is None else self._recorder.snapshot(task, self._now())
-        # What was written for it is not for whoever gets what comes after.
-        self.tell()
-        observer.take()
-        observer.behind = False
-        return frames
+    async def _snapshot(self, name: str, observer: Observer) -> AsyncGenerator[bytes, None]:
+        """All of a task; what happens from its first frame on waits for the observer meanwhile."""
+
+        def frames() -> Iterator[bytes]:
+            task = self._core.task(name)
+            made = iter(()) if task is None else self._recorder.snapshot(task, self._now())
+            first = next(made, None)
+            # What was written for it is not for whoever gets what comes after.
+            self.tell()
+            observer.begin()
+            if first is not None:
+                yield first
+                yield from made
+
+        async with contextlib.aclosing(self._made(frames())) as made:
+            async for frame in made:
+                yield frame
+                if observer.behind or observer.closed:
+                    return
+
+    async def _made(self, parts: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """What takes time, a part at a time: one for all who ask, and most of the time is left to
+        others."""
+        while True:
+            async with self._making:
+                began = time.monotonic()
+                part = next(parts, None)
+                await asyncio.sleep(IDLE * (time.monotonic() - began))
+            if part is None:
+                return
+            yield part
 
     @contextlib.contextmanager
     def _observing(self, name: str) -> Iterator[Observer]:
@@ -226,9 +270,11 @@ class Window:
                 del self._observers[name]
 
 
-def _flag(request: Request, name: str) -> bool:
+def _flag(request: Request, name: str, *, otherwise: bool = False) -> bool:
     """A parameter that is true or false; raises BadRequest for what is neither."""
     value = request.query_params.get(name, "").lower()
+    if not value:
+        return otherwise
     if value not in BOOLEANS:
         raise BadRequest(f"{name}={value!r} is neither true nor false")
     return BOOLEANS[value]

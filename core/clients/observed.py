@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from hawker.core.clients.window import WindowClient
 from hawker.core.errors import HawkerError, NotFound, Unavailable
-from hawker.core.window import ClusterOverview, Overview, TaskDetail, TaskLine
+from hawker.core.window import ClusterOverview, Overview, TaskLine
 
 T = TypeVar("T")
 ASK_SECONDS = 5.0
@@ -44,18 +44,17 @@ class Observed:
                 found[line.task] = line
         return sorted(found.values(), key=lambda line: line.at, reverse=True)
 
-    async def task(self, task: str) -> tuple[WindowClient, TaskDetail]:
-        """What is known of a task, and who knows it.
+    async def who_knows(self, task: str) -> WindowClient:
+        """The scheduler that knows most of a task.
 
         Raises:
-            NotFound: nobody does.
+            NotFound: nobody knows it.
             Unavailable: none of the schedulers answers.
         """
-        answers = await self._ask(lambda window: window.task(task), missing=True)
+        answers = await self._ask(lambda window: window.task(task, members=False), missing=True)
         if not answers.good:
             raise NotFound(f"no scheduler of the cluster knows of task {task}")
-        _, window, told = max(answers.good, key=lambda answer: (answer[2].peers, answer[2].at))
-        return window, told
+        return max(answers.good, key=lambda answer: (answer[2].peers, answer[2].at))[1]
 
     async def overview(self) -> ClusterOverview:
         """The sum of all that answer."""

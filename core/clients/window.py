@@ -47,8 +47,9 @@ class WindowClient:
         """Tasks in a line; `query` as the other side takes it."""
         return decode_lines(await self._get("/tasks", query))
 
-    async def task(self, task: str) -> TaskDetail:
-        return decode_detail(await self._get(f"/tasks/{task}", {}))
+    async def task(self, task: str, *, members: bool = True) -> TaskDetail:
+        query = {} if members else {"members": "false"}
+        return decode_detail(await self._get(f"/tasks/{task}", query))
 
     async def events(self, task: str, *, replay: bool = False) -> AsyncGenerator[bytes, None]:
         """A task's frames, encoded, as they come; empty where none did for a while."""

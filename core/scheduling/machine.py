@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from hawker.core.contracts import Evaluator
 from hawker.core.errors import BadRequest, DigestMismatch, Unavailable
@@ -37,12 +37,13 @@ from hawker.core.scheduling.generations import Generations
 from hawker.core.scheduling.leasebook import OriginLimits
 from hawker.core.scheduling.leases import Leases
 from hawker.core.scheduling.recall import GRACE, Recall
-from hawker.core.scheduling.recorder import Recorder
+from hawker.core.scheduling.recorder import MAX_PEERS, TICK_RUNS, Recorder
 from hawker.core.scheduling.registrations import Registrations
 from hawker.core.scheduling.standing import overview_of, standing_of
+from hawker.core.scheduling.teller import slices_of
 from hawker.core.scheduling.tenants import Tenants
-from hawker.core.scheduling.views import describe_task, line_of, summarize_host
-from hawker.core.window import Overview, TaskDetail, TaskLine
+from hawker.core.scheduling.views import describe_task, line_of, members_of, summarize_host
+from hawker.core.window import MemberView, Overview, TaskDetail, TaskLine
 
 # How often whoever runs the machine calls `tick`.
 TICK = 0.25
@@ -424,7 +425,20 @@ class Scheduler:
     def describe(self, task: str, now: float) -> TaskDetail | None:
         """A task's peers, edges and lease, for people; None for an unknown one."""
         known = self._board.tasks.get(task)
-        return None if known is None else describe_task(known, self._line(known, now))
+        if known is None:
+            return None
+        return describe_task(known, self._line(known, now), known.peers.values())
+
+    def outline(self, task: str, now: float) -> TaskDetail | None:
+        """The same without the peers, which `members` has."""
+        known = self._board.tasks.get(task)
+        return None if known is None else describe_task(known, self._line(known, now), ())
+
+    def members(self, task: str) -> Iterator[list[MemberView]]:
+        """A task's peers, `MAX_PEERS` at most, some at a time: each when it is asked for."""
+        known = self._board.tasks.get(task)
+        peers = [] if known is None else list(itertools.islice(known.peers.values(), MAX_PEERS))
+        return map(members_of, slices_of(peers, TICK_RUNS))
 
     def tasks(
         self, now: float, limit: int | None = None, tenant: str | None = None

@@ -1,16 +1,16 @@
 """Records what the scheduler learns of each task, for observers now and later.
 
 Nothing is written as it happens: a peer that changed is marked, and each tick writes what is new of
-those that are, at most `TICK_PEERS` of them; what changes faster is told together. So recording
-takes the same small part of a core whatever the swarm's size, and one frame serves the record and
-all who observe. Records are bounded in all; those of tasks that were forgotten go first, then those
-of tasks in which nothing has happened for the longest.
+those that are, at most `TICK_PEERS` of them and about `TICK_RUNS` runs of pieces; what changes
+faster is told together. So recording takes the same small part of a core whatever the swarm's size,
+and one frame serves the record and all who observe. Records are bounded in all; those of tasks that
+were forgotten go first, then those of tasks in which nothing has happened for the longest.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from hawker.core.messages import encode
 from hawker.core.pieces import PieceSet
 from hawker.core.scheduling.entities import Host, Peer, Task
-from hawker.core.scheduling.teller import Teller, head_of
+from hawker.core.scheduling.teller import Teller, cost_of, head_of, slices_of
 from hawker.core.scheduling.track import (
     DIRTY,
     TOUCHED,
@@ -42,6 +42,8 @@ MAX_BYTES = 32 * 1024 * 1024
 # A record shows so many peers of its task at a time; others are counted.
 MAX_PEERS = 1024
 TICK_PEERS = 500
+# To tell of a run of pieces takes about a microsecond; nothing takes the event loop for long.
+TICK_RUNS = 2000
 # So many in one frame: the largest stays far below what a client takes of an event.
 FRAME_PEERS = 256
 PACKED_A_TICK = 8
@@ -111,9 +113,11 @@ class Recorder:
             # The last piece is shorter, or as long.
             size -= -total % length
         self.mark(task, peer)
-        track, watched = task.track, peer.watched
-        if track is not None and not peer.only_offers:
+        track, watched = self._track(task), peer.watched
+        if not peer.only_offers:
             track.fresh_delivered += size
+            # Whoever is not shown is counted.
+            self._waiting[track] = None
         # Nobody gets more than its pieces are long: whoever says so is not believed.
         if senders and watched is not None and sum(senders.values()) <= size:
             for host, count in senders.items():
@@ -127,6 +131,7 @@ class Recorder:
         track = self._track(task)
         track.fresh_origin += size
         track.leases_changed = True
+        self._waiting[track] = None
         self.mark(task, peer)
         if peer.watched is not None:
             peer.watched.receive("", size)
@@ -160,7 +165,7 @@ class Recorder:
             return
         self._write(task, track, now)
         track.line = msgspec.structs.replace(self.line(task, now), state="forgotten")
-        track.snapshot = task.track = None
+        task.track = None
         self._live.pop(track.id, None)
         self._waiting.pop(track, None)
         self._warm.pop(track, None)
@@ -180,24 +185,27 @@ class Recorder:
         busy = task.leases or task.track in self._waiting
         return not busy and not any(peer.wants for peer in task.peers.values())
 
-    def snapshot(self, task: Task, now: float) -> list[bytes]:
-        """Frames that say all there is of a task as its record has it now."""
+    def snapshot(self, task: Task, now: float) -> Iterator[bytes]:
+        """Frames that say all there is of a task as its record has it now, each made when it is
+        asked for: what is written after the first is newer, or says the same again. They end where
+        the record was begun anew meanwhile."""
         track = self._track(task)
-        self._write(task, track, now)
-        if track.snapshot is None:
-            peers = [
-                self._teller.whole(task, peer, peer.watched)
-                for peer in task.peers.values()
-                if peer.watched is not None
-            ]
-            track.snapshot = self._frames("snapshot", task, track, peers, now)
-        return track.snapshot
+        self._write(task, track, now, TICK_PEERS)
+        at, slices = self.at(now), slices_of(list(task.peers.values()), TICK_RUNS)
+        peers = self._teller.shown(task, next(slices, []))
+        rates = track.edge_rates(now)
+        yield self._teller.head("snapshot", task, track, at, now, peers=peers, rates=rates)
+        for some in slices:
+            if task.track is not track:
+                return
+            if peers := self._teller.shown(task, some):
+                yield encode(Frame("delta", at, peers=peers))
 
     def history(self, name: str, now: float) -> Parts | None:
         """The task's record, for `frames_of`; None where there is none."""
         task = self._tasks.get(name)
         if task is not None and task.track is not None:
-            self._write(task, task.track, now)
+            self._write(task, task.track, now, TICK_PEERS)
             return task.track.log.copy()
         track = self._ended.get(name)
         return None if track is None else track.log.copy()
@@ -259,21 +267,26 @@ class Recorder:
         """Write what is new of a task, of so many peers; returns of how many that was."""
         if track not in self._waiting:
             return 0
-        if track.log.full and not track.fresh:
+        if track.log.full and not track.fresh and not track.renewing:
             before = track.log.size
             track.log.turn()
             self.size += track.log.size - before
             self._begin(task, track)
-        if budget is None or track.fresh:
-            budget = len(track.dirty)
-        hosts, track.dirty = track.dirty[:budget], track.dirty[budget:]
+        most = len(track.dirty) if budget is None else budget
         changes, track.departed = track.departed, []
-        for host in hosts:
+        count, runs = 0, TICK_RUNS
+        for host in track.dirty:
+            if count >= most or (runs <= 0 and budget is not None):
+                break
+            count += 1
             peer = task.peers.get(host)
             if peer is not None and peer.watched is not None and peer.watched.due & DIRTY:
+                runs -= cost_of(peer, peer.watched)
                 changes += self._teller.change(task, peer, peer.watched)
-        self._sum(track, changes, now)
-        self._emit(task, track, changes, now)
+        hosts, track.dirty = track.dirty[:count], track.dirty[count:]
+        track.renewing = max(0, track.renewing - count)
+        moved = self._sum(track, changes, now)
+        self._emit(task, track, changes, now, moved=moved)
         # The others are first next time.
         self._waiting.pop(track, None)
         if track.dirty:
@@ -283,66 +296,47 @@ class Recorder:
         self._live[track.id] = track
         return len(hosts)
 
-    def _sum(self, track: Track, changes: list[PeerFrame], now: float) -> None:
-        """Count what was moved."""
+    def _sum(self, track: Track, changes: list[PeerFrame], now: float) -> bool:
+        """Count what was moved; whether anything was."""
         edges = [(change.peer, *sent) for change in changes for sent in change.received]
         moment = Moment(now, track.fresh_origin, track.fresh_delivered, edges)
         track.fresh_origin = track.fresh_delivered = 0
         while track.moments and track.moments[0].at <= now - RATE_SECONDS:
             track.moments.popleft()
         if not (moment.origin or moment.delivered or edges):
-            return
+            return False
         track.origin += moment.origin
         track.delivered += moment.delivered
         track.moments.append(moment)
         self._warm[track] = None
+        self._count(track, moment.origin, moment.delivered)
+        return True
+
+    def _count(self, track: Track, origin: int, delivered: int) -> None:
         key = f"={track.tenant}"
         counted = key in self._delivered or len(self._delivered) <= MAX_TENANTS
         for name in ("", key) if counted else ("",):
-            self._origin[name] += moment.origin
-            self._delivered[name] += moment.delivered
+            self._origin[name] += origin
+            self._delivered[name] += delivered
 
-    def _emit(self, task: Task, track: Track, changes: list[PeerFrame], now: float) -> None:
+    def _emit(
+        self, task: Task, track: Track, changes: list[PeerFrame], now: float, *, moved: bool
+    ) -> None:
         head = head_of(task)
-        if not (
-            track.fresh or changes or track.events or track.leases_changed or head != track.head
-        ):
+        news = changes or track.events or track.leases_changed or head != track.head
+        if not (track.fresh or moved or news):
             return
-        track.snapshot = None
         before = track.log.size
         kind: Literal["snapshot", "delta"] = "snapshot" if track.fresh else "delta"
-        for frame in self._frames(kind, task, track, changes, now):
+        at = self.at(now)
+        parts = [changes[n : n + FRAME_PEERS] for n in range(0, len(changes), FRAME_PEERS)] or [[]]
+        first = self._teller.head(kind, task, track, at, now, peers=parts[0], events=track.events)
+        for frame in [first, *(encode(Frame("delta", at, peers=part)) for part in parts[1:])]:
             track.log.add(frame)
             self._out.append((task.id, frame))
         self.size += track.log.size - before
         track.head, track.events = head, []
         track.fresh = track.leases_changed = False
-
-    def _frames(
-        self,
-        kind: Literal["snapshot", "delta"],
-        task: Task,
-        track: Track,
-        peers: list[PeerFrame],
-        now: float,
-    ) -> list[bytes]:
-        """Encoded; peers in so many that none is too large. A snapshot that nobody else is sent is
-        for an observer, who has not missed what others are told next."""
-        whole, at, head = kind == "snapshot", self.at(now), head_of(task)
-        parts = [peers[n : n + FRAME_PEERS] for n in range(0, len(peers), FRAME_PEERS)] or [[]]
-        own = whole and not track.fresh
-        complete = 0 if task.current is None else len(task.current.complete)
-        first = Frame(
-            kind,
-            at,
-            task=head if whole or head != track.head else None,
-            peers=parts[0],
-            leases=self._teller.leases(task) if whole or track.leases_changed else None,
-            totals=track.totals(len(task.peers), complete, now),
-            events=[] if own else track.events,
-            rates=track.edge_rates(now) if own else [],
-        )
-        return [encode(first), *(encode(Frame("delta", at, peers=part)) for part in parts[1:])]
 
     # ------------------------------------------------------------------ records
 
@@ -375,17 +369,24 @@ class Recorder:
         return peer.watched
 
     def _begin(self, task: Task, track: Track) -> None:
-        """What is written next says all there is."""
-        track.fresh = True
+        """What is written next says all there is: at once, or where that is too much for a tick,
+        in several, and those who observe it are not shown less meanwhile."""
+        cost = 0
         for peer in task.peers.values():
             if peer.watched is not None:
                 peer.watched.due |= WHOLE
+                cost += cost_of(peer, peer.watched)
                 self.mark(task, peer)
+        track.fresh = cost <= TICK_RUNS and len(track.dirty) <= TICK_PEERS
+        track.renewing = 0 if track.fresh else len(track.dirty)
+        track.head = None
 
     def _forget(self, task: Task, track: Track) -> None:
         """Drop a record; another begins as soon as something happens."""
         for peer in task.peers.values():
             peer.watched = None
+        # What was not written yet was moved none the less.
+        self._count(track, track.fresh_origin, track.fresh_delivered)
         task.track = None
         self._live.pop(track.id, None)
         self._waiting.pop(track, None)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
+from hawker.core.messages import encode
 from hawker.core.pieces import PieceSet
 from hawker.core.scheduling.entities import Host, Peer, Task
-from hawker.core.scheduling.track import TOUCHED, WHOLE, Watched
+from hawker.core.scheduling.track import TOUCHED, WHOLE, Track, Watched
 from hawker.core.scheduling.views import generation_of
-from hawker.core.window import ORIGIN, LeaseFrame, PeerFrame, TaskFrame
+from hawker.core.window import ORIGIN, Frame, Happening, LeaseFrame, PeerFrame, TaskFrame
 
 # Hosts may call themselves what they like, but not make frames that nobody takes.
 MAX_NAME = 253
+# What all that is told of a peer takes besides its pieces, as so many runs of them.
+WHOLE_RUNS = 16
 
 
 class Teller:
@@ -75,6 +79,43 @@ class Teller:
             received=list(received),
         )
 
+    def shown(self, task: Task, peers: Iterable[Peer]) -> list[PeerFrame]:
+        """All there is to be told of these, as far as they are in the task and are shown."""
+        return [
+            self.whole(task, peer, peer.watched)
+            for peer in peers
+            if peer.watched is not None and task.peers.get(peer.host) is peer
+        ]
+
+    def head(
+        self,
+        kind: Literal["snapshot", "delta"],
+        task: Task,
+        track: Track,
+        at: float,
+        now: float,
+        *,
+        peers: list[PeerFrame],
+        events: Sequence[Happening] = (),
+        rates: Sequence[tuple[int, int, int]] = (),
+    ) -> bytes:
+        """A frame, encoded, with what there is besides peers as far as it was not told already."""
+        head, current = head_of(task), task.current
+        whole = kind == "snapshot" or track.head is None
+        frame = Frame(
+            kind,
+            at,
+            task=head if whole or head != track.head else None,
+            peers=peers,
+            leases=self.leases(task) if whole or track.leases_changed else None,
+            totals=track.totals(
+                len(task.peers), 0 if current is None else len(current.complete), now
+            ),
+            events=list(events),
+            rates=list(rates),
+        )
+        return encode(frame)
+
     def received(self, task: Task, watched: Watched) -> list[tuple[int, int]]:
         """What came since it was asked last, by the numbers of those who sent it."""
         received, watched.received = watched.received, None
@@ -101,6 +142,30 @@ class Teller:
 
     def _numbers(self, task: Task, hosts: set[str]) -> list[int]:
         return sorted({self.number(task, host) for host in hosts} - {ORIGIN})
+
+
+def slices_of(peers: Iterable[Peer], runs: int) -> Iterator[list[Peer]]:
+    """Peers, so many at a time that all that is told of them has about so many runs of pieces."""
+    some: list[Peer] = []
+    cost = 0
+    for peer in peers:
+        some.append(peer)
+        cost += WHOLE_RUNS + _runs(peer.have.bits)
+        if cost >= runs:
+            yield some
+            some, cost = [], 0
+    yield some
+
+
+def cost_of(peer: Peer, watched: Watched) -> int:
+    """About how many runs a peer's next frame has, and what it takes besides, as such."""
+    have = peer.have.bits
+    return WHOLE_RUNS + _runs(have) if watched.due & WHOLE else 1 + _runs(have ^ watched.bits)
+
+
+def _runs(bits: int) -> int:
+    """How many runs a set of pieces has."""
+    return (bits ^ bits << 1).bit_count() // 2
 
 
 def head_of(task: Task) -> TaskFrame:

@@ -114,9 +114,10 @@ class Track:
     """A task's record, and what is to be written into it with the next tick.
 
     `hosts` are the peers by their numbers, of which `live` are in the task. `fresh`: its next frame
-    is a snapshot. `head` is the task as it was written last, `moments` what was moved within the
-    last seconds, `origin` and `delivered` before them, `written` when something was written last.
-    `line` is what is told of a task that was forgotten.
+    is a snapshot; `renewing`: so many are to be written until its segment says all there is. `head`
+    is the task as it was written last, `moments` what was moved within the last seconds, `origin`
+    and `delivered` before them, `written` when something was written last. `line` is what is told
+    of a task that was forgotten.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Track:
     hosts: list[str] = field(default_factory=list)
     live: int = 0
     fresh: bool = True
+    renewing: int = 0
     dirty: list[str] = field(default_factory=list)
     departed: list[PeerFrame] = field(default_factory=list)
     events: list[Happening] = field(default_factory=list)
@@ -135,7 +137,6 @@ class Track:
     fresh_origin: int = 0
     fresh_delivered: int = 0
     moments: deque[Moment] = field(default_factory=deque)
-    snapshot: list[bytes] | None = None
     written: float = 0.0
     line: TaskLine | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from hawker.core.scheduling.entities import Host, Peer, Task
@@ -38,21 +40,26 @@ def line_of(
     )
 
 
-def describe_task(task: Task, line: TaskLine) -> TaskDetail:
-    """A task with its leases, and each peer with its edges."""
+def describe_task(task: Task, line: TaskLine, peers: Iterable[Peer]) -> TaskDetail:
+    """A task with its leases, and these of its peers."""
     return TaskDetail(
         **msgspec.structs.asdict(line),
         leases=[
             LeaseView(lease.id, lease.host, lease.read_bytes) for lease in task.leases.values()
         ],
-        members=[
-            MemberView(
-                peer.host, peer.machine.state, generation_of(peer), peer.have.runs(),
-                sorted(peer.parents), sorted(peer.neighbours),
-            )
-            for peer in task.peers.values()
-        ],
-    )  # fmt: skip
+        members=members_of(peers),
+    )
+
+
+def members_of(peers: Iterable[Peer]) -> list[MemberView]:
+    """Each peer with its edges."""
+    return [
+        MemberView(
+            peer.host, peer.machine.state, generation_of(peer), peer.have.runs(),
+            sorted(peer.parents), sorted(peer.neighbours),
+        )
+        for peer in peers
+    ]  # fmt: skip
 
 
 def generation_of(peer: Peer) -> str:

@@ -17,6 +17,7 @@ from hawker.core.digests import HostKey
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import Have, HostAnnouncement, LeaseProgress, Left, Read, Register
 from hawker.core.pieces import MIB, Layout
+from hawker.core.scheduling import machine, recorder
 from hawker.core.tokens import ClusterKey, read_key_file
 from hawker.core.window import Frame, SeenTask, decode_frame, decode_overview, fold
 from tests.apps.scheduler.test_directions import Scheduler, started
@@ -212,6 +213,72 @@ def test_an_observer_that_takes_nothing_costs_no_more_and_is_told_anew(
                 seen.take(next_one)
             assert len(seen.maps()[ONE.host]) == 7 and len(seen.peers) == 3
             assert not scheduler.role.window._observers
+
+    asyncio.run(main())
+
+
+def test_an_end_is_not_told_of_a_task_that_somebody_wants_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with started(tmp_path) as scheduler:
+            swarm = await swarm_of(scheduler)
+            swarm.ask(ONE)
+            swarm.have(ONE, *range(8))
+            swarm.core.recorder.tick(swarm.now)  # type: ignore[union-attr]
+            seen = SeenTask()
+            frames = scheduler.role.window._follow(SPEC.task_id, replay=True)
+            seen.take(decode_frame((await anext(frames))[1]))
+            # While it takes its time another one comes.
+            swarm.ask(TWO)
+            async with asyncio.timeout(20), contextlib.aclosing(frames):
+                while len(seen.peers) < 3:
+                    seen.take(decode_frame((await anext(frames))[1]))
+                assert not seen.ended
+                swarm.have(TWO, *range(8))
+                while not seen.ended:
+                    seen.take(decode_frame((await anext(frames))[1]))
+            assert set(map(len, seen.maps().values())) == {8}
+
+    asyncio.run(main())
+
+
+def test_of_a_large_task_all_is_told_in_parts_and_none_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "MAX_PEERS", 50)
+    names = [HostKey.from_bytes(b"%032d" % number) for number in range(60)]
+
+    async def main() -> None:
+        async with started(tmp_path) as scheduler:
+            swarm = await swarm_of(scheduler)
+            for number, host in enumerate(names):
+                said = HostAnnouncement(f"http://127.0.0.1:{number + 1}/peer", host.public, "b")
+                swarm.core.announce(host.host, said, swarm.now)
+                swarm.core.connected(host.host, swarm.now)
+                swarm.ask(host)
+                swarm.have(host, 1, 3, 5)
+            monkeypatch.setattr(machine, "TICK_RUNS", 40)
+            monkeypatch.setattr(recorder, "TICK_RUNS", 40)
+            steps: list[int] = []
+            made = window.Window._made
+
+            async def counted(self: window.Window, parts: Any) -> AsyncGenerator[bytes, None]:
+                async with contextlib.aclosing(made(self, parts)) as found:
+                    async for part in found:
+                        steps.append(len(part))
+                        yield part
+
+            monkeypatch.setattr(window.Window, "_made", counted)
+            told = (await swarm.get(f"/v1/tasks/{SPEC.task_id}")).json()
+            assert told["peers"] == 61 and len(told["members"]) == 50
+            have = {member["host"]: member["have"] for member in told["members"]}
+            assert [have[host.host] for host in names[:40]] == [[[1, 1], [3, 3], [5, 5]]] * 40
+            assert len(steps) > 15 and max(steps) < 2 * sum(steps) / len(steps)
+            found = (await swarm.get(f"/v1/tasks/{SPEC.task_id}?members=false")).json()
+            assert found["members"] == [] and found["peers"] == 61
+            steps.clear()
+            seen = SeenTask()
+            await until(swarm.events(), seen, lambda: len(seen.peers) == 61)
+            assert len(steps) > 15, "whoever observes it is told in parts, too"
 
     asyncio.run(main())
 

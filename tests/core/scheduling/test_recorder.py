@@ -299,8 +299,12 @@ def test_a_tick_writes_so_much_and_the_next_one_the_rest(monkeypatch: pytest.Mon
     world.tick(0.25)
     kept = recorder_of(world)
     first = [decode_frame(raw) for _, raw in kept.take()]
-    assert sum(len(frame.peers) for frame in first) == 11, "a snapshot is whole"
-    assert max(len(frame.peers) for frame in first) == 3 and len({f.at for f in first}) == 1
+    assert first[0].kind == "snapshot"
+    assert [len(frame.peers) for frame in first] == [3, 1] and len({f.at for f in first}) == 1
+    for _ in range(2):
+        world.tick(0.25)
+    first += [decode_frame(raw) for _, raw in kept.take()]
+    assert sum(len(frame.peers) for frame in first) == 11 == len(fold(first).peers)
     for name in names:
         have(world, name, 0)
     world.tick(0.25)
@@ -311,6 +315,106 @@ def test_a_tick_writes_so_much_and_the_next_one_the_rest(monkeypatch: pytest.Mon
     rest = [change for _, raw in kept.take() for change in decode_frame(raw).peers]
     assert len(rest) == 6 and rest[-1].have == [(0, 1)], "what waited is told together"
     assert not kept.take()
+
+
+def scattered(world: World, names: list[str], rng: random.Random) -> None:
+    """Some pieces for each of them, in as many runs as there may be."""
+    for name in names:
+        have(world, name, *rng.sample(range(8), 4))
+
+
+def test_many_pieces_are_told_in_many_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "TICK_RUNS", 40)
+    world, rng = make(), random.Random(4)
+    names = [f"peer-{n}" for n in range(60)]
+    swarm(world, names)
+    live, most = SeenTask(), 0
+    task = world.scheduler.task(X.task_id)
+    assert task is not None
+    kept = recorder_of(world)
+    for _ in range(3):
+        scattered(world, names, rng)
+        while kept._waiting:
+            world.tick(0.25)
+            frames = [decode_frame(raw) for _, raw in kept.take()]
+            runs = sum(len(peer.have) for frame in frames for peer in frame.peers)
+            most = max(most, runs)
+            for frame in frames:
+                live.take(frame)
+        check_seen(world.scheduler, live, task)
+    assert most <= 40 + 4, "no tick takes long"
+    # As an observer is told, which comes while things go on.
+    newcomer = SeenTask()
+    for number, raw in enumerate(kept.snapshot(task, world.now)):
+        frame = decode_frame(raw)
+        assert sum(len(peer.have) for peer in frame.peers) <= 40 + 4
+        newcomer.take(frame)
+        have(world, names[number], *range(8))
+    world.report(names[-1], Left(task=X.task_id))
+    while kept._waiting:
+        world.tick(0.25)
+    for _, raw in kept.take():
+        newcomer.take(decode_frame(raw))
+    check_seen(world.scheduler, newcomer, task)
+
+
+def test_a_large_swarm_s_record_begins_anew_without_a_gap_and_in_many_ticks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(track, "BLOCK", 512)
+    monkeypatch.setattr(track, "SEGMENT", 4096)
+    monkeypatch.setattr(recorder, "TICK_RUNS", 100)
+    world, rng = make(), random.Random(6)
+    names = [f"peer-{n}" for n in range(60)]
+    swarm(world, names)
+    kept, live = recorder_of(world), SeenTask()
+    for step in range(400):
+        name = rng.choice(names)
+        have(world, name, *rng.sample(range(8), 3))
+        if step % 5 == 0:
+            world.report(name, Left(task=X.task_id))
+            swarm(world, [name])
+        world.tick(0.25)
+        for _, raw in kept.take():
+            frame = decode_frame(raw)
+            assert sum(len(peer.have) for peer in frame.peers) <= 100 + 8
+            live.take(frame)
+        if step > 50:
+            # But for those that have just come back, and wait for their turn.
+            assert len(live.peers) > 50, "nobody is shown less while it is written anew"
+    while kept._waiting:
+        world.tick(0.25)
+    for _, raw in kept.take():
+        live.take(decode_frame(raw))
+    task = world.scheduler.task(X.task_id)
+    assert task is not None
+    check_seen(world.scheduler, live, task)
+    frames = replayed(world)
+    assert frames[0].task is not None and frames[0].leases is not None
+    assert frames[0].kind == "delta", "it was begun anew, and not at once"
+    check_seen(world.scheduler, fold(frames), task)
+
+
+def test_what_is_moved_by_who_is_not_shown_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_PEERS", 3)
+    world = make()
+    names = [f"peer-{n}" for n in range(6)]
+    swarm(world, names)
+    world.tick(0.25)
+    kept = recorder_of(world)
+    kept.take()
+    assert sum(peer.watched is not None for peer in kept._tasks[X.task_id].peers.values()) == 3
+    have(world, names[-1], 0, 1)
+    world.tick(0.25)
+    assert world.scheduler.overview(world.now).delivered_bytes == 2 * LAYOUT.piece_length
+    told = [decode_frame(raw).totals for _, raw in kept.take()]
+    assert [one.delivered_bytes for one in told if one] == [2 * LAYOUT.piece_length]
+    # A record that gives way takes along nothing that was moved.
+    have(world, names[-1], 2)
+    task = kept._tasks[X.task_id]
+    assert task.track is not None
+    kept._forget(task, task.track)
+    assert world.scheduler.overview(world.now).delivered_bytes == 3 * LAYOUT.piece_length
 
 
 def test_of_a_crowd_some_are_shown_and_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
