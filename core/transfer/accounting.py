@@ -29,6 +29,8 @@ from hawker.core.transfer.schedulers import Link, Schedulers
 TELL_EVERY = 0.5
 # A host whose downloads follow each other keeps its part of the bandwidth for so long.
 LINGER = 1.0
+# So many tenants are looked at in one go.
+LOOKED_AT = 128
 # What an origin gives slowly comes in bursts.
 RATE_OVER = 3.0
 
@@ -341,13 +343,26 @@ class Accounting:
                     self._settle(self._own.limits)
                     self._own.tick(now, self.wall())
                     self._hear_own()
-            for name in names:
-                if (tenant := self._tenants[name]).limits is not None:
-                    self._look(tenant, now)
+            await self._look_at(names)
             await self._touch.wait(TELL_EVERY, seen)
+
+    async def _look_at(self, names: Iterable[str]) -> None:
+        """Tell of these tenants, of many in parts, between which others have their turn, those
+        first that were touched meanwhile."""
+        queue = deque(names)
+        while True:
+            for _ in range(min(LOOKED_AT, len(queue))):
+                self._look(self._tenants[queue.popleft()], self.clock())
+            if not queue:
+                return
+            await asyncio.sleep(0)
+            touched, self._touched = self._touched, {}
+            queue.extendleft(reversed(touched))
 
     def _look(self, tenant: Tenant, now: float) -> None:
         """Tell whoever decides what is used, where that is news."""
+        if tenant.limits is None:
+            return
         link = None if self._schedulers is None else self._schedulers.of(f"tenant {tenant.name}")
         usage = self._usage(tenant, now)
         if link is not tenant.home:

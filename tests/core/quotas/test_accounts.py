@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hawker.core.limits import Limits
 from hawker.core.messages import Allowance, Claim, ClaimKind, Idle, Usage
 from hawker.core.quotas import Accounts, Spent
+from hawker.core.quotas.accounts import FEW
 
 PERIOD = 1000
 WALL = 5_000_000.0
@@ -428,3 +429,34 @@ def test_what_one_host_says_costs_no_look_at_all_others(kind: ClaimKind) -> None
         return work(lambda: play.say("h1"))
 
     assert of(500) < of(5) * 2
+
+
+def test_many_hosts_are_told_of_their_parts_bit_by_bit() -> None:
+    count, now = FEW * 3 + 7, 10.0
+    accounts = Accounts({"acme": Limits(bandwidth=10**9)})
+    told: dict[str, Allowance] = {}
+
+    def pass_time(seconds: float) -> int:
+        nonlocal now
+        most, end = 0, now + seconds
+        while now < end:
+            now += 0.25
+            accounts.tick(now, WALL)
+            changed = accounts.take_changed()
+            most = max(most, len(changed))
+            told.update(changed)
+        return most
+
+    for number in range(count):
+        usage = Usage(task="", tenant="acme", life="life", downloads=1)
+        accounts.take(f"h{number}", usage, now, WALL)
+        told.update(accounts.take_changed())
+    assert pass_time(5.0) <= FEW
+    assert len(told) == count and min(t.bandwidth for t in told.values()) > 0
+    assert sum(t.bandwidth for t in told.values()) <= 10**9
+    # One more: who is to be slower hears it first.
+    accounts.take("new", Usage(task="", tenant="acme", life="life", downloads=1), now, WALL)
+    while "new" not in told:
+        assert pass_time(0.25) <= FEW
+        assert sum(t.bandwidth for t in told.values()) <= 10**9
+    assert now < 20.0 and told["new"].bandwidth > 0

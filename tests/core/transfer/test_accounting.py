@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +14,7 @@ from hawker.core.limits import Limits
 from hawker.core.messages import Allowance, Usage
 from hawker.core.pieces import MIB, Layout
 from hawker.core.storage import Store
-from hawker.core.transfer.accounting import Accounting, Tenant
+from hawker.core.transfer.accounting import LOOKED_AT, Accounting, Tenant
 
 
 class Link:
@@ -64,6 +65,33 @@ def test_nothing_is_told_of_tenants_that_nobody_uses_here(tmp_path: Path) -> Non
             assert accounting.tenant("tenant-7").limits == Limits(bandwidth=5)
             assert accounting.tenant("tenant-8").limits == Limits(stored_bytes=MIB)
             await until(lambda: len({usage.tenant for usage in link.told}) == 3)
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_others_have_their_turn_while_many_tenants_are_looked_at(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, turn, turns = Store.open(tmp_path / "data"), 0, []
+
+        class Counting(Link):
+            def report(self, report: Usage, *, urgent: bool = False) -> None:
+                super().report(report, urgent=urgent)
+                turns.append(turn)
+
+        link, count = Counting(), LOOKED_AT * 5
+        await store.start()
+        accounting = Accounting(store, time.monotonic, time.time)
+        schedulers = cast(Any, SimpleNamespace(links=[link], of=lambda _: link))
+        async with accounting.running(schedulers, 0.0):
+            accounting.told({f"tenant-{n}": Limits(stored_bytes=MIB) for n in range(count)})
+            for n in range(count):
+                accounting.tenant(f"tenant-{n}")
+            while len(turns) < count:
+                await asyncio.sleep(0)
+                turn += 1
+            assert max(Counter(turns).values()) <= LOOKED_AT
+            assert len({usage.tenant for usage in link.told}) == count
         await store.close()
 
     asyncio.run(main())
