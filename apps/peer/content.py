@@ -87,8 +87,10 @@ async def _send_generation(
     wait = _patience(request.headers)
     start = 0 if wanted.range is None else wanted.range.start
     # What brings no content takes nobody's place.
-    patience = 0.0 if asked.head else wait
-    async with download(conductor, wanted, named, position=start, patience=patience) as active:
+    placed = not asked.head
+    async with download(
+        conductor, wanted, named, position=start, patience=wait, placed=placed
+    ) as active:
         try:
             entry = await active.opened(wait)
         except TimeoutError as exc:

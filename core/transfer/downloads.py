@@ -232,10 +232,11 @@ async def download(
     *,
     position: int | None = None,
     patience: float | None = None,
+    placed: bool = True,
 ) -> AsyncIterator[Download]:
     """Take part in the task that a request names; `position` is given by one that streams from
-    there on. A place among the tenant's downloads is waited for `patience` seconds, as long as the
-    request may take where that is None, and not needed where it is 0.
+    there on. Where it is to be `placed`, a place among the tenant's downloads is waited for
+    `patience` seconds, as long as the request may take where that is None.
 
     Raises:
         OverQuota: there was no place within that time.
@@ -253,7 +254,7 @@ async def download(
     outcome = "abandoned"
     active = None
     seconds = request.timeout if patience is None else patience
-    place = ground.quotas.place(spec.tenant, seconds) if seconds else contextlib.nullcontext()
+    place = ground.quotas.place(spec.tenant, seconds) if placed else contextlib.nullcontext()
     try:
         async with place:
             if restricted(spec):

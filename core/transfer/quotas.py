@@ -39,7 +39,8 @@ class Quotas:
 
     @contextlib.asynccontextmanager
     async def place(self, name: str, seconds: float) -> AsyncIterator[None]:
-        """A place for a download of the tenant, waited for in turn.
+        """A place for a download of the tenant, waited for in turn, at least for a moment: whoever
+        decides about it has to answer.
 
         Raises:
             OverQuota: there was none within so many seconds.
@@ -51,6 +52,7 @@ class Quotas:
             with self.delivering(name):
                 yield
             return
+        seconds = max(seconds, LOOK_AGAIN)
         claim = self.accounting.claim(tenant, "place", 1)
         try:
             try:

@@ -121,6 +121,12 @@ def test_a_client_that_waits_no_longer_is_told_and_one_that_leaves_is_forgotten(
         running = pool.submit(ask, peer, slow)
         wait_for(lambda: used(cluster, scheduler)["concurrent_downloads"] == 1, "it runs")
         with peer.client() as client:
+            # Who does not wait at all needs a place all the same, also for what is coming already.
+            wait_for(lambda: client.get("/peer/v1/tasks").json(), "it is coming")
+            with client.stream(
+                "GET", "/peer/v1/content", params={"url": slow}, headers={"prefer": "wait=0"}
+            ) as refused:
+                assert refused.status_code == 429
             answer = client.get(
                 "/peer/v1/content", params={"url": other}, headers={"prefer": "wait=1"}
             )
