@@ -77,6 +77,7 @@ class Accounts:
                 self._remember(self._books.pop(name).spent())
             elif name in self._books:
                 self._books[name].limits = wanted[name]
+                self._books[name].undivided = True
                 self._undecided[name] = None
             else:
                 book = self._books[name] = Book(name, wanted[name])
@@ -115,7 +116,8 @@ class Accounts:
         standing = book.enter(host, usage, now)
         if usage.moved:
             book.settles_at = now + MOVING
-        if bool(usage.downloads) != bool(standing.share):
+        part = bool(usage.downloads) and book.limits.bandwidth is not None
+        if part != bool(standing.share):
             book.undivided = True
         self._decide(book, now, wall)
 

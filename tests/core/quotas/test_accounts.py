@@ -460,3 +460,14 @@ def test_many_hosts_are_told_of_their_parts_bit_by_bit() -> None:
         assert pass_time(0.25) <= FEW
         assert sum(t.bandwidth for t in told.values()) <= 10**9
     assert now < 20.0 and told["new"].bandwidth > 0
+
+
+def test_another_bandwidth_holds_from_the_next_tick() -> None:
+    play = Play(1)
+    usage = msgspec.structs.replace(play.hosts["h0"].usage(), downloads=1)
+    play.accounts.take("h0", usage, 10.0, WALL)
+    play.accounts.take_changed()
+    play.accounts.limit({"acme": msgspec.structs.replace(LIMITS, bandwidth=1000)})
+    play.accounts.tick(10.1, WALL)
+    [(_, told)] = play.accounts.take_changed()
+    assert told.bandwidth == 1000
