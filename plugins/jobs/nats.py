@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
 
 import msgspec
 from nats.aio.client import Client
@@ -34,7 +35,14 @@ from hawker.core.errors import ConfigError, Unavailable
 from hawker.core.masking import mask
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
-from hawker.plugins.jobs.options import CALL_SECONDS, MOST, REDELIVERY, options_of, trusting
+from hawker.plugins.jobs.options import (
+    CALL_SECONDS,
+    ENCODED,
+    MOST,
+    REDELIVERY,
+    options_of,
+    trusting,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +72,12 @@ class NatsBroker:
         self.redelivery = redelivery
         self._servers = [url.strip() for url in options.url.split(",")]
         self._name = ", ".join(mask(url) for url in self._servers)
-        if not all(url.startswith(SCHEMES) for url in self._servers):
+        if not all(map(_is_url, self._servers)):
+            # Which one it is would tell of the password where that is what is wrong.
             raise ConfigError(
-                f"plugins.options.nats.url is no URL of NATS: {self._name}",
-                hint="write nats://user:password@host:port, or tls://; several with commas",
+                "plugins.options.nats.url is no URL of NATS",
+                hint="write nats://host:port, or tls://, with user:password@ before the host;"
+                f" several with commas; {ENCODED}",
             )
         self._tls = None
         if options.ca or any(url.startswith("tls://") for url in self._servers):
@@ -215,6 +225,16 @@ async def _end(client: Client) -> None:
 async def _note(failure: Exception) -> None:
     """What a call does not raise; the library would print it."""
     log.debug("NATS: %s", failure)
+
+
+def _is_url(text: str) -> bool:
+    """Whether the library takes it for a server."""
+    try:
+        parts = urlsplit(text)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return text.startswith(SCHEMES) and named and not (parts.path.strip("/") or parts.fragment)
 
 
 def _stream(queue: str) -> str:

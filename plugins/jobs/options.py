@@ -16,6 +16,8 @@ REDELIVERY = 15.0
 MOST = 10_000
 """Messages that a queue keeps; of more the oldest go, which the database knows."""
 
+ENCODED = "what is special in a URL, such as / in a password, is written as %2F"
+
 Options = TypeVar("Options", bound=msgspec.Struct)
 
 

@@ -29,7 +29,14 @@ from hawker.core.errors import ConfigError, Unavailable
 from hawker.core.masking import mask
 from hawker.core.settings import Settings
 from hawker.pluggy_specs import hookimpl
-from hawker.plugins.jobs.options import CALL_SECONDS, MOST, REDELIVERY, options_of, trusting
+from hawker.plugins.jobs.options import (
+    CALL_SECONDS,
+    ENCODED,
+    MOST,
+    REDELIVERY,
+    options_of,
+    trusting,
+)
 
 GROUP = "managers"
 FIELD = "body"
@@ -72,10 +79,12 @@ class RedisBroker:
                 client_name="hawker",
                 **more,
             )
-        except ValueError as exc:
+        except ValueError:
+            # Why not would tell of the password: what follows its first "/" is taken for a port.
             raise ConfigError(
-                f"plugins.options.redis.url is no URL of Redis: {exc}",
-                hint="write redis://user:password@host:port/database, or rediss://",
+                "plugins.options.redis.url is no URL of Redis",
+                hint="write redis://host:port/database, or rediss://, with user:password@ before"
+                f" the host; {ENCODED}",
             ) from None
 
     async def put(self, queue: str, bodies: Sequence[str]) -> None:
