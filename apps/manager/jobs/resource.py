@@ -168,7 +168,12 @@ class Jobs(Collection[Job]):
             assert call.permission is not None
             chosen = [c for c in known if call.may(call.permission, wanted.tenant, c)]
             if not chosen:
-                raise Forbidden(f"there is no cluster that {call.who.user.name} may use")
+                raise Forbidden(
+                    f"there is no cluster that {call.who.user.name} may use",
+                    hint="a role in one is given with POST /bindings"
+                    if known
+                    else "make one with POST /clusters, and have hosts join it",
+                )
         # Of a job for several clusters know those alone who are bound to none.
         call.require(wanted.tenant, chosen[0] if len(chosen) == 1 else None)
         if missing := set(chosen) - set(known):

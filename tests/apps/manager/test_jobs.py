@@ -122,6 +122,18 @@ def test_whoever_is_bound_to_a_cluster_uses_that_one(
     problem(root.post("/jobs", json=wanted(tenant="0" * 16)), 404)
 
 
+def test_whoever_has_no_cluster_is_told_how_to_get_one(
+    manager: Manager, root: httpx.Client, clusters: list[str]
+) -> None:
+    assert clusters
+    one, two = (created(root.post("/tenants", json={"name": f"t-{n}"}))["id"] for n in range(2))
+    add_user(root, "nowhere", "operator", tenant=one)
+    with manager.sign_in("nowhere") as nowhere:
+        answer = nowhere.post("/jobs", json=wanted(tenant=two))
+        assert "no cluster" in problem(answer, 403)
+        assert "POST /bindings" in answer.json()["hint"]
+
+
 def test_a_token_needs_the_scope(manager: Manager, root: httpx.Client, clusters: list[str]) -> None:
     with manager.with_token(add_token(root, "jobs:read")) as reads:
         assert reads.get("/jobs").status_code == 200
