@@ -167,7 +167,8 @@ class Engine:
             # Of what became ours while the database failed nobody knows here: it ends.
             ours = JobPart.filter(owner=self._owner, state="running", id__in=list(self._held))
             await ours.update(leased_until=until)
-            for held in self._held.values():
+            # Some come to their end meanwhile.
+            for held in list(self._held.values()):
                 if held.figures == held.told:
                     continue
                 held.told = Figures(held.figures.bytes, held.figures.total)

@@ -27,6 +27,7 @@ from hawker.apps.manager.jobs.engine import Engine
 from hawker.apps.manager.jobs.queue import Queue
 from hawker.apps.manager.jobs.tables import Job, JobPart
 from hawker.apps.manager.jobs.wire import NewJob
+from hawker.apps.manager.jobs.work import Figures
 from hawker.apps.manager.secret import Seal
 from hawker.core.contracts import JobBroker, JobMessage
 from hawker.core.errors import OriginFailed, Unavailable
@@ -377,6 +378,27 @@ def test_what_comes_while_the_database_is_asked_is_not_let_go(
         assert gone.task is not None and fresh.task is not None
         assert gone.task.cancelling() and not fresh.task.cancelling()
         fresh.task.cancel()
+
+    run(tmp_path, monkeypatch, check)
+
+
+def test_parts_may_end_while_leases_are_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(world: World) -> None:
+        one = world.engine()
+        await world.job(3, at_once=3)
+        for part in await leases.claim(one._owner, one._limit, 3):
+            one._held[part.id] = engines._Held(part, Figures(bytes=part.id, total=7))
+        ids, written = list(one._held), one._mine
+
+        def ending(held: engines._Held) -> Any:
+            one._held.pop(ids[-1], None)
+            return written(held)
+
+        monkeypatch.setattr(one, "_mine", ending)
+        await one._renew()
+        assert await JobPart.filter(bytes__gt=0).count() == 3
 
     run(tmp_path, monkeypatch, check)
 
