@@ -171,7 +171,8 @@ def _stream(queue: str) -> str:
 
 
 def _messages(entries: Iterable[Any]) -> list[JobMessage]:
-    return [JobMessage(fields.get(FIELD, ""), id_) for id_, fields in entries]
+    """Redis 6.2 has nothing to tell of what was deleted before it was acknowledged."""
+    return [JobMessage(fields.get(FIELD, ""), id_) for id_, fields in entries if id_ is not None]
 
 
 @hookimpl

@@ -151,3 +151,31 @@ def test_who_is_no_broker_is_away(name: str, server: Any) -> None:
         raise AssertionError(f"these are left: {asyncio.all_tasks()}")
 
     asyncio.run(check())
+
+
+def test_what_was_deleted_before_it_was_acknowledged_is_in_nobody_s_way() -> None:
+    """Redis 6.2 lists it for ever as nothing, among what it gives again."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        again = b"*2\r\n$3\r\n0-0\r\n*2\r\n*-1\r\n"
+        again += b"*2\r\n$3\r\n1-1\r\n*2\r\n$4\r\nbody\r\n$1\r\n5\r\n"
+        while line := await reader.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                length = int((await reader.readline())[1:])
+                words.append((await reader.readexactly(length + 2))[:-2])
+            writer.write(again if words[0] == b"XAUTOCLAIM" else b"+OK\r\n")
+        writer.close()
+
+    async def check() -> None:
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        made = broker("redis", url=f"redis://127.0.0.1:{port}?protocol=2")
+        try:
+            found = await made.take("queue", 4, 0.1)
+        finally:
+            await made.close()
+            listening.close()
+        assert [message.body for message in found] == ["5"]
+
+    asyncio.run(check())
