@@ -21,6 +21,7 @@ from hawker.apps.cli.options import (
     run_async,
     scheduler_url,
 )
+from hawker.apps.cli.text import printable
 from hawker.apps.cli.top_view import screen
 from hawker.core.errors import HawkerError, NotFound
 from hawker.core.window import ClusterOverview, SeenTask, TaskLine, decode_frame
@@ -175,6 +176,11 @@ def _as_json(now: Now, seen: SeenTask | None) -> dict[str, object]:
 # ---------------------------------------------------------------------------- live
 
 
+def not_renewed(exc: HawkerError) -> str:
+    """Why what is shown is old; servers say it, and may not steer the terminal."""
+    return printable(f"not renewed: {exc}")
+
+
 async def _watch(source: Source, now: Now, chosen: str | None) -> None:
     """Until it is ended; leaves the terminal as it was."""
     # Of use on a terminal only, and slow to import.
@@ -198,7 +204,7 @@ async def _watch(source: Source, now: Now, chosen: str | None) -> None:
             try:
                 new = await _look(source)
             except HawkerError as exc:
-                now.failure = f"not renewed: {exc}"
+                now.failure = not_renewed(exc)
             else:
                 now.overview, now.tasks, now.failure = new.overview, new.tasks, ""
                 if any(line.task == chosen and line.wanting for line in new.tasks):

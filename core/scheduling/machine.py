@@ -42,7 +42,7 @@ from hawker.core.scheduling.registrations import Registrations
 from hawker.core.scheduling.standing import overview_of, standing_of
 from hawker.core.scheduling.teller import slices_of
 from hawker.core.scheduling.tenants import Tenants
-from hawker.core.scheduling.views import describe_task, line_of, members_of, summarize_host
+from hawker.core.scheduling.views import line_of, members_of, outline_of, summarize_host
 from hawker.core.window import MemberView, Overview, TaskDetail, TaskLine
 
 # How often whoever runs the machine calls `tick`.
@@ -422,17 +422,11 @@ class Scheduler:
         """Every lease record there is."""
         return list(self._board.ledger)
 
-    def describe(self, task: str, now: float) -> TaskDetail | None:
-        """A task's peers, edges and lease, for people; None for an unknown one."""
-        known = self._board.tasks.get(task)
-        if known is None:
-            return None
-        return describe_task(known, self._line(known, now), known.peers.values())
-
     def outline(self, task: str, now: float) -> TaskDetail | None:
-        """The same without the peers, which `members` has."""
+        """A task and its leases, for people, without the peers, which `members` has; None for an
+        unknown one."""
         known = self._board.tasks.get(task)
-        return None if known is None else describe_task(known, self._line(known, now), ())
+        return None if known is None else outline_of(known, self._line(known, now))
 
     def members(self, task: str) -> Iterator[list[MemberView]]:
         """A task's peers, `MAX_PEERS` at most, some at a time: each when it is asked for."""

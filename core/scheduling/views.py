@@ -40,14 +40,14 @@ def line_of(
     )
 
 
-def describe_task(task: Task, line: TaskLine, peers: Iterable[Peer]) -> TaskDetail:
-    """A task with its leases, and these of its peers."""
+def outline_of(task: Task, line: TaskLine) -> TaskDetail:
+    """A task with its leases, and without its peers."""
     return TaskDetail(
         **msgspec.structs.asdict(line),
         leases=[
             LeaseView(lease.id, lease.host, lease.read_bytes) for lease in task.leases.values()
         ],
-        members=members_of(peers),
+        members=[],
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hawker.apps.cli.top_command import not_renewed
 from hawker.apps.cli.top_view import BAR, screen
+from hawker.core.errors import Unavailable
 from hawker.core.window import (
     ClusterOverview,
     Frame,
@@ -104,3 +106,8 @@ def test_what_is_not_known_yet_is_shown_as_such() -> None:
     seen = fold([Frame("snapshot", 1.0, TaskFrame("b" * 64, "http://x", "t", "reading"))])
     lines = screen("eu", ClusterOverview(0.0, 0.0), [line(1, total=None)], seen, 80, 24)
     assert lines[4] == "? in 0 pieces; 0/0 complete, 0/s; origin 0, saved 0"
+
+
+def test_what_a_server_says_of_a_failure_steers_no_terminal() -> None:
+    told = not_renewed(Unavailable("away\x1b[2J\nand back"))
+    assert told.isprintable() and told.startswith("not renewed: away")

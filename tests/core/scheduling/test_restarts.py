@@ -49,7 +49,7 @@ def test_after_a_restart_a_reader_at_work_keeps_its_lease() -> None:
     again.report("seed", Register(task=read.task, spec=spec("x"), want=[]))
     again.progress("seed", read, size=2)
     assert not reads(again.tick(1.0))
-    view = again.scheduler.describe(read.task, again.now)
+    view = again.scheduler.outline(read.task, again.now)
     assert view is not None
     assert [lease.id for lease in view.leases] == [read.lease]
 
@@ -115,7 +115,7 @@ def test_nobody_else_says_what_was_read_under_such_a_lease() -> None:
     ):
         again.offer("two", spec("x"), GENERATION, [claimed])
         assert len(reads(again.ask("one", spec("x")))) <= 1
-        view = again.scheduler.describe(read.task, again.now)
+        view = again.scheduler.outline(read.task, again.now)
         assert view is not None and view.generation in (None, "")
 
 
@@ -201,7 +201,7 @@ def test_what_its_reader_knows_of_content_counts_though_its_part_was_heard_of_fi
     again.join("one")
     again.ask("one", spec("x"))
     again.progress("seed", read, size=6)
-    view = again.scheduler.describe(read.task, again.now)
+    view = again.scheduler.outline(read.task, again.now)
     assert view is not None and view.generation == GENERATION
     task = again.scheduler._board.tasks[read.task]
     assert task.current is not None and task.current.validator == '"v"'
@@ -278,7 +278,7 @@ def test_what_a_reader_said_before_it_heard_of_the_restart_upsets_no_new_lease()
     assert over == [early.lease], "it began with the early one before it heard that it is over"
     again.progress("seed", rest, size=1)
     assert not reads(again.tick(1.9))
-    view = again.scheduler.describe(read.task, again.now)
+    view = again.scheduler.outline(read.task, again.now)
     assert view is not None
     assert [lease.id for lease in view.leases] == [rest.lease]
 
