@@ -10,7 +10,7 @@ import msgspec
 
 from hawker.apps.manager.access import permission_text
 from hawker.apps.manager.identity import COOKIE
-from hawker.apps.manager.operation import MAX_PAGE, MAX_PER_PAGE, PER_PAGE, Operation
+from hawker.apps.manager.operation import LATEST, MAX_PAGE, MAX_PER_PAGE, PER_PAGE, Operation
 from hawker.apps.web.problems import CONTENT_TYPE
 from hawker.core.errors import Problem
 from hawker.core.version import version
@@ -130,6 +130,8 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
     for name in (*operation.filters, *operation.parameters):
         one_of = {"enum": [*operation.choices[name]]} if name in operation.choices else {}
         yield _parameter("query", name, {"type": "string", **one_of})
+    for name in operation.times:
+        yield _parameter("query", name, {"type": "integer", "minimum": 0, "maximum": LATEST})
     if operation.conditional:
         yield _parameter("header", "If-Match", _MATCH, required=True)
     if operation.repeatable:

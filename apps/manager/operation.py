@@ -33,6 +33,8 @@ MAX_BODY, LARGE_BODY = 256 * 1024, 4 * 1024
 MAX_PAGE, PER_PAGE, MAX_PER_PAGE = 1_000_000, 20, 100
 # Of which a body may take 30.
 ANSWER_SECONDS = 60.0
+# Seconds since 1970 that anybody may mean.
+LATEST = 10**11
 # An escaped NUL; not where the backslash itself is escaped.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _KEY = re.compile(r"^[\x21-\x7e]{1,128}$")
@@ -49,7 +51,8 @@ class Operation:
 
     `listing`: it answers with pages of `answer`. `conditional`:
     it needs If-Match. `repeatable`: it takes an Idempotency-Key. `many`: it answers with a list of
-    `answer`. `choices`: what filters take, where that is not any text. `cookie`: it sets the
+    `answer`. `choices`: what filters take, where that is not any text. `times`: parameters in
+    seconds since 1970. `cookie`: it sets the
     session's. `open_query`: others add parameters of their own. `html`: it answers with a page.
     `events`: with a stream of events whose data are of `answer`."""
 
@@ -66,6 +69,7 @@ class Operation:
     conditional: bool = False
     repeatable: bool = False
     parameters: Sequence[str] = ()
+    times: Sequence[str] = ()
     by_member: bool = False
     many: bool = False
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -175,7 +179,7 @@ def _no_nul(text: str) -> None:
 
 def _parameters(operation: Operation, call: Call) -> None:
     """Take the query apart; raises BadRequest for what is not known, or given twice."""
-    known = {*operation.filters, *operation.parameters}
+    known = {*operation.filters, *operation.parameters, *operation.times}
     if operation.listing:
         known |= {"page", "per_page"}
     given = call.request.query_params.multi_items()

@@ -12,7 +12,7 @@ from hawker.apps.manager import models
 from hawker.apps.manager.call import Call
 from hawker.apps.manager.jobs.members import Members
 from hawker.apps.manager.observing import observed_by, urls_of
-from hawker.apps.manager.operation import Operation
+from hawker.apps.manager.operation import LATEST, Operation
 from hawker.apps.manager.series import DEFAULT_SPAN, STEPS, read_series
 from hawker.apps.web.events import PING, Frame, event_stream
 from hawker.core.clients.http import control_client
@@ -62,7 +62,7 @@ class Window:
             ),
             Operation(
                 "GET", f"{base}/series", "What the cluster did, in steps", who, self.series,
-                answer=Series, parameters=("from", "to"), filters=("step",),
+                answer=Series, times=("from", "to"), filters=("step",),
                 choices={"step": [str(step) for step in STEPS]},
             ),
         ]  # fmt: skip
@@ -185,8 +185,8 @@ def _task(call: Call) -> str:
 def _seconds(call: Call, name: str, otherwise: int) -> int:
     """A parameter in seconds since 1970; raises BadRequest where it is none."""
     text = call.request.query_params.get(name)
-    if not text:
+    if text is None:
         return otherwise
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+    if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= LATEST):
         raise BadRequest(f"{name}={text!r} is not a number of seconds since 1970")
     return int(text)
