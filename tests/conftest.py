@@ -9,8 +9,12 @@ import pytest
 HERE = Path(__file__).parent
 # Swarms of many processes, which two cores have time for one after the other.
 SWARMS = ("e2e", "examples", "faults")
-# Those that mostly wait for a manager may run beside them.
-MANAGED = ("test_joining.py", "test_jobs.py", "test_job_commands.py")
+# Those that mostly wait for something else may run beside them.
+BESIDE = (
+    "test_job_commands.py", "test_jobs.py", "test_joining.py", "test_managed_window.py",
+    "test_priorities.py", "test_quotas_managed.py", "test_quotas_proxy.py", "test_registry.py",
+    "test_tenants.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,6 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     once."""
     for item in items:
         place = item.path.relative_to(HERE)
-        swarm = place.parts[0] in SWARMS and place.name not in MANAGED
+        swarm = place.parts[0] in SWARMS and place.name not in BESIDE
         name = "swarms" if swarm else str(place)
         item.add_marker(pytest.mark.xdist_group(name))

@@ -64,6 +64,7 @@ SENSIBLE: dict[str, dict[str, Any]] = {
         "read_bytes": MIB,
         "stored_bytes": MIB,
         "idle": [[1_600_000_000.0, MIB]],
+        "idle_bytes": MIB,
         "kept": 0,
         "moved": False,
         "left": False,

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from hawker.core.tokens import ClusterKey, read_key_file
-from tests.e2e.conftest import Cluster, Daemon, Origin, hawker
+from tests.e2e.conftest import Cluster, Daemon, Origin, hawker, wait_for
 from tests.e2e.upstream import IMAGE, Registry
 
 DAY = 86_400
@@ -161,13 +161,18 @@ def test_without_the_cluster_s_key_there_is_none(cluster: Cluster) -> None:
 
 
 def test_figures_by_tenant_are_the_operator_s(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HAWKER_AUTH__MODE", "required")
     config = tmp_path / "tenants.toml"
     config.write_text("[tenants.acme]\nconcurrent_downloads = 3\n")
     node = cluster.start("node", "up", "--config", str(config))
     node.wait_ready()
+    # Of tenants that have something here.
+    url, acme = origin.put("/theirs", b"1"), minted(node, "--tenant", "acme")
+    headers, wanted = {"authorization": f"Bearer {acme}"}, {"url": url}
+    content = f"{node.url}/peer/v1/content"
+    assert httpx.get(content, headers=headers, params=wanted, trust_env=False).content == b"1"
 
     def shown(token: str) -> list[str]:
         headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -175,11 +180,10 @@ def test_figures_by_tenant_are_the_operator_s(
         assert answer.status_code == 200 and "hawker_build_info" in answer.text
         return [line for line in answer.text.splitlines() if "acme" in line]
 
-    for other in (
-        "",
-        "nonsense",
-        minted(node, "--tenant", "other"),
-        minted(node, "--verb", "tasks"),
-    ):
+    others = [acme, minted(node, "--tenant", "other"), minted(node, "--verb", "tasks")]
+    for other in ("", "nonsense", *others):
         assert shown(other) == []
-    assert any("concurrent_downloads" in line for line in shown(minted(node, "--verb", "hosts")))
+    operator = minted(node, "--verb", "hosts")
+    wait_for(
+        lambda: any("concurrent_downloads" in line for line in shown(operator)), "they are shown"
+    )

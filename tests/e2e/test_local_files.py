@@ -56,7 +56,10 @@ def test_a_file_asked_for_over_the_socket_stays_on_its_host(
             assert client.get("/peer/v1/content", params={"url": url}).status_code == 403
     with httpx.Client(base_url=peers[0].url, headers=token, trust_env=False) as client:
         assert client.get(f"{stored}/pieces/0-0").status_code == 404
-        assert client.get(f"{stored}/availability").content == b""
+        nowhere = f"/peer/v1/tasks/{'0' * 64}/{first['generation']}"
+        told, unknown = client.get(f"{stored}/availability"), client.get(f"{nowhere}/availability")
+        assert (told.status_code, told.content) == (unknown.status_code, unknown.content)
+        assert b"have" not in told.content
     with peers[0].client() as client:
         assert client.get(f"{stored}/content").content == DATA
 
