@@ -11,9 +11,8 @@ HERE = Path(__file__).parent
 SWARMS = ("e2e", "examples", "faults")
 # Those that mostly wait for something else may run beside them.
 BESIDE = (
-    "test_job_commands.py", "test_jobs.py", "test_joining.py", "test_managed_window.py",
-    "test_priorities.py", "test_quotas_managed.py", "test_quotas_proxy.py", "test_registry.py",
-    "test_tenants.py",
+    "test_job_commands.py", "test_jobs.py", "test_joining.py", "test_priorities.py",
+    "test_quotas_proxy.py", "test_registry.py", "test_tenants.py",
 )  # fmt: skip
 
 

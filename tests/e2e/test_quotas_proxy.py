@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import Cluster, Daemon, Origin
-from tests.e2e.test_quotas import MIB, limits
 from tests.e2e.upstream import IMAGE, Registry
+from tests.outside.quota_swarms import MIB, limits
 
 QUOTAS = [{"origin_bytes": 3 * MIB}, {"stored_bytes": 3 * MIB}]
 

@@ -1,4 +1,4 @@
-"""Two managers on one PostgreSQL, for what `python -m tests.outside.postgres` runs."""
+"""Two managers on one PostgreSQL, for what `python -m tests.outside.postgres` runs, and swarms."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.apps.manager.running import SERVER, Manager, new_database
+from tests.e2e.conftest import cluster, origin
+
+__all__ = ["cluster", "origin", "pair"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import Cluster, Origin, wait_for
 from tests.e2e.managed import API, Host, Managed, made
-from tests.e2e.test_quotas import MIB
+from tests.outside.quota_swarms import MIB
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from tests.e2e.conftest import Cluster, Daemon, Origin, fetch, wait_for
 from tests.e2e.hostile_origin import HostileOrigin, good
 from tests.e2e.test_hostile_origins import ask
 from tests.e2e.test_origin_limits import Watch
-from tests.e2e.test_quotas import ABOVE, MIB, Meter, limits, problem, start, used
 from tests.e2e.test_schedulers import free_port, tasks_at
+from tests.outside.quota_swarms import ABOVE, MIB, Meter, limits, problem, start, used
 
 
 @pytest.fixture
