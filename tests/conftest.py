@@ -1,4 +1,4 @@
-"""Which tests run in one process where several share the work (`-n 2`)."""
+"""Which tests run in one process where several share the work (`-n 2`), and which when named."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ BESIDE = (
     "test_job_commands.py", "test_jobs.py", "test_joining.py", "test_priorities.py",
     "test_quotas_proxy.py", "test_registry.py", "test_tenants.py",
 )  # fmt: skip
+# Of `e2e`, what takes minutes: run where it is named, as `python -m tests.outside.swarms` does.
+LONG = (
+    "test_job_commands.py", "test_jobs.py", "test_joining.py", "test_lying_parents.py",
+    "test_origin_limits.py", "test_proxy_small_store.py",
+)  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what takes minutes; pytest does not ask about files that it is given by name."""
+    place = collection_path.parent
+    return True if place == HERE / "e2e" and collection_path.name in LONG else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
