@@ -18,7 +18,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -44,21 +44,14 @@ class PriorityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""
 
 
-class Levels(Protocol):
-    """Decides for requests that name no level."""
-
-    def of(self, spec: TaskSpec) -> int:
-        """The level of this content."""
-
-
 @dataclass(frozen=True)
 class _Rule:
     told: PriorityRule
     url: re.Pattern[str]
 
 
-class RuledLevels:
-    """The level of the first rule that fits.
+class Levels:
+    """Levels of requests that name none: that of the first rule that fits.
 
     Raises:
         ConfigError: a rule has another level, names nothing, or its URL is no regular expression.

@@ -10,10 +10,7 @@ HERE = Path(__file__).parent
 # Swarms of many processes, which two cores have time for one after the other.
 SWARMS = ("e2e", "examples", "faults")
 # Those that mostly wait for something else may run beside them.
-BESIDE = (
-    "test_job_commands.py", "test_jobs.py", "test_joining.py", "test_priorities.py",
-    "test_quotas_proxy.py", "test_registry.py", "test_tenants.py",
-)  # fmt: skip
+BESIDE = ("test_priorities.py", "test_quotas_proxy.py", "test_registry.py", "test_tenants.py")
 # Of `e2e`, what takes minutes: run where it is named, as `python -m tests.outside.swarms` does.
 LONG = (
     "test_job_commands.py", "test_jobs.py", "test_joining.py", "test_lying_parents.py",

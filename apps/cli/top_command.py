@@ -44,12 +44,6 @@ class Now(msgspec.Struct):
     failure: str = ""
 
 
-def _schedulers(
-    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
-) -> tuple[str, ...]:
-    return tuple(map(scheduler_url, given))
-
-
 @click.command()
 @click.argument("task", required=False)
 @click.option(
@@ -59,8 +53,8 @@ def _schedulers(
 @click.option(
     "--scheduler",
     "schedulers",
+    type=scheduler_url,
     multiple=True,
-    callback=_schedulers,
     metavar="URL",
     help="Process with a scheduler, such as http://host:4000; may be repeated.",
 )

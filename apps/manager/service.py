@@ -92,10 +92,11 @@ class Service:
         if broker is not None:
             # Of the managers that have the same key: those of one database.
             queue = Queue(broker, settings.manager.job_broker, hashed.fingerprint[:16])
-        self.engine = Engine(database, planner, seal, settings.manager.job_parts, queue)
+        hosts = Hosts(seal)
+        limit = settings.manager.job_parts
+        self.engine = Engine(database, planner, hosts, seal, limit, queue)
         per_minute = settings.manager.jobs_per_minute
         self._jobs = Jobs(database, self.engine, planner, seal, per_minute)
-        hosts = Hosts(seal)
         self.window = Window(hosts)
         self._series = Recording(database, hosts)
         self.signing_in = SigningIn(identity, accounts, self._attempts)

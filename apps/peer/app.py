@@ -25,7 +25,7 @@ from hawker.core.contracts import Caller, Codec, Directions, RoleContext
 from hawker.core.digests import HostKey
 from hawker.core.errors import UnknownPlugin
 from hawker.core.messages import HostAnnouncement, Load
-from hawker.core.priorities import RuledLevels
+from hawker.core.priorities import Levels
 from hawker.core.storage import Entry, Store
 from hawker.core.storage.identity import load_host_key
 from hawker.core.tls import ClientTls
@@ -88,7 +88,7 @@ class PeerRole(Role):
         if self._conductor is None:
             return
         conductor = self._conductor
-        conductor.ground.levels = RuledLevels(self.settings.scheduler.priorities)
+        conductor.ground.levels = Levels(self.settings.scheduler.priorities)
         conductor.ground.quotas.accounting.keep_to(self.settings.tenants)
         # One that it was about to leave goes on as it is.
         running = {
@@ -136,7 +136,7 @@ class PeerRole(Role):
                 tls=tls,
                 codecs=self.codecs if settings.peer.compression else {},
                 roots=settings.sources.file.roots,
-                levels=RuledLevels(settings.scheduler.priorities),
+                levels=Levels(settings.scheduler.priorities),
             )
             conductor = Conductor(ground, scheduler_wait=settings.peer.scheduler_wait)
             ground.quotas.accounting.keep_to(settings.tenants)

@@ -50,7 +50,7 @@ from hawker.core.messages import (
     encode,
     report_decoder,
 )
-from hawker.core.priorities import RuledLevels
+from hawker.core.priorities import Levels
 from hawker.core.quotas import Spent
 from hawker.core.scheduling import (
     GRACE,
@@ -94,7 +94,7 @@ class SchedulerRole(Role):
         )
         limits = OriginLimits.of(settings.scheduler)
         self.core = Scheduler(evaluator, random.Random(), limits, settings.tenants, record=True)
-        self.core.prioritise(RuledLevels(settings.scheduler.priorities))
+        self.core.prioritise(Levels(settings.scheduler.priorities))
         self.window = Window(self.core, self._access, self._now)
         self._path = settings.data / "scheduler.sqlite"
         self._ledger: Ledger | None = None
@@ -163,7 +163,7 @@ class SchedulerRole(Role):
             seconds = GRACE if scheduler.others else 0.0
             self.core.regroup(self._now(), seconds=seconds)
         self._removed = directions.removed
-        self.core.prioritise(RuledLevels(scheduler.priorities))
+        self.core.prioritise(Levels(scheduler.priorities))
         limits = OriginLimits.of(scheduler)
         await self._act(lambda now: self.core.limit(limits, now))
         tenants = directions.settings.tenants

@@ -72,9 +72,7 @@ class WindowClient:
                     if not events:
                         yield b""
         except httpx.HTTPError as exc:
-            raise Unavailable(
-                f"{self._base} cannot be reached: {exc or type(exc).__name__}"
-            ) from exc
+            raise self._unreached(exc) from exc
 
     async def _get(self, path: str, query: Mapping[str, Any]) -> bytes:
         url = f"{self._base}{path}"
@@ -89,9 +87,7 @@ class WindowClient:
                     if len(body) > MAX_ANSWER:
                         raise Unavailable(f"{url} answered with more than {MAX_ANSWER} bytes")
         except httpx.HTTPError as exc:
-            raise Unavailable(
-                f"{self._base} cannot be reached: {exc or type(exc).__name__}"
-            ) from exc
+            raise self._unreached(exc) from exc
         return bytes(body)
 
     def _unreached(self, exc: httpx.HTTPError) -> Unavailable:

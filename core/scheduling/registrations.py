@@ -7,7 +7,7 @@ import msgspec
 from hawker.core.errors import BadRequest, Unavailable
 from hawker.core.messages import Register, Stop, WhoHas
 from hawker.core.pieces import Layout, PieceSet
-from hawker.core.priorities import LAST, LEVELS, Levels, RuledLevels, reads_origin
+from hawker.core.priorities import LAST, LEVELS, Levels, reads_origin
 from hawker.core.scheduling.board import Board
 from hawker.core.scheduling.entities import Generation, Host, LeaseRecord, Peer, Task
 from hawker.core.scheduling.generations import Generations
@@ -36,7 +36,7 @@ class Registrations:
         self._generations = generations
         self._leases = leases
         self._recall = recall
-        self.levels: Levels = RuledLevels()
+        self.levels: Levels = Levels()
 
     def take(self, host: Host, report: Register, now: float) -> None:
         """What a host wants of a task, and what it has.

@@ -15,7 +15,7 @@ from hawker.core.errors import Unavailable
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyReport, DownloadRequest, ParentRef
 from hawker.core.pieces import Layout, PieceSet
-from hawker.core.priorities import Levels, RuledLevels
+from hawker.core.priorities import Levels
 from hawker.core.settings import TlsSettings
 from hawker.core.storage import Entry, Store
 from hawker.core.tls import ClientTls
@@ -60,7 +60,7 @@ class Ground:
     transports: Sequence[str] = ("http1",)
     codecs: Mapping[str, Codec] = field(default_factory=dict)
     roots: Sequence[str] = ()
-    levels: Levels = field(default_factory=RuledLevels)
+    levels: Levels = field(default_factory=Levels)
     tls: ClientTls = field(default_factory=lambda: ClientTls(TlsSettings()))
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic

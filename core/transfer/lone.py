@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hawker.core.errors import StorageFailed
 from hawker.core.messages import DownloadRequest, Progress
-from hawker.core.priorities import RuledLevels
+from hawker.core.priorities import Levels
 from hawker.core.registry import PluginHost
 from hawker.core.settings import Settings
 from hawker.core.storage import Store
@@ -77,7 +77,7 @@ async def lone_download(
             plugins=plugins,
             key=await asyncio.to_thread(load_host_key, directory),
             tokens=None,
-            levels=RuledLevels(settings.scheduler.priorities),
+            levels=Levels(settings.scheduler.priorities),
         )
         # Nobody else can have it here, so that there is nobody to tell apart.
         ground.access.granted(named.origin)

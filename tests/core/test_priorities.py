@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hawker.core.errors import ConfigError
 from hawker.core.ids import TaskSpec
-from hawker.core.priorities import LAST, PriorityRule, RuledLevels, freest
+from hawker.core.priorities import LAST, Levels, PriorityRule, freest
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_rules_that_make_no_sense_are_refused_by_their_number(
     rule: PriorityRule, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        RuledLevels([rule])
+        Levels([rule])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_first_of_all_rules_that_fits_counts(rules: list[PriorityRule], spec
         )
         and re.search(rule.url, spec.url)
     ]
-    assert RuledLevels(rules).of(spec) == (fits[0] if fits else LAST)
+    assert Levels(rules).of(spec) == (fits[0] if fits else LAST)
 
 
 def test_rules_of_other_applications_cost_nothing() -> None:
@@ -91,7 +91,7 @@ def test_rules_of_other_applications_cost_nothing() -> None:
             looked_at.append(name)
             return super().__getattribute__(name)
 
-    levels = RuledLevels([Told(level=3, tenant="a", application=f"{n}") for n in range(1000)])
+    levels = Levels([Told(level=3, tenant="a", application=f"{n}") for n in range(1000)])
     looked_at.clear()
     spec = TaskSpec(url="http://o/x", tenant="a", application="999")
     assert levels.of(spec) == 3 and len(looked_at) < 10

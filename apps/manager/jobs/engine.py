@@ -69,6 +69,7 @@ class Engine:
         self,
         database: Database,
         planner: Planner,
+        members: Members,
         seal: Seal,
         limit: int,
         queue: Queue | None = None,
@@ -77,7 +78,7 @@ class Engine:
         self.parts_ended: Counter[str] = Counter()
         self._database = database
         self._seal = seal
-        self._members = Members(seal)
+        self._members = members
         self._limit = limit
         self._owner = models.new_id()
         self._held: dict[int, _Held] = {}

@@ -24,6 +24,7 @@ from hawker.apps.manager.jobs import leases, plans, work
 from hawker.apps.manager.jobs import queue as queues
 from hawker.apps.manager.jobs.contents import args_of
 from hawker.apps.manager.jobs.engine import Engine
+from hawker.apps.manager.jobs.members import Members
 from hawker.apps.manager.jobs.queue import Queue
 from hawker.apps.manager.jobs.tables import Job, JobPart
 from hawker.apps.manager.jobs.wire import NewJob
@@ -77,7 +78,8 @@ class World:
 
     def engine(self, broker: JobBroker | None = None) -> Engine:
         queue = Queue(broker, "memory", NAME) if broker is not None else None
-        return Engine(self.database, None, Seal(bytes(32)), 64, queue)  # type: ignore[arg-type]
+        seal = Seal(bytes(32))
+        return Engine(self.database, None, Members(seal), seal, 64, queue)  # type: ignore[arg-type]
 
     def queued(self) -> Engine:
         return self.engine(MemoryBroker(self.server, redelivery=0.2))

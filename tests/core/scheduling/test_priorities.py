@@ -7,7 +7,7 @@ import pytest
 from hawker.core.errors import BadRequest, Forbidden, NotFound
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import Parents, Register, Stop
-from hawker.core.priorities import PriorityRule, RuledLevels
+from hawker.core.priorities import Levels, PriorityRule
 from hawker.core.scheduling import Outgoing
 from tests.core.scheduling.conftest import GENERATION, World, make, reads, spec
 
@@ -68,7 +68,7 @@ def test_what_peers_have_is_given_all_the_same(level: int) -> None:
     assert [d.generation for d in world.of(out, "two") if isinstance(d, Parents)] == [GENERATION]
 
 
-RULES = RuledLevels(
+RULES = Levels(
     [
         PriorityRule(level=1, url=r"\.iso$", application="app"),
         PriorityRule(level=3, tag="nightly"),

@@ -12,7 +12,7 @@ from hawker.core.errors import HawkerError, NotFound, OriginFailed
 from hawker.core.ids import TaskSpec
 from hawker.core.messages import AnyDecision, Failed, LeaseProgress, Left, Read, Register, Stop
 from hawker.core.pieces import MIB, Layout
-from hawker.core.priorities import PriorityRule, RuledLevels
+from hawker.core.priorities import Levels, PriorityRule
 from hawker.core.transfer import solo
 from hawker.core.transfer.solo import Solo
 
@@ -25,7 +25,7 @@ class Bench:
 
     def __init__(self, *rules: PriorityRule) -> None:
         self.decided: list[AnyDecision] = []
-        self.port = Solo(HostKey.generate(), self.decided.append, RuledLevels(rules).of)
+        self.port = Solo(HostKey.generate(), self.decided.append, Levels(rules).of)
 
     async def reads(self, count: int) -> Read:
         """The lease, once so many were granted."""
